@@ -1,0 +1,5 @@
+//! receiptd polls DingTalk for the read receipts of bot messages.
+
+pub mod receipt;
+pub mod settings;
+pub mod store;

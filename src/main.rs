@@ -1,0 +1,3 @@
+//! Parse, load, hand over.
+
+fn main() {}

@@ -1,0 +1,223 @@
+//! A message as the store knows it.
+
+use std::fmt;
+
+use super::{ConversationId, ErrorCode, Lane, MessageId, MessageKey, RobotCode, UnixMs};
+
+/// Where a message stands. See the module's picture of the states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Still polled.
+    Pending,
+    /// All expected readers were seen.
+    Complete,
+    /// The sender took the message back.
+    Recalled,
+    /// Its key no longer answers, or it grew older than `max_age`.
+    Expired,
+    /// The row is wrong, or was blocked or never asked until its life ended.
+    Failed,
+    /// A feeder wants no more of it.
+    Cancelled,
+}
+
+impl State {
+    /// Every state, in the order of the documentation.
+    pub const ALL: [Self; 6] = [
+        Self::Pending,
+        Self::Complete,
+        Self::Recalled,
+        Self::Expired,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
+    /// The word in the `state` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Complete => "complete",
+            Self::Recalled => "recalled",
+            Self::Expired => "expired",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state that a column's word names.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+
+    /// Whether the message is no longer polled.
+    pub fn is_final(self) -> bool {
+        self != Self::Pending
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What DingTalk says of the sending (`sendStatus`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SendStatus {
+    /// Delivered. The vendor's own samples also spell it `SUCESS`, which is kept as [`Self::Other`].
+    Success,
+    /// Taken back by its sender.
+    Recalled,
+    /// Not delivered yet.
+    Processing,
+    /// A word that we do not know, kept as it came. Not final.
+    Other(String),
+}
+
+impl SendStatus {
+    /// Reads the endpoint's word.
+    pub fn parse(word: &str) -> Self {
+        match word {
+            "SUCCESS" => Self::Success,
+            "RECALLED" => Self::Recalled,
+            "PROCESSING" => Self::Processing,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+
+    /// The endpoint's word, as it came.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Success => "SUCCESS",
+            Self::Recalled => "RECALLED",
+            Self::Processing => "PROCESSING",
+            Self::Other(word) => word,
+        }
+    }
+}
+
+/// Which endpoint answers for the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Chat {
+    /// A one-to-one conversation: `privateChatMessages/query`.
+    Private,
+    /// A group: `groupMessages/query`.
+    Group,
+}
+
+impl Chat {
+    /// The word in the `chat` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Group => "group",
+        }
+    }
+
+    /// The chat that a column's word names.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Private, Self::Group]
+            .into_iter()
+            .find(|chat| chat.as_str() == word)
+    }
+}
+
+/// A row of `messages`: all that a worker and the cadence need of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// The row.
+    pub id: MessageId,
+    /// The message's name at DingTalk.
+    pub key: MessageKey,
+    /// Whose call it is.
+    pub lane: Lane,
+    /// The bot, where the row names it; else the account's.
+    pub robot_code: Option<RobotCode>,
+    /// The conversation, where the row names it.
+    pub conversation: Option<ConversationId>,
+    /// Which endpoint answers.
+    pub chat: Chat,
+    /// Finish as soon as so many have read.
+    pub expected_readers: Option<u32>,
+    /// When it was sent; never later than the insert.
+    pub sent_at: UnixMs,
+    /// Where `max_age` counts from: `sent_at`, or the last `retry`.
+    pub lives_from: UnixMs,
+    /// Where it stands.
+    pub state: State,
+    /// The schedule, and so the fence of a claim. `None` only on a new row whose feeder left it open.
+    pub next_poll_at: Option<UnixMs>,
+    /// When the scheduler first placed it in the cadence; `None` on a new row.
+    pub admitted_at: Option<UnixMs>,
+    /// The start of the last attempt.
+    pub last_polled_at: Option<UnixMs>,
+    /// The start of the last walk that read every page.
+    pub last_complete_at: Option<UnixMs>,
+    /// When the key was first answered: from then on `processQueryKey.expireTime` means expired.
+    pub answered_at: Option<UnixMs>,
+    /// Readers recorded so far.
+    pub reader_count: u32,
+    /// The last attempt was refused for this message in a way that an operator can mend.
+    pub blocked: bool,
+    /// The code of the last attempt that failed; cleared by a complete walk.
+    pub last_error: Option<ErrorCode>,
+    /// When that was.
+    pub last_error_at: Option<UnixMs>,
+    /// What was last reported of the sending.
+    pub send_status: Option<SendStatus>,
+    /// Metered calls spent on it so far.
+    pub call_count: u32,
+    /// When its last chance is due, until that was taken: the poll shortly before the key's life ends, which
+    /// goes before all others.
+    pub last_chance_at: Option<UnixMs>,
+    /// When it became final.
+    pub finished_at: Option<UnixMs>,
+}
+
+impl Message {
+    /// How many readers are still missing.
+    pub fn missing(&self) -> Missing {
+        match self.expected_readers {
+            Some(expected) => Missing::Known(expected.saturating_sub(self.reader_count).max(1)),
+            None => Missing::Unknown,
+        }
+    }
+
+    /// Its age at `now`.
+    pub fn age(&self, now: UnixMs) -> std::time::Duration {
+        now.since(self.sent_at)
+    }
+
+    /// The fenced claim of this row.
+    pub fn claim(&self) -> Claim {
+        Claim {
+            id: self.id,
+            key: self.key.clone(),
+            lane: self.lane.clone(),
+            fence: self.next_poll_at,
+        }
+    }
+}
+
+/// How many more readers a message waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// So many, at least one.
+    Known(u32),
+    /// Nobody said how many read it.
+    Unknown,
+}
+
+/// A row taken to be polled. The fence is the row's `next_poll_at` as it was claimed: a write-back whose fence no
+/// longer matches adds its readers and changes nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The row.
+    pub id: MessageId,
+    /// Its name, for logs.
+    pub key: MessageKey,
+    /// Whose call it is.
+    pub lane: Lane,
+    /// The row's `next_poll_at` when it was claimed.
+    pub fence: Option<UnixMs>,
+}

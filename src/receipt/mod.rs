@@ -1,0 +1,29 @@
+//! The domain: messages, what a walk brings, what follows from it. Pure: no clock of its own, no I/O.
+//!
+//! ```text
+//! pending ──all expected readers seen──────────────► complete
+//!    │  ──sendStatus RECALLED────────────────────────► recalled
+//!    │  ──processQueryKey.expireTime, or max_age─────► expired
+//!    │  ──a rejected row; blocked till its life ends─► failed
+//!    │  ──a feeder sets it───────────────────────────► cancelled
+//!    ◄── `receiptd retry` (failed, expired, cancelled)
+//! ```
+
+pub mod cadence;
+mod disposition;
+mod ids;
+mod message;
+mod outcome;
+mod schedule;
+mod settle;
+mod time;
+
+pub use disposition::Disposition;
+pub use ids::{
+    AccountName, ConversationId, CorpId, ErrorCode, Lane, MessageId, MessageKey, RobotCode, UserId,
+};
+pub use message::{Chat, Claim, Message, Missing, SendStatus, State};
+pub use outcome::{Outcome, SeenReader, WalkEnd};
+pub use schedule::{Phase, Schedule};
+pub use settle::{aged_out, settle};
+pub use time::UnixMs;

@@ -1,0 +1,54 @@
+//! What a walk over a message's pages brought.
+
+use super::{Claim, ErrorCode, SendStatus, UnixMs, UserId};
+
+/// A reader, and when the page that named them arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenReader {
+    /// Who.
+    pub user_id: UserId,
+    /// When the answer that named them arrived.
+    pub seen_at: UnixMs,
+}
+
+/// The result of one claim: everything that was seen, whatever ended the walk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// What was claimed.
+    pub claim: Claim,
+    /// When the walk made its first call; reads before it are in a complete walk's answer.
+    pub started_at: UnixMs,
+    /// When the walk ended.
+    pub ended_at: UnixMs,
+    /// Metered calls made, pages and retries included.
+    pub calls: u32,
+    /// Calls that were throttled, which the vendor does not charge.
+    pub throttled: u32,
+    /// Each reader once, in the order seen.
+    pub readers: Vec<SeenReader>,
+    /// The last status reported within the walk; `Some` as soon as a page was answered.
+    pub send_status: Option<SendStatus>,
+    /// How it ended.
+    pub end: WalkEnd,
+}
+
+/// How a walk ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WalkEnd {
+    /// Every page was read.
+    Complete,
+    /// Upstream trouble, or too many pages: what was seen counts, the rest comes with a later poll.
+    Cut(ErrorCode),
+    /// `processQueryKey.expireTime`.
+    NotGeneratedOrExpired(ErrorCode),
+    /// The row is wrong.
+    Rejected(ErrorCode),
+    /// This message is refused for now.
+    Blocked(ErrorCode),
+    /// The lane is refused for now: the row stays due.
+    LaneBlocked(ErrorCode),
+    /// Given back as it was: a stop, or a lane that may not call. Nothing of the row's schedule changes.
+    Released,
+    /// Older than `max_age`: ended without a call.
+    Aged,
+}

@@ -1,0 +1,127 @@
+//! A moment on the wall clock, as the tables hold it.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+/// Unix milliseconds, UTC.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UnixMs(pub i64);
+
+impl UnixMs {
+    /// The time since `earlier`; zero where `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// The calendar month that DingTalk counts calls in, `YYYY-MM` at UTC+8.
+    pub fn quota_month(self) -> String {
+        let day = self.at_utc_plus_8().date();
+        format!("{:04}-{:02}", day.year(), day.month())
+    }
+
+    /// The moment at which the next calendar month at UTC+8 starts.
+    pub fn next_quota_month(self) -> Self {
+        let here = self.at_utc_plus_8();
+        let next = here
+            .date()
+            .first_of_month()
+            .checked_add(jiff::Span::new().months(1))
+            .and_then(|day| {
+                day.to_datetime(jiff::civil::Time::midnight())
+                    .to_zoned(UTC_PLUS_8.to_time_zone())
+            });
+        match next {
+            Ok(start) => Self(start.timestamp().as_millisecond()),
+            // Only beyond the year 9999.
+            Err(_) => Self(i64::MAX),
+        }
+    }
+
+    /// The moment at which the calendar month at UTC+8 started.
+    pub fn quota_month_start(self) -> Self {
+        let here = self.at_utc_plus_8();
+        let start = here
+            .date()
+            .first_of_month()
+            .to_datetime(jiff::civil::Time::midnight())
+            .to_zoned(UTC_PLUS_8.to_time_zone());
+        start.map_or(Self(i64::MIN), |start| {
+            Self(start.timestamp().as_millisecond())
+        })
+    }
+
+    fn at_utc_plus_8(self) -> jiff::Zoned {
+        // Out of jiff's range (a clock beyond the year 9999) means the last month there is.
+        let stamp = jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::MAX);
+        stamp.to_zoned(UTC_PLUS_8.to_time_zone())
+    }
+}
+
+const UTC_PLUS_8: jiff::tz::Offset = jiff::tz::offset(8);
+
+impl Add<Duration> for UnixMs {
+    type Output = Self;
+
+    fn add(self, span: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
+        )
+    }
+}
+
+impl Sub<Duration> for UnixMs {
+    type Output = Self;
+
+    fn sub(self, span: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
+        )
+    }
+}
+
+impl fmt::Debug for UnixMs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for UnixMs {
+    /// RFC 3339, to the millisecond.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(stamp) => write!(f, "{stamp:.3}"),
+            Err(_) => write!(f, "{} ms", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_month_turns_at_midnight_in_china() {
+        // 2026-11-30T15:59:59.999Z is one millisecond before December at UTC+8.
+        let before = UnixMs(1_796_054_399_999);
+        assert_eq!(before.to_string(), "2026-11-30T15:59:59.999Z");
+        assert_eq!(before.quota_month(), "2026-11");
+        assert_eq!(before.next_quota_month(), UnixMs(before.0 + 1));
+        assert_eq!(UnixMs(before.0 + 1).quota_month(), "2026-12");
+        assert_eq!(
+            UnixMs(before.0 + 1).quota_month_start(),
+            UnixMs(before.0 + 1)
+        );
+        assert_eq!(
+            UnixMs(before.0 + 1).next_quota_month().quota_month(),
+            "2027-01"
+        );
+    }
+
+    #[test]
+    fn the_time_since_a_later_moment_is_zero() {
+        assert_eq!(UnixMs(5).since(UnixMs(9)), Duration::ZERO);
+    }
+}

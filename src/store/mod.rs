@@ -1,0 +1,292 @@
+//! The database behind a trait: claims, outcomes and wake-ups, not SQL.
+//!
+//! Methods are grouped by who calls them. The behaviour suite in `tests/store` is what a backend has to pass.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::receipt::{
+    AccountName, Chat, ConversationId, CorpId, ErrorCode, Lane, Message, MessageId, MessageKey,
+    Outcome, RobotCode, State, UnixMs, UserId,
+};
+
+/// What went wrong, named by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process holds the write lock. Nothing was written: wait and try again.
+    #[error("the database is locked by another process")]
+    Busy,
+    /// No room on the disk. Nothing was written: wait and try again.
+    #[error("the disk is full")]
+    Full,
+    /// An error of the disk or of the file system that may pass. Nothing was written.
+    #[error("the database could not be read or written")]
+    Io(#[source] sqlx::Error),
+    /// The file is corrupt, is not ours, or was replaced while it was open: a person is needed.
+    #[error("{0}")]
+    Unusable(String),
+    /// Anything else: a bug, or a schema that somebody changed.
+    #[error("the database refused a statement")]
+    Other(#[source] sqlx::Error),
+}
+
+impl StoreError {
+    /// Whether waiting may mend it.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Busy | Self::Full | Self::Io(_))
+    }
+}
+
+/// A store's answer.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// A lane with pending rows that have been admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneDue {
+    /// Whose rows.
+    pub lane: Lane,
+    /// When the first of those not in flight is due.
+    pub next_poll_at: UnixMs,
+}
+
+/// What `commit` found for an outcome: the row as it is now, and how many of the outcome's readers are new.
+#[derive(Clone, Debug)]
+pub struct Found<'a> {
+    /// What the walk brought.
+    pub outcome: &'a Outcome,
+    /// The row; `None` where a feeder deleted it (its readers are then not recorded).
+    pub row: Option<Message>,
+    /// The readers recorded just now, in the order seen.
+    pub new_readers: Vec<UserId>,
+}
+
+/// What is to be written with the readers, all or nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Writes {
+    /// Rows as they shall stand. Of each, what receiptd owns is written, and nothing that a feeder owns.
+    pub messages: Vec<Message>,
+    /// Calls to add.
+    pub calls: Vec<CallCount>,
+    /// Cadence statistics to put in place of what is stored.
+    pub habits: Vec<HabitsRow>,
+}
+
+/// Calls of a lane in a month.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallCount {
+    /// Who called.
+    pub lane: Lane,
+    /// `YYYY-MM` at UTC+8.
+    pub month: String,
+    /// Metered calls.
+    pub calls: u64,
+    /// Throttled calls, which are not metered.
+    pub throttled: u64,
+}
+
+/// A lane's learned habits, in a form that only the cadence reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HabitsRow {
+    /// Whose.
+    pub lane: Lane,
+    /// JSON, written and read by `receipt::cadence`.
+    pub habits: String,
+}
+
+/// A message to be added, as a feeder would insert it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewMessage {
+    /// The message's name at DingTalk.
+    pub key: MessageKey,
+    /// Which account asks.
+    pub account: AccountName,
+    /// The organisation, for third-party apps.
+    pub corp: Option<CorpId>,
+    /// The bot, where it is not the account's.
+    pub robot_code: Option<RobotCode>,
+    /// The conversation.
+    pub conversation: Option<ConversationId>,
+    /// Which endpoint answers.
+    pub chat: Chat,
+    /// Finish as soon as so many have read.
+    pub expected_readers: Option<u32>,
+    /// When it was sent; now, where absent.
+    pub sent_at: Option<UnixMs>,
+    /// Not before.
+    pub next_poll_at: Option<UnixMs>,
+}
+
+/// Which final messages `retry` or `prune` means.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Selection {
+    /// Those keys.
+    Keys(Vec<MessageKey>),
+    /// All in a state, of one account where it is named.
+    InState(State, Option<AccountName>),
+}
+
+/// Counts of one lane, for `status` and the summary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneTotals {
+    /// Whose rows.
+    pub lane: Lane,
+    /// Pending rows, new ones included.
+    pub pending: u64,
+    /// Pending rows that are due.
+    pub due: u64,
+    /// The due moment of the row that has been due longest.
+    pub oldest_due: Option<UnixMs>,
+    /// Final rows by state, in the order of [`State::ALL`] without `Pending`.
+    pub finished: [u64; 5],
+}
+
+/// A recorded reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// Who.
+    pub user_id: UserId,
+    /// The last complete walk that had not seen them, or the sending.
+    pub seen_after: UnixMs,
+    /// The poll that saw them.
+    pub seen_at: UnixMs,
+}
+
+/// How many rows a prune removed, or would remove.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Finished messages.
+    pub messages: u64,
+    /// Readers of those, and of messages that a feeder deleted.
+    pub readers: u64,
+}
+
+/// The database as receiptd uses it. Every write is all or nothing, and idempotent where it may be repeated after an
+/// error whose outcome is unknown.
+pub trait Store: Send + Sync + 'static {
+    // --- the scheduler -----------------------------------------------------------------------------------------
+
+    /// Lanes with admitted pending rows beyond those in flight.
+    fn lanes(&self, in_flight: &[MessageId]) -> impl Future<Output = Result<Vec<LaneDue>>> + Send;
+
+    /// Pending rows that were never admitted, oldest first. A row that cannot be read as a message is set aside
+    /// (`failed`, `last_error = row.invalid`) and left out.
+    fn arrivals(
+        &self,
+        in_flight: &[MessageId],
+        limit: usize,
+        now: UnixMs,
+    ) -> impl Future<Output = Result<Vec<Message>>> + Send;
+
+    /// Writes the schedule of rows that are still pending and not admitted.
+    fn admit(&self, rows: &[Message]) -> impl Future<Output = Result<()>> + Send;
+
+    /// Due rows of a lane, overdue last chances first, then by `next_poll_at`; set aside as in [`Self::arrivals`].
+    fn due(
+        &self,
+        lane: &Lane,
+        now: UnixMs,
+        in_flight: &[MessageId],
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Message>>> + Send;
+
+    /// Due rows of a lane whose `lives_from` is not after `lived_from`: rows at the end of their life in a lane that
+    /// may not call.
+    fn overaged(
+        &self,
+        lane: &Lane,
+        lived_from: UnixMs,
+        in_flight: &[MessageId],
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Message>>> + Send;
+
+    /// Notes `code` on a lane's pending rows that do not bear it yet, at most `limit` of them; how many were noted.
+    fn note_lane_error(
+        &self,
+        lane: &Lane,
+        code: &ErrorCode,
+        now: UnixMs,
+        limit: usize,
+    ) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Claims whose row is gone, final or re-scheduled by now.
+    fn stale(
+        &self,
+        claims: &[crate::receipt::Claim],
+    ) -> impl Future<Output = Result<Vec<MessageId>>> + Send;
+
+    /// Pulls pending rows that receiptd scheduled after `latest` forward to `latest`, at most `limit` of them; how
+    /// many were pulled. For a wall clock that was set back.
+    fn pull_forward(
+        &self,
+        latest: UnixMs,
+        limit: usize,
+    ) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Resolves when another connection may have committed since the last call returned. May resolve in vain.
+    fn changed(&self) -> impl Future<Output = Result<()>> + Send;
+
+    // --- the reconciler ----------------------------------------------------------------------------------------
+
+    /// One IMMEDIATE transaction for many outcomes: records the readers, asks `decide` what follows, writes that.
+    /// `decide` may be called again when the store has to begin again.
+    fn commit<D>(&self, outcomes: &[Outcome], decide: D) -> impl Future<Output = Result<()>> + Send
+    where
+        D: FnMut(&[Found<'_>]) -> Writes + Send;
+
+    /// The stored habits of every lane.
+    fn habits(&self) -> impl Future<Output = Result<Vec<HabitsRow>>> + Send;
+
+    /// Calls counted in a month, lane by lane.
+    fn calls_in(&self, month: &str) -> impl Future<Output = Result<Vec<CallCount>>> + Send;
+
+    // --- the tokens --------------------------------------------------------------------------------------------
+
+    /// The newest ticket of a third-party suite.
+    fn suite_ticket(&self, suite_key: &str) -> impl Future<Output = Result<Option<String>>> + Send;
+
+    // --- commands, retention and the summary -------------------------------------------------------------------
+
+    /// Inserts messages as a feeder would; how many were new.
+    fn add(&self, messages: &[NewMessage]) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Makes failed, expired and cancelled messages pending and due at `now`; how many. `limit` rows at most.
+    fn retry(
+        &self,
+        which: &Selection,
+        now: UnixMs,
+        limit: usize,
+    ) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Removes finished messages (of one state, where given) that finished before `before`, with their readers, and
+    /// readers that no message has any more; one small batch of at most `limit` messages. Zeroes mean that
+    /// nothing is left.
+    fn prune(
+        &self,
+        before: UnixMs,
+        state: Option<State>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Pruned>> + Send;
+
+    /// What `prune` would remove in all.
+    fn prunable(
+        &self,
+        before: UnixMs,
+        state: Option<State>,
+    ) -> impl Future<Output = Result<Pruned>> + Send;
+
+    /// One message and its readers, in the order recorded.
+    fn message(
+        &self,
+        key: &MessageKey,
+    ) -> impl Future<Output = Result<Option<(Message, Vec<Reader>)>>> + Send;
+
+    /// Counts over the table, lane by lane. Reads every index entry: at most once a summary interval.
+    fn totals(&self, now: UnixMs) -> impl Future<Output = Result<Vec<LaneTotals>>> + Send;
+
+    /// Housekeeping of the file: a passive checkpoint and `PRAGMA optimize`; how large the WAL is, in bytes.
+    fn housekeep(&self) -> impl Future<Output = Result<u64>> + Send;
+}
+
+/// How long a statement waits for another process's lock before it says [`StoreError::Busy`]. Shorter than the
+/// loops' beat, so that a wait for a lock is seen as a wait and not as a hang.
+pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
