@@ -1,0 +1,304 @@
+//! The settings contract: what wins, what is refused in which words, what is redacted, and that file and code agree.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, which may unwrap as tests may"
+)]
+
+mod refusals;
+mod secrets;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use receiptd::receipt::{AccountName, cadence::Rules};
+use receiptd::settings::{self, App, Budget, Loaded, Settings, SettingsError};
+use secrecy::ExposeSecret;
+
+const FILE: &str = "/conf/receiptd.toml";
+
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
+fn env(variables: Variables<'_>) -> impl Iterator<Item = (String, String)> {
+    let owned: Vec<_> = variables
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_string()))
+        .collect();
+    owned.into_iter()
+}
+
+fn read(text: &str, variables: Variables<'_>) -> Result<Loaded, SettingsError> {
+    settings::from_text(Path::new(FILE), text, env(variables))
+}
+
+fn loaded(text: &str, variables: Variables<'_>) -> Settings {
+    match read(text, variables) {
+        Ok(loaded) => loaded.settings,
+        Err(error) => panic!("{text}\n{variables:?}\n{error}"),
+    }
+}
+
+/// The error's lines.
+fn refused(text: &str, variables: Variables<'_>) -> Vec<String> {
+    match read(text, variables) {
+        Ok(_) => panic!("not refused: {text} {variables:?}"),
+        Err(error) => error.to_string().lines().map(str::to_owned).collect(),
+    }
+}
+
+/// The embedded file with its commented settings in force: a line that starts with `#` and no space.
+fn uncommented() -> String {
+    let strip = |line: &'static str| match line.strip_prefix('#') {
+        Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => rest,
+        _ => line,
+    };
+    settings::DEFAULTS
+        .lines()
+        .map(strip)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// An account that is right, to be put before what is wrong.
+const ACCOUNT: &str = "[accounts.a]\napp_key = \"k\"\napp_secret = \"hush-hush\"\n";
+
+fn write(path: &Path, content: &[u8], mode: u32) {
+    // A file of mode 0400 is replaced, not written.
+    let _ = fs::remove_file(path);
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn the_defaults_load_and_are_the_contract() {
+    let settings = loaded("", &[]);
+    let shown = settings.describe();
+    let contract = [
+        ("database.url", "sqlite:///var/lib/receiptd/receiptd.db"),
+        ("database.synchronous", "full"),
+        ("endpoint.base_url", "https://api.dingtalk.io"),
+        ("endpoint.connect_timeout", "5s"),
+        ("endpoint.request_timeout", "10s"),
+        ("endpoint.page_size", "200"),
+        ("endpoint.calls_per_second", "400"),
+        ("workers.concurrency", "64"),
+        ("workers.shutdown_grace", "15s"),
+        ("retry.initial_interval", "500ms"),
+        ("retry.multiplier", "2"),
+        ("retry.randomization_factor", "0.5"),
+        ("retry.max_interval", "30s"),
+        ("retry.max_elapsed_time", "2m"),
+        ("cadence.calls_per_message", "12"),
+        ("cadence.min_interval", "2s"),
+        ("cadence.max_interval", "1day"),
+        ("cadence.generation_grace", "10m"),
+        ("cadence.key_lifetime", "1day"),
+        ("cadence.last_chance", "5m"),
+        ("cadence.max_age", "7days"),
+        ("cadence.memory", "30days"),
+        ("log.filter", "info"),
+        ("log.format", "auto"),
+        ("log.summary_interval", "1m"),
+        ("retention.finished", "never"),
+    ];
+    let contract = contract.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(shown, contract);
+    assert_eq!(settings.cadence, Rules::default());
+    assert!(settings.accounts.is_empty());
+    assert_eq!(read("", &[]).unwrap().warnings, Vec::<String>::new());
+}
+
+#[test]
+fn the_file_and_the_code_agree() {
+    // A key that the code does not know is refused, one that the file lacks is missing: so both directions hold for
+    // what has a default once it loads (above). What stands commented out must load too,
+    let settings = loaded(&uncommented(), &[]);
+    let [default, partner] =
+        ["default", "partner"].map(|name| &settings.accounts[&AccountName::from(name)]);
+    assert!(matches!(&default.app, App::Internal { app_key, .. } if app_key == "dingabc"));
+    assert_eq!(default.calls_per_second, 20);
+    assert_eq!(default.budget, Some(Budget::Own(4000)));
+    assert!(matches!(&partner.app, App::ThirdParty { suite_key, .. } if suite_key == "suiteabc"));
+    assert_eq!(partner.budget, Some(Budget::Shared("shared".to_owned())));
+    // and everything that can be shown stands in the file, and the other way round, whichever account it is shown for,
+    let any_name = |key: &String| match key.split('.').collect::<Vec<_>>()[..] {
+        [section, _, word] => format!("{section}.*.{word}"),
+        _ => key.clone(),
+    };
+    let shown: BTreeSet<String> = settings
+        .describe()
+        .iter()
+        .map(|(key, _)| any_name(key))
+        .collect();
+    let in_file: BTreeSet<String> = keys_of(&uncommented()).iter().map(any_name).collect();
+    assert_eq!(shown, in_file);
+    // and the other names of secrets, in the prose.
+    for word in ["`app_secret = ", "`suite_secret = "] {
+        assert!(settings::DEFAULTS.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn every_default_has_a_comment_above_it() {
+    let mut above = "";
+    for line in settings::DEFAULTS.lines() {
+        let setting = line.trim_start_matches('#').contains(" = ") && !line.starts_with("# ");
+        assert!(!setting || above.starts_with("# "), "{line}");
+        above = line;
+    }
+}
+
+fn keys_of(text: &str) -> BTreeSet<String> {
+    fn walk(table: &toml::Table, path: &str, keys: &mut BTreeSet<String>) {
+        for (key, value) in table {
+            let path = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
+            match value {
+                toml::Value::Table(inner) => walk(inner, &path, keys),
+                _ => {
+                    keys.insert(path);
+                }
+            }
+        }
+    }
+    let mut keys = BTreeSet::new();
+    walk(&toml::from_str(text).unwrap(), "", &mut keys);
+    keys
+}
+
+#[test]
+fn defaults_yield_to_the_file_and_the_file_to_the_environment() {
+    let text = "[cadence]\nmin_interval = \"3s\"\nmax_interval = \"2h\"";
+    let variables = [
+        ("RECEIPTD__CADENCE__MIN_INTERVAL", "5s"),
+        ("RECEIPTD__RETRY__MULTIPLIER", "3"),
+    ];
+    let cadence = loaded(text, &variables).cadence;
+    assert_eq!(
+        cadence.min_interval,
+        Duration::from_secs(5),
+        "the environment wins"
+    );
+    assert_eq!(
+        cadence.max_interval,
+        Duration::from_secs(7200),
+        "the file wins"
+    );
+    assert_eq!(
+        cadence.last_chance,
+        Duration::from_secs(300),
+        "a default stays"
+    );
+    assert_eq!(loaded(text, &variables).retry.multiplier, 3.0);
+    assert_eq!(
+        loaded(text, &[]).cadence.min_interval,
+        Duration::from_secs(3)
+    );
+}
+
+#[test]
+fn the_environment_is_text_and_stays_as_it_is() {
+    let account = "[accounts.Acme]\napp_key = \"k\"";
+    // Each of these would be another value after a guess at its type.
+    for secret in ["0123", "1e5", "true", "1.0", " spaces ", "a=b__c", "[1]"] {
+        let settings = loaded(account, &[("RECEIPTD__ACCOUNTS__ACME__APP_SECRET", secret)]);
+        let account = &settings.accounts[&AccountName::from("Acme")];
+        assert_eq!(
+            account.app.credentials().1.read().unwrap().expose_secret(),
+            secret
+        );
+        assert_eq!(settings.accounts.len(), 1);
+    }
+    let whole = [
+        ("RECEIPTD__ENDPOINT__PAGE_SIZE", "50"),
+        ("RECEIPTD__CADENCE__CALLS_PER_MESSAGE", "8"),
+        ("RECEIPTD__ACCOUNTS__NEW__APP_KEY", "123"),
+        ("RECEIPTD__ACCOUNTS__NEW__APP_SECRET", "456"),
+        ("RECEIPTD__ACCOUNTS__NEW__MONTHLY_CALLS", "4000"),
+        ("UNRELATED", "x"),
+    ];
+    let settings = loaded("", &whole);
+    assert_eq!(settings.endpoint.page_size, 50);
+    assert_eq!(settings.cadence.calls_per_message, 8.0);
+    let new = &settings.accounts[&AccountName::from("new")];
+    assert_eq!(
+        (new.app.credentials().0, &new.budget),
+        ("123", &Some(Budget::Own(4000)))
+    );
+}
+
+#[test]
+fn a_variable_with_one_underscore_is_told() {
+    let warnings = read("", &[("RECEIPTD_CADENCE_MIN_INTERVAL", "5s")])
+        .unwrap()
+        .warnings;
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].starts_with("environment variable RECEIPTD_CADENCE_MIN_INTERVAL is ignored")
+    );
+    assert!(!warnings[0].contains("5s"));
+}
+
+#[test]
+fn secrets_are_shown_nowhere() {
+    let text = format!(
+        "{ACCOUNT}[accounts.b]\napp = \"third_party\"\nsuite_key = \"sk\"\nsuite_secret_file = \"/run/s\""
+    );
+    let variables = [
+        ("RECEIPTD__ACCOUNTS__C__APP_KEY", "k"),
+        ("RECEIPTD__ACCOUNTS__C__APP_SECRET", "hush-hush"),
+    ];
+    let loaded = read(&text, &variables).unwrap();
+    let shown = loaded.settings.describe();
+    let said = format!("{loaded:?} {loaded:#?} {shown:?}");
+    assert!(!said.contains("hush-hush"), "{said}");
+    for (key, value) in [
+        ("accounts.a.app_secret", "[redacted]"),
+        ("accounts.b.app", "third_party"),
+        ("accounts.b.suite_key", "sk"),
+        ("accounts.b.suite_secret_file", "/run/s"),
+        ("accounts.c.app_secret", "[redacted]"),
+    ] {
+        assert!(
+            shown.contains(&(key.to_owned(), value.to_owned())),
+            "{key}: {shown:?}"
+        );
+    }
+}
+
+#[test]
+fn a_reload_knows_what_changed_and_what_needs_a_restart() {
+    let old = loaded(ACCOUNT, &[]);
+    let text = ACCOUNT.replace("hush-hush", "new-hush")
+        + "robot_code = \"r\"\n[workers]\nconcurrency = 9\nshutdown_grace = \"1s\"\n[log]\nformat = \"json\"\n\
+           [database]\nurl = \"sqlite:///x.db\"\nsynchronous = \"normal\"";
+    let new = loaded(&text, &[]);
+    let restart = [
+        "database.url",
+        "database.synchronous",
+        "workers.concurrency",
+        "log.format",
+    ];
+    assert_eq!(old.needs_restart(&new), restart);
+    assert_eq!(old.needs_restart(&old), Vec::<&str>::new());
+    let changes = old.changes(&new);
+    let keys: BTreeSet<&str> = changes.iter().map(|change| change.key.as_str()).collect();
+    let mut expected = BTreeSet::from(restart);
+    expected.extend([
+        "workers.shutdown_grace",
+        "accounts.a.robot_code",
+        "accounts.a (secret)",
+    ]);
+    assert_eq!(keys, expected);
+    assert!(!format!("{changes:?}").contains("-hush"));
+    let in_force = new.reloaded_over(&old);
+    assert_eq!(old.needs_restart(&in_force), Vec::<&str>::new());
+    assert_eq!(in_force.workers.shutdown_grace, Duration::from_secs(1));
+    assert_eq!(old.changes(&old), []);
+}
