@@ -124,24 +124,37 @@ fn cadence(reader: &mut Reader<'_>) -> Option<Rules> {
         max_age: max_age?,
         memory: memory?,
     };
+    let text = |span| format!("({})", humantime::format_duration(span));
     if rules.min_interval > rules.max_interval {
-        let [min, max] = [rules.min_interval, rules.max_interval].map(humantime::format_duration);
-        reader.refuse(
-            &["cadence", "min_interval"],
-            Wrong::new(
-                format!("({min}) is over cadence.max_interval ({max})"),
-                "lower it, or raise max_interval",
-            ),
+        let [min, max] = [rules.min_interval, rules.max_interval].map(text);
+        reader.refuse_either(
+            [
+                (
+                    &["cadence", "min_interval"],
+                    format!("{min} is over cadence.max_interval {max}"),
+                ),
+                (
+                    &["cadence", "max_interval"],
+                    format!("{max} is under cadence.min_interval {min}"),
+                ),
+            ],
+            "let min_interval be the shorter one",
         );
     }
     if rules.last_chance >= rules.key_lifetime {
-        let [last, life] = [rules.last_chance, rules.key_lifetime].map(humantime::format_duration);
-        reader.refuse(
-            &["cadence", "last_chance"],
-            Wrong::new(
-                format!("({last}) does not fit into cadence.key_lifetime ({life})"),
-                "make it shorter: the last poll goes out so long before the key's life ends",
-            ),
+        let [last, life] = [rules.last_chance, rules.key_lifetime].map(text);
+        reader.refuse_either(
+            [
+                (
+                    &["cadence", "last_chance"],
+                    format!("{last} does not fit into cadence.key_lifetime {life}"),
+                ),
+                (
+                    &["cadence", "key_lifetime"],
+                    format!("{life} does not leave room for cadence.last_chance {last}"),
+                ),
+            ],
+            "make last_chance shorter: the last poll goes out so long before the key's life ends",
         );
     }
     Some(rules)

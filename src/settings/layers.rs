@@ -124,6 +124,11 @@ impl Origins {
         self.variables.contains_key(key)
     }
 
+    /// Whether the operator said this key anywhere.
+    pub(super) fn is_said(&self, key: &[String]) -> bool {
+        self.in_environment(key) || self.lines.contains_key(key)
+    }
+
     /// Whether the file says this key and no variable overrides it.
     pub(super) fn in_file(&self, key: &[String]) -> bool {
         self.lines.contains_key(key) && !self.in_environment(key)

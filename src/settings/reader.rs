@@ -143,6 +143,20 @@ impl<'a> Reader<'a> {
         });
     }
 
+    /// Notes that two values contradict each other, at the first of them that the operator said: the other one may be
+    /// a default.
+    pub(super) fn refuse_either(&mut self, sides: [(&[&str], String); 2], remedy: &str) {
+        let origins = self.origins;
+        let said = |key: &[&str]| origins.is_said(&owned(key));
+        let [one, two] = sides;
+        let (key, problem) = if said(two.0) && !said(one.0) {
+            two
+        } else {
+            one
+        };
+        self.refuse(key, Wrong::new(problem, remedy));
+    }
+
     /// Ends the questions: what nobody asked for is unknown. Gives every mistake, and every key that was asked for.
     pub(super) fn finish(mut self) -> (Vec<Refusal>, BTreeSet<Key>) {
         if let ValueKind::Table(table) = &self.root.kind {

@@ -14,6 +14,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use proptest::prelude::*;
+use proptest::sample::Index;
 use receiptd::receipt::{AccountName, cadence::Rules};
 use receiptd::settings::{self, App, Budget, Loaded, Settings, SettingsError};
 use secrecy::ExposeSecret;
@@ -301,4 +303,36 @@ fn a_reload_knows_what_changed_and_what_needs_a_restart() {
     assert_eq!(old.needs_restart(&in_force), Vec::<&str>::new());
     assert_eq!(in_force.workers.shutdown_grace, Duration::from_secs(1));
     assert_eq!(old.changes(&old), []);
+}
+
+#[test]
+fn what_is_shown_can_be_said_again() {
+    let first = loaded(&uncommented(), &[]);
+    let names = first.describe().into_iter();
+    let variables = names.map(|(key, value)| {
+        let name = key.to_uppercase().replace('.', "__");
+        (format!("RECEIPTD__{name}"), value)
+    });
+    let again = settings::from_text(Path::new(FILE), "", variables).unwrap();
+    assert_eq!(first, again.settings);
+}
+
+proptest! {
+    /// Proptest prints what it was given when this fails.
+    #[test]
+    fn no_value_makes_it_panic(line in any::<Index>(), value in r#"[-+0-9a-z."'\[\]{}=_ \PC]{0,12}"#) {
+        let text = uncommented();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let settings: Vec<usize> =
+            (0..lines.len()).filter(|n| !lines[*n].starts_with("# ") && lines[*n].contains(" = ")).collect();
+        let chosen = settings[line.index(settings.len())];
+        let key = lines[chosen].split(" = ").next().unwrap().to_owned();
+        for value in [value.clone(), format!("{value:?}")] {
+            lines[chosen] = format!("{key} = {value}");
+            // Right or refused; a refusal always says something.
+            if let Err(error) = read(&lines.join("\n"), &[]) {
+                prop_assert!(error.to_string().contains(FILE), "{}", error);
+            }
+        }
+    }
 }

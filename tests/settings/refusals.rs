@@ -69,8 +69,8 @@ fn every_refusal_names_file_key_and_remedy() {
         ("[endpoint]\nbase_url = \"https://h/?a=b\"", "2: endpoint.base_url holds a `?`"),
         ("[endpoint]\nca_file = \"\"", "2: endpoint.ca_file is empty; fill it in or remove it"),
         // Contradictions.
-        ("[cadence]\nmin_interval = \"2d\"", "2: cadence.min_interval (2days) is over cadence.max_interval (1day); lower it, or raise max_interval"),
-        ("[cadence]\nlast_chance = \"24h\"", "2: cadence.last_chance (1day) does not fit into cadence.key_lifetime (1day); make it shorter"),
+        ("[cadence]\nmin_interval = \"2d\"", "2: cadence.min_interval (2days) is over cadence.max_interval (1day); let min_interval be the shorter one"),
+        ("[cadence]\nlast_chance = \"24h\"", "2: cadence.last_chance (1day) does not fit into cadence.key_lifetime (1day); make last_chance shorter"),
         // Accounts.
         ("[accounts.a]\napp_key = \"k\"", "1: accounts.a has no secret; add app_secret_file = \"FILE\""),
         ("[accounts.a]\napp_secret = \"s\"", "1: accounts.a has no key; add app_key = \"...\""),
@@ -130,6 +130,9 @@ fn mistakes_in_the_environment_name_the_variable() {
         ("RECEIPTD__", "3", "\"\" is unknown; remove it"),
         ("RECEIPTD__ACCOUNTS__X__APP_SECRET", "hush-hush", "accounts.x has no key; add app_key"),
         ("RECEIPTD__CADENCE__MIN_INTERVAL", "2d", "cadence.min_interval (2days) is over"),
+        // The side that was said, not the default it contradicts.
+        ("RECEIPTD__CADENCE__MAX_INTERVAL", "1s", "cadence.max_interval (1s) is under cadence.min_interval (2s); let"),
+        ("RECEIPTD__CADENCE__KEY_LIFETIME", "1m", "cadence.key_lifetime (1m) does not leave room for cadence.last_chance (5m); make"),
     ];
     for (name, value, expected) in cases {
         let lines = refused("", &[(name, value)]);
