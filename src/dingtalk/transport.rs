@@ -1,0 +1,128 @@
+//! Calls that got no whole answer.
+
+use std::error::Error;
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::Response;
+
+use super::codes::OwnCode;
+use super::failure::Failure;
+
+/// The largest body that is read, in bytes. A page of 200 readers is under 20 KiB.
+const BODY_LIMIT: usize = 1 << 20;
+
+/// The whole body, or nothing: never more than [`BODY_LIMIT`] of it in memory.
+pub(super) async fn read_body(mut response: Response) -> Result<Bytes, Failure> {
+    let status = response.status().as_u16();
+    let too_large = || {
+        let detail = format!("the answer is larger than {BODY_LIMIT} bytes");
+        Failure::transport(OwnCode::TooLarge, true, &detail).with_status(status)
+    };
+    let broke_off = |error| body_failure(error).with_status(status);
+    if response
+        .content_length()
+        .is_some_and(|length| length > BODY_LIMIT as u64)
+    {
+        return Err(too_large());
+    }
+    // Most answers are one chunk, which is then not copied.
+    let first = response
+        .chunk()
+        .await
+        .map_err(broke_off)?
+        .unwrap_or_default();
+    let mut rest = BytesMut::new();
+    let mut length = first.len();
+    while let Some(chunk) = response.chunk().await.map_err(broke_off)? {
+        length += chunk.len();
+        if length > BODY_LIMIT {
+            return Err(too_large());
+        }
+        if rest.is_empty() {
+            rest.extend_from_slice(&first);
+        }
+        rest.extend_from_slice(&chunk);
+    }
+    match length {
+        0..=BODY_LIMIT if rest.is_empty() => Ok(first),
+        0..=BODY_LIMIT => Ok(rest.freeze()),
+        _ => Err(too_large()),
+    }
+}
+
+/// A call that ended before the head of an answer was there.
+pub(super) fn head_failure(error: reqwest::Error) -> Failure {
+    let (code, metered) = if let Some(tls) = find_tls(&error) {
+        match tls {
+            rustls::Error::InvalidCertificate(_) => (OwnCode::Certificate, false),
+            _ => (OwnCode::Handshake, false),
+        }
+    } else if error.is_builder() {
+        (OwnCode::Request, false)
+    } else if error.is_connect() {
+        (OwnCode::Connect, false)
+    } else if error.is_timeout() {
+        // It may have arrived and been charged.
+        (OwnCode::Timeout, true)
+    } else if chain(&error).any(is_parse) {
+        (OwnCode::Protocol, true)
+    } else {
+        // Nobody answered: the vendor does not count such calls.
+        (OwnCode::Reset, false)
+    };
+    Failure::transport(code, metered, &text(error))
+}
+
+fn body_failure(error: reqwest::Error) -> Failure {
+    let code = if error.is_timeout() {
+        OwnCode::Timeout
+    } else {
+        OwnCode::Body
+    };
+    Failure::transport(code, true, &text(error))
+}
+
+/// The error with its causes, and without the address.
+fn text(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = String::new();
+    for cause in chain(&error) {
+        let cause = cause.to_string();
+        if text.ends_with(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
+        (*error).source()
+    })
+}
+
+fn is_parse(error: &(dyn Error + 'static)) -> bool {
+    error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(hyper::Error::is_parse)
+}
+
+/// rustls's own error, which hides within an I/O error: that does not name what it wraps as its source.
+fn find_tls(error: &reqwest::Error) -> Option<&rustls::Error> {
+    chain(error).find_map(|cause| {
+        cause.downcast_ref::<rustls::Error>().or_else(|| {
+            let mut inner = cause.downcast_ref::<io::Error>()?.get_ref()?;
+            loop {
+                if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
+                    return Some(tls);
+                }
+                inner = inner.downcast_ref::<io::Error>()?.get_ref()?;
+            }
+        })
+    })
+}

@@ -1,0 +1,366 @@
+//! What goes over the wire, and what is made of a wire that misbehaves.
+
+use std::time::Duration;
+
+use receiptd::dingtalk::{
+    AccessToken, Client, Credentials, Failure, Page, PageToken, Query, TokenRefusal,
+};
+use receiptd::receipt::{Chat, CorpId, Disposition, MessageKey, SendStatus, UnixMs};
+
+use super::server::{Reply, Server, endpoint};
+
+const PAGE: &str = r#"{"sendStatus":"SUCCESS","readUserIds":["u1"]}"#;
+
+fn token() -> AccessToken {
+    AccessToken::new("t0ken-hidden").unwrap()
+}
+
+fn key() -> MessageKey {
+    MessageKey::from("Kna+/x0Q=")
+}
+
+fn plain(key: &MessageKey) -> Query<'_> {
+    Query {
+        chat: Chat::Private,
+        key,
+        robot_code: None,
+        conversation: None,
+        page_size: 200,
+        next_token: None,
+    }
+}
+
+async fn ask(server: &Server) -> Result<Page, Failure> {
+    let client = Client::new(&server.endpoint()).unwrap();
+    client.query(&token(), &plain(&key())).await
+}
+
+async fn ask_once(reply: Reply) -> Result<Page, Failure> {
+    ask(&Server::start(vec![reply]).await).await
+}
+
+fn head_and_body(request: &str) -> (&str, &str) {
+    request.split_once("\r\n\r\n").unwrap()
+}
+
+#[tokio::test]
+async fn a_query_says_what_is_set_and_nothing_else() {
+    let server = Server::start(vec![Reply::json(200, PAGE); 4]).await;
+    let client = Client::new(&server.endpoint()).unwrap();
+    let key = key();
+    let next = PageToken::new("Kna29+/=").unwrap();
+    let queries = [
+        Query {
+            robot_code: Some("ding\"1"),
+            conversation: Some("cid6Ke=="),
+            next_token: Some(&next),
+            ..plain(&key)
+        },
+        Query {
+            chat: Chat::Group,
+            ..plain(&key)
+        },
+        Query {
+            robot_code: Some(""),
+            conversation: Some(""),
+            page_size: 0,
+            ..plain(&key)
+        },
+        Query {
+            page_size: 999,
+            ..plain(&key)
+        },
+    ];
+    for query in &queries {
+        let page = client.query(&token(), query).await.unwrap();
+        assert_eq!(page.send_status, SendStatus::Success);
+    }
+    let requests = server.requests();
+    let bodies: Vec<_> = requests
+        .iter()
+        .map(|request| head_and_body(request).1)
+        .collect();
+    assert_eq!(
+        bodies,
+        [
+            r#"{"openConversationId":"cid6Ke==","robotCode":"ding\"1","processQueryKey":"Kna+/x0Q=","maxResults":200,"nextToken":"Kna29+/="}"#,
+            r#"{"processQueryKey":"Kna+/x0Q=","maxResults":200}"#,
+            r#"{"processQueryKey":"Kna+/x0Q=","maxResults":1}"#,
+            r#"{"processQueryKey":"Kna+/x0Q=","maxResults":200}"#,
+        ]
+    );
+    let (head, _) = head_and_body(&requests[0]);
+    assert!(
+        head.starts_with("POST /v1.0/robot/privateChatMessages/query HTTP/1.1\r\n"),
+        "{head}"
+    );
+    assert!(
+        head.contains("\r\nx-acs-dingtalk-access-token: t0ken-hidden"),
+        "{head}"
+    );
+    assert!(
+        head.contains("\r\ncontent-type: application/json"),
+        "{head}"
+    );
+    let agent = format!("\r\nuser-agent: receiptd/{}", env!("CARGO_PKG_VERSION"));
+    assert!(head.contains(&agent), "{head}");
+    let (head, _) = head_and_body(&requests[1]);
+    assert!(
+        head.starts_with("POST /v1.0/robot/groupMessages/query HTTP/1.1\r\n"),
+        "{head}"
+    );
+    assert_eq!(server.connections(), 1, "the connection is kept");
+}
+
+#[tokio::test]
+async fn both_token_requests_are_as_documented() {
+    let issued = r#"{"accessToken":"abc","expireIn":7200}"#;
+    let server = Server::start(vec![Reply::json(200, issued), Reply::json(200, issued)]).await;
+    let client = Client::new(&server.endpoint()).unwrap();
+    let internal = Credentials::Internal {
+        app_key: "ding1".into(),
+    };
+    let token = client
+        .request_token(&internal, &"s3cret".into(), None)
+        .await
+        .unwrap();
+    assert_eq!(token.lifetime, Duration::from_secs(7200));
+    let corp = CorpId::from("corp1");
+    let third = Credentials::ThirdParty {
+        suite_key: "suite1".into(),
+        corp,
+    };
+    client
+        .request_token(&third, &"s3cret".into(), Some("tick"))
+        .await
+        .unwrap();
+    for ticket in [None, Some("")] {
+        let refusal = client.request_token(&third, &"s3cret".into(), ticket).await;
+        assert_eq!(refusal, Err(TokenRefusal::TicketMissing));
+    }
+    let requests = server.requests();
+    assert_eq!(requests.len(), 2, "nothing is asked without a ticket");
+    let (head, body) = head_and_body(&requests[0]);
+    assert!(
+        head.starts_with("POST /v1.0/oauth2/accessToken HTTP/1.1\r\n"),
+        "{head}"
+    );
+    assert_eq!(body, r#"{"appKey":"ding1","appSecret":"s3cret"}"#);
+    let (head, body) = head_and_body(&requests[1]);
+    assert!(
+        head.starts_with("POST /v1.0/oauth2/corpAccessToken HTTP/1.1\r\n"),
+        "{head}"
+    );
+    assert_eq!(
+        body,
+        r#"{"suiteKey":"suite1","suiteSecret":"s3cret","authCorpId":"corp1","suiteTicket":"tick"}"#
+    );
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_carry_the_token_away() {
+    let elsewhere = Server::start(vec![Reply::json(200, PAGE)]).await;
+    for status in [301, 302, 303, 307, 308] {
+        let location = format!("location: http://{}/x\r\n", elsewhere.address);
+        let failure = ask_once(Reply::http(status, &location, ""))
+            .await
+            .unwrap_err();
+        assert_eq!(failure.disposition, Disposition::Retry);
+        assert_eq!(failure.code.as_str(), "http.redirect");
+        assert_eq!(failure.http_status, Some(status));
+    }
+    assert_eq!(elsewhere.connections(), 0);
+}
+
+#[tokio::test]
+async fn an_error_brings_its_wait_and_its_code() {
+    let body = r#"{"code":"Forbidden.AccessDenied.QpsLimitForApi","message":"t0ken-hidden"}"#;
+    let failure = ask_once(Reply::http(403, "retry-after: 0\r\n", body))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        failure.disposition,
+        Disposition::Throttled {
+            window: Duration::from_secs(1)
+        }
+    );
+    assert_eq!(failure.retry_after, Some(Duration::from_secs(1)));
+    assert!(!failure.metered);
+    assert_eq!(failure.detail, "HTTP 403: [redacted]");
+}
+
+#[tokio::test]
+async fn a_broken_wire_is_upstream_trouble() {
+    let cut = "HTTP/1.1 200 X\r\ncontent-length: 100\r\n\r\n{\"sendStatus\":\"SUCCESS\"";
+    let chunk = "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"sen\r\nzz\r\n";
+    let half_head = "HTTP/1.1 200 X\r\ncontent-le";
+    // What happens to the call, its code, whether it counts, and whether there was a status.
+    let table: [(Vec<u8>, &str, bool, Option<u16>); 5] = [
+        (cut.into(), "http.body", true, Some(200)),
+        (chunk.into(), "http.body", true, Some(200)),
+        (half_head.into(), "http.reset", false, None),
+        (b"".to_vec(), "http.reset", false, None),
+        (
+            b"220 mail.example.org ESMTP\r\n".to_vec(),
+            "http.protocol",
+            true,
+            None,
+        ),
+    ];
+    for (bytes, code, metered, status) in table {
+        let failure = ask_once(Reply::SayAndClose(bytes)).await.unwrap_err();
+        assert_eq!(failure.code.as_str(), code, "{failure:?}");
+        assert_eq!(failure.disposition, Disposition::Retry, "{failure:?}");
+        assert_eq!(failure.metered, metered, "{failure:?}");
+        assert_eq!(failure.http_status, status, "{failure:?}");
+        assert!(!failure.detail.contains("127.0.0.1"), "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_died_is_upstream_trouble() {
+    let server = Server::start(vec![Reply::json(200, PAGE)]).await;
+    let client = Client::new(&server.endpoint()).unwrap();
+    client.query(&token(), &plain(&key())).await.unwrap();
+    // The server reads the second request on the same connection and closes it.
+    let failure = client.query(&token(), &plain(&key())).await.unwrap_err();
+    assert_eq!(failure.disposition, Disposition::Retry);
+    assert_eq!(failure.code.as_str(), "http.reset");
+}
+
+#[tokio::test]
+async fn nobody_there_is_free_of_charge() {
+    let client = Client::new(&endpoint("http://127.0.0.1:1")).unwrap();
+    let failure = client.query(&token(), &plain(&key())).await.unwrap_err();
+    assert_eq!(failure.code.as_str(), "http.connect", "{failure:?}");
+    assert!(!failure.metered);
+}
+
+#[tokio::test]
+async fn silence_ends_in_time_and_may_have_counted() {
+    let head_only = b"HTTP/1.1 200 X\r\ncontent-length: 100\r\n\r\n{".to_vec();
+    for (reply, status) in [(Reply::Hang, None), (Reply::Say(head_only), Some(200))] {
+        let server = Server::start(vec![reply]).await;
+        let mut endpoint = server.endpoint();
+        endpoint.request_timeout = Duration::from_millis(200);
+        let client = Client::new(&endpoint).unwrap();
+        let failure = client.query(&token(), &plain(&key())).await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "http.timeout", "{failure:?}");
+        assert_eq!(failure.disposition, Disposition::Retry);
+        assert_eq!(failure.http_status, status);
+        assert!(failure.metered);
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_not_read_to_its_end() {
+    let long = "x".repeat(3 << 20);
+    let declared = Reply::http(200, "", &long);
+    let mut endless = b"HTTP/1.1 503 X\r\n\r\n".to_vec();
+    endless.extend_from_slice(long.as_bytes());
+    for (reply, status) in [(declared, 200), (Reply::SayAndClose(endless), 503)] {
+        let failure = ask_once(reply).await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "http.tooLarge", "{failure:?}");
+        assert_eq!(failure.disposition, Disposition::Retry);
+        assert_eq!(failure.http_status, Some(status));
+    }
+}
+
+#[tokio::test]
+async fn a_large_page_in_many_pieces_is_read_whole() {
+    let ids: Vec<String> = (0..20_000).map(|n| format!("\"reader-{n:06}\"")).collect();
+    let body = format!(
+        r#"{{"sendStatus":"SUCCESS","readUserIds":[{}]}}"#,
+        ids.join(",")
+    );
+    let page = ask_once(Reply::json(200, &body)).await.unwrap();
+    assert_eq!(page.readers.len(), 20_000);
+    assert_eq!(page.readers[19_999].as_str(), "reader-019999");
+}
+
+#[tokio::test]
+async fn the_endpoints_clock_is_read_without_a_token() {
+    let date = "date: Mon, 30 Nov 2026 15:59:59 GMT\r\n";
+    let server = Server::start(vec![Reply::http(404, date, "no"), Reply::http(200, "", "")]).await;
+    let client = Client::new(&server.endpoint()).unwrap();
+    assert_eq!(
+        client.probe_clock().await,
+        Ok(Some(UnixMs(1_796_054_399_000)))
+    );
+    assert_eq!(client.probe_clock().await, Ok(None));
+    let requests = server.requests();
+    assert!(
+        requests[0].starts_with("GET / HTTP/1.1\r\n"),
+        "{}",
+        requests[0]
+    );
+    assert!(!requests[0].contains("x-acs"), "{}", requests[0]);
+    let client = Client::new(&endpoint("http://127.0.0.1:1")).unwrap();
+    assert_eq!(
+        client.probe_clock().await.unwrap_err().code.as_str(),
+        "http.connect"
+    );
+}
+
+#[tokio::test]
+async fn a_token_request_that_reaches_nobody_is_to_be_repeated() {
+    let client = Client::new(&endpoint("http://127.0.0.1:1")).unwrap();
+    let internal = Credentials::Internal {
+        app_key: "ding1".into(),
+    };
+    let refusal = client
+        .request_token(&internal, &"s3cret".into(), None)
+        .await
+        .unwrap_err();
+    assert!(matches!(refusal, TokenRefusal::Upstream(_)), "{refusal:?}");
+    assert_eq!(refusal.code().as_str(), "http.connect");
+    assert!(!format!("{refusal:?}").contains("s3cret"));
+}
+
+/// Where the child of the proxy test finds the address that it is to call directly.
+const DIRECT: &str = "RECEIPTD_TEST_DIRECT";
+
+/// A proxy is a matter of the process's environment, which a test cannot change under its neighbours: so it starts itself anew
+/// as a child that runs only the test below.
+#[tokio::test]
+async fn the_systems_proxy_is_used_except_for_loopback() {
+    let proxy = Server::start(vec![Reply::json(200, PAGE)]).await;
+    let direct = Server::start(vec![Reply::json(200, PAGE)]).await;
+    let proxy_url = format!("http://{}", proxy.address);
+    let child = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "calls::a_child_of_the_proxy_test"])
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .env("HTTP_PROXY", &proxy_url)
+        .env("http_proxy", &proxy_url)
+        .env(DIRECT, direct.address.to_string())
+        .output()
+        .await
+        .unwrap();
+    assert!(
+        child.status.success(),
+        "{}",
+        String::from_utf8_lossy(&child.stdout)
+    );
+    let [through_proxy] = &proxy.requests()[..] else {
+        panic!("{:?}", proxy.requests())
+    };
+    let line = "POST http://receipts.invalid/v1.0/robot/privateChatMessages/query HTTP/1.1\r\n";
+    assert!(through_proxy.starts_with(line), "{through_proxy}");
+    assert_eq!(direct.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_child_of_the_proxy_test() {
+    // Run among the other tests it has nothing to do.
+    let Ok(direct) = std::env::var(DIRECT) else {
+        return;
+    };
+    for base in [
+        "http://receipts.invalid".to_owned(),
+        format!("http://{direct}"),
+    ] {
+        let client = Client::new(&endpoint(&base)).unwrap();
+        client.query(&token(), &plain(&key())).await.unwrap();
+    }
+}

@@ -1,0 +1,13 @@
+//! The DingTalk client against bytes: every code, every lie, and the wire itself.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test that unwraps fails the test"
+)]
+
+mod calls;
+mod codes;
+mod pages;
+mod server;
+mod tls;
+mod tokens;
