@@ -2,6 +2,8 @@
 //!
 //! Methods are grouped by who calls them. The behaviour suite in `tests/store` is what a backend has to pass.
 
+pub mod sqlite;
+
 use std::future::Future;
 use std::time::Duration;
 

@@ -1,0 +1,333 @@
+//! The reconciler's group commit: many outcomes, one transaction, a handful of statements.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use sqlx::sqlite::SqliteConnection;
+
+use super::claims::set_aside;
+use super::rows::{Cells, columns, decode};
+use super::{SqliteStore, corp_word, ids_json, lane_of, not_json};
+use crate::receipt::{Message, MessageId, Outcome, UnixMs, UserId};
+use crate::store::{CallCount, Found, HabitsRow, Result, Writes};
+
+/// ?1: ids.
+const ROWS: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM messages WHERE id IN (SELECT value FROM json_each(?1))"
+);
+
+/// ?1: readers as `[process_query_key, user_id, seen_after, seen_at]`. Who is known already stays as recorded.
+const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true
+    ON CONFLICT DO NOTHING
+    RETURNING process_query_key, user_id";
+
+/// ?1: rows in the order of [`Owned`].
+const UPDATE: &str = "UPDATE messages
+    SET state = new.state, send_status = new.send_status, reader_count = new.reader_count,
+        last_polled_at = new.last_polled_at, finished_at = new.finished_at, call_count = new.call_count,
+        last_error = new.last_error, last_error_at = new.last_error_at, next_poll_at = new.next_poll_at,
+        admitted_at = new.admitted_at, last_complete_at = new.last_complete_at,
+        answered_at = new.answered_at, last_chance_at = new.last_chance_at, blocked = new.blocked
+    FROM (
+        SELECT value ->> 0 AS id, value ->> 1 AS state, value ->> 2 AS send_status,
+            value ->> 3 AS reader_count, value ->> 4 AS last_polled_at, value ->> 5 AS finished_at,
+            value ->> 6 AS call_count, value ->> 7 AS last_error, value ->> 8 AS last_error_at,
+            value ->> 9 AS next_poll_at, value ->> 10 AS admitted_at, value ->> 11 AS last_complete_at,
+            value ->> 12 AS answered_at, value ->> 13 AS last_chance_at, value ->> 14 AS blocked
+        FROM json_each(?1)
+    ) AS new
+    WHERE messages.id = new.id";
+
+/// ?1: counts as `[account, corp_id, month, calls, throttled]`.
+const CALLS: &str = "INSERT INTO api_calls (account, corp_id, month, calls, throttled)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true
+    ON CONFLICT (account, corp_id, month) DO UPDATE
+    SET calls = calls + excluded.calls, throttled = throttled + excluded.throttled";
+
+/// ?1: habits as `[account, corp_id, habits]`.
+const HABITS: &str = "INSERT INTO habits (account, corp_id, habits)
+    SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1) WHERE true
+    ON CONFLICT (account, corp_id) DO UPDATE SET habits = excluded.habits";
+
+/// ?1: the transaction's token.
+const MARK: &str = "INSERT INTO last_commit (only_row, token) VALUES (1, ?1)
+    ON CONFLICT (only_row) DO UPDATE SET token = excluded.token";
+
+/// Readers a statement: bounds the text that carries them.
+const READERS_A_STATEMENT: usize = 10_000;
+
+/// What receiptd owns of a row, in the order of [`UPDATE`].
+type Owned<'a> = (
+    i64,
+    &'a str,
+    Option<&'a str>,
+    u32,
+    Option<i64>,
+    Option<i64>,
+    u32,
+    Option<&'a str>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    u8,
+);
+
+/// A commit of which it is not known whether it took place.
+#[derive(Debug)]
+pub(super) struct Unsure {
+    token: String,
+    outcomes: Vec<Outcome>,
+}
+
+impl SqliteStore {
+    pub(super) async fn commit_outcomes<D>(&self, outcomes: &[Outcome], mut decide: D) -> Result<()>
+    where
+        D: FnMut(&[Found<'_>]) -> Writes + Send,
+    {
+        // Held to the end: there is one reconciler, and a repeat must see what the attempt before it left here.
+        let mut unsure = self.unsure.lock().await;
+        if let Some(attempt) = &*unsure {
+            let took_place = self.last_token().await?.as_ref() == Some(&attempt.token);
+            let repeated = attempt.outcomes == outcomes;
+            *unsure = None;
+            if took_place && repeated {
+                return Ok(());
+            }
+        }
+        let mut transaction = self.writer.begin().await?;
+        let connection = &mut transaction.connection;
+        let mut found = find(connection, outcomes).await?;
+        record_readers(connection, &mut found).await?;
+        let writes = decide(&found);
+        drop(found);
+        write(connection, &writes).await?;
+        let token = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        sqlx::query(MARK)
+            .bind(&*token)
+            .execute(&mut *connection)
+            .await?;
+        fail::fail_point!("store.commit.before");
+        if let Err(error) = transaction.commit().await {
+            // Ask at once: mostly the answer is clear, and the caller need not repeat what is done.
+            match self.last_token().await {
+                Ok(Some(last)) if last == token => return Ok(()),
+                Ok(_) => return Err(error),
+                Err(_) => {
+                    *unsure = Some(Unsure {
+                        token,
+                        outcomes: outcomes.to_vec(),
+                    });
+                    return Err(error);
+                }
+            }
+        }
+        fail::fail_point!("store.commit.after");
+        Ok(())
+    }
+
+    /// The token of the last transaction of results.
+    async fn last_token(&self) -> Result<Option<String>> {
+        // On a connection that reads what is committed, which the writer's may not after a failure.
+        let rows = sqlx::query("SELECT token FROM last_commit")
+            .fetch_all(&self.readers)
+            .await?;
+        Ok(rows
+            .first()
+            .and_then(|row| Cells::new(row).text("token").map(str::to_owned)))
+    }
+
+    pub(super) async fn stored_habits(&self) -> Result<Vec<HabitsRow>> {
+        let rows = sqlx::query("SELECT account, corp_id, habits FROM habits")
+            .fetch_all(&self.readers)
+            .await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                let mut cells = Cells::new(row);
+                Some(HabitsRow {
+                    lane: lane_of(&mut cells)?,
+                    habits: cells.text("habits")?.to_owned(),
+                })
+            })
+            .collect())
+    }
+
+    pub(super) async fn calls_of(&self, month: &str) -> Result<Vec<CallCount>> {
+        let rows = sqlx::query(
+            "SELECT account, corp_id, calls, throttled FROM api_calls WHERE month = ?1",
+        )
+        .bind(month)
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                let mut cells = Cells::new(row);
+                Some(CallCount {
+                    lane: lane_of(&mut cells)?,
+                    month: month.to_owned(),
+                    calls: super::count(cells.number("calls")?),
+                    throttled: super::count(cells.number("throttled")?),
+                })
+            })
+            .collect())
+    }
+}
+
+/// The outcomes' rows as they are now.
+async fn find<'a>(
+    connection: &mut SqliteConnection,
+    outcomes: &'a [Outcome],
+) -> Result<Vec<Found<'a>>> {
+    let ids: Vec<MessageId> = outcomes.iter().map(|outcome| outcome.claim.id).collect();
+    let rows = sqlx::query(ROWS)
+        .bind(ids_json(&ids))
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut messages: HashMap<MessageId, Message> = HashMap::with_capacity(rows.len());
+    let mut bad = Vec::new();
+    for row in &rows {
+        let decoded = decode(row);
+        match decoded.invalid {
+            // Spoiled in flight: as good as deleted.
+            Some(column) => bad.push((decoded.message.id, column)),
+            None => drop(messages.insert(decoded.message.id, decoded.message)),
+        }
+    }
+    if !bad.is_empty() {
+        let now = outcomes.iter().map(|outcome| outcome.ended_at).max();
+        set_aside(connection, &bad, now).await?;
+    }
+    Ok(outcomes
+        .iter()
+        .map(|outcome| Found {
+            outcome,
+            // A row that bears another key by now is another message.
+            row: messages
+                .get(&outcome.claim.id)
+                .filter(|row| row.key == outcome.claim.key)
+                .cloned(),
+            new_readers: Vec::new(),
+        })
+        .collect())
+}
+
+/// Inserts the readers, and notes which were new.
+async fn record_readers(connection: &mut SqliteConnection, found: &mut [Found<'_>]) -> Result<()> {
+    let mut readers = Vec::new();
+    // Whose a reader is; of a key's readers named twice in a batch, the first counts.
+    let mut owner: HashMap<(&str, &str), usize> = HashMap::new();
+    for (index, found) in found.iter().enumerate() {
+        let Some(row) = &found.row else { continue };
+        let seen_after = row.last_complete_at.unwrap_or(row.sent_at);
+        for reader in &found.outcome.readers {
+            let key = found.outcome.claim.key.as_str();
+            let user = reader.user_id.as_str();
+            owner.entry((key, user)).or_insert(index);
+            readers.push((key, user, seen_after.0, reader.seen_at.0));
+        }
+    }
+    let mut new: Vec<(usize, UserId)> = Vec::new();
+    for chunk in readers.chunks(READERS_A_STATEMENT) {
+        let rows = sqlx::query(READERS)
+            .bind(json(chunk)?)
+            .fetch_all(&mut *connection)
+            .await?;
+        for row in &rows {
+            let mut cells = Cells::new(row);
+            let key = cells.text("process_query_key").unwrap_or_default();
+            let user = cells.text("user_id").unwrap_or_default();
+            if let Some(&index) = owner.get(&(key, user)) {
+                new.push((index, UserId::from(user)));
+            }
+        }
+    }
+    drop(owner);
+    for (index, user) in new {
+        if let Some(found) = found.get_mut(index) {
+            found.new_readers.push(user);
+        }
+    }
+    Ok(())
+}
+
+/// Writes what was decided.
+async fn write(connection: &mut SqliteConnection, writes: &Writes) -> Result<()> {
+    if !writes.messages.is_empty() {
+        let rows: Vec<Owned<'_>> = writes.messages.iter().map(owned).collect();
+        execute(connection, UPDATE, &rows).await?;
+    }
+    if !writes.calls.is_empty() {
+        let calls: Vec<_> = writes
+            .calls
+            .iter()
+            .map(|count| {
+                let account = count.lane.account.as_str();
+                (
+                    account,
+                    corp_word(&count.lane),
+                    &count.month,
+                    count.calls,
+                    count.throttled,
+                )
+            })
+            .collect();
+        execute(connection, CALLS, &calls).await?;
+    }
+    if !writes.habits.is_empty() {
+        let habits: Vec<_> = writes
+            .habits
+            .iter()
+            .map(|row| (row.lane.account.as_str(), corp_word(&row.lane), &row.habits))
+            .collect();
+        execute(connection, HABITS, &habits).await?;
+    }
+    Ok(())
+}
+
+async fn execute<T: Serialize + Sync>(
+    connection: &mut SqliteConnection,
+    statement: &'static str,
+    rows: &[T],
+) -> Result<()> {
+    sqlx::query(statement)
+        .bind(json(rows)?)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn json<T: Serialize>(rows: &[T]) -> Result<String> {
+    serde_json::to_string(rows).map_err(not_json)
+}
+
+fn owned(row: &Message) -> Owned<'_> {
+    let moment = |at: Option<UnixMs>| at.map(|at| at.0);
+    (
+        row.id.0,
+        row.state.as_str(),
+        row.send_status
+            .as_ref()
+            .map(crate::receipt::SendStatus::as_str),
+        row.reader_count,
+        moment(row.last_polled_at),
+        moment(row.finished_at),
+        row.call_count,
+        row.last_error
+            .as_ref()
+            .map(crate::receipt::ErrorCode::as_str),
+        moment(row.last_error_at),
+        moment(row.next_poll_at),
+        moment(row.admitted_at),
+        moment(row.last_complete_at),
+        moment(row.answered_at),
+        moment(row.last_chance_at),
+        u8::from(row.blocked),
+    )
+}
