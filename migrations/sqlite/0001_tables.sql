@@ -120,14 +120,15 @@ CREATE TABLE readers (
     UNIQUE (process_query_key, user_id)
 );
 
--- Keys whose message was deleted, by a feeder or by a prune: their readers stay until the next prune.
+-- Keys with readers whose message was deleted, by a feeder or by a prune: the readers stay until the next prune.
 CREATE TABLE orphans (process_query_key TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID;
 
 CREATE TRIGGER messages_deleted AFTER DELETE ON messages
 BEGIN
     INSERT INTO orphans (process_query_key)
     SELECT OLD.process_query_key
-    WHERE NOT EXISTS (SELECT 1 FROM orphans WHERE process_query_key = OLD.process_query_key);
+    WHERE EXISTS (SELECT 1 FROM readers WHERE process_query_key = OLD.process_query_key)
+        AND NOT EXISTS (SELECT 1 FROM orphans WHERE process_query_key = OLD.process_query_key);
 END;
 
 CREATE TABLE suite_tickets (

@@ -43,14 +43,14 @@ macro_rules! lane_heads {
 /// ?1: ids in flight.
 pub(super) const LANES: &str = concat!(
     lane_heads!(),
-    "SELECT m.id, m.account, m.corp_id, (
+    "SELECT m.id, m.account, m.corp_id, f.id, f.next_poll_at
+    FROM head JOIN messages AS m ON m.id = head.id LEFT JOIN messages AS f ON f.id = (
         SELECT n.id FROM messages AS n INDEXED BY messages_due
         WHERE n.state = 'pending' AND n.admitted_at IS NOT NULL
             AND n.account = m.account AND ifnull(n.corp_id, '') = ifnull(m.corp_id, '')
             AND n.id NOT IN (SELECT value FROM json_each(?1))
         ORDER BY n.next_poll_at LIMIT 1
-    ) AS first, f.next_poll_at
-    FROM head JOIN messages AS m ON m.id = head.id LEFT JOIN messages AS f ON f.id = first"
+    )"
 );
 
 /// ?1: ids in flight, ?2: how many.
@@ -98,7 +98,7 @@ pub(super) const OVERAGED: &str = concat!(
 );
 
 /// ?1: rows as `[id, next_poll_at, last_chance_at, admitted_at]`.
-const ADMIT: &str = "UPDATE messages
+pub(super) const ADMIT: &str = "UPDATE messages
     SET not_before = messages.next_poll_at, next_poll_at = new.next_poll_at,
         last_chance_at = new.last_chance_at, admitted_at = new.admitted_at
     FROM (
@@ -106,7 +106,7 @@ const ADMIT: &str = "UPDATE messages
             value ->> 3 AS admitted_at
         FROM json_each(?1)
     ) AS new
-    WHERE messages.id = new.id AND messages.state = 'pending' AND messages.admitted_at IS NULL";
+    WHERE messages.id = new.id AND +messages.state = 'pending' AND +messages.admitted_at IS NULL";
 
 /// ?1: rows as `[id, column]`, ?2: now, or NULL for SQLite's.
 const SET_ASIDE: &str = "UPDATE messages
@@ -114,7 +114,7 @@ const SET_ASIDE: &str = "UPDATE messages
         last_error_at = ifnull(?2, CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)),
         finished_at = ifnull(?2, CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER))
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS invalid FROM json_each(?1)) AS new
-    WHERE messages.id = new.id AND messages.state = 'pending'";
+    WHERE messages.id = new.id AND +messages.state = 'pending'";
 
 /// As [`SET_ASIDE`], for the lanes of the given rows, a thousand rows at most.
 const SET_LANES_ASIDE: &str = "UPDATE messages
@@ -130,7 +130,7 @@ const SET_LANES_ASIDE: &str = "UPDATE messages
             AND n.account = m.account AND ifnull(n.corp_id, '') = ifnull(m.corp_id, '')
         LIMIT 1000
     ) AS bad
-    WHERE messages.id = bad.id AND messages.state = 'pending'";
+    WHERE messages.id = bad.id AND +messages.state = 'pending'";
 
 /// ?1, ?2: the lane, ?3: the code, ?4: how many.
 const WITHOUT_ERROR: &str = "SELECT id FROM messages INDEXED BY messages_due
@@ -143,7 +143,7 @@ const NOTE_ERROR: &str = "UPDATE messages SET last_error = ?2, last_error_at = ?
     WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'pending' AND last_error IS NOT ?2";
 
 /// ?1: claims as `[id, fence]`.
-const STALE: &str = "SELECT claim.id
+pub(super) const STALE: &str = "SELECT claim.id
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence FROM json_each(?1)) AS claim
     LEFT JOIN messages AS m ON m.id = claim.id
     WHERE m.id IS NULL OR m.state <> 'pending' OR m.next_poll_at IS NOT claim.fence";

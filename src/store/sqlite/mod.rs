@@ -76,6 +76,10 @@ impl SqliteStore {
             ("last chances", claims::LAST_CHANCES),
             ("due", claims::DUE),
             ("overaged", claims::OVERAGED),
+            ("admit", claims::ADMIT),
+            ("rows", results::ROWS),
+            ("update", results::UPDATE),
+            ("stale", claims::STALE),
             ("pending totals", commands::PENDING_TOTALS),
             ("final totals", commands::FINAL_TOTALS),
         ];
@@ -245,5 +249,39 @@ impl Store for SqliteStore {
 
     async fn housekeep(&self) -> Result<u64> {
         self.keep_house().await
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use super::{Database, Role, SqliteStore};
+    use crate::receipt::Chat;
+    use crate::settings::Synchronous;
+    use crate::store::NewMessage;
+
+    /// An empty store in a directory of its own.
+    pub(super) async fn store() -> (tempfile::TempDir, SqliteStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database {
+            path: dir.path().join("receiptd.db"),
+            synchronous: Synchronous::Normal,
+        };
+        let store = SqliteStore::open(&database, Role::Owner).await.unwrap();
+        (dir, store)
+    }
+
+    /// A message with nothing but its key.
+    pub(super) fn new(key: &str) -> NewMessage {
+        NewMessage {
+            key: key.into(),
+            account: "default".into(),
+            corp: None,
+            robot_code: None,
+            conversation: None,
+            chat: Chat::Private,
+            expected_readers: None,
+            sent_at: None,
+            next_poll_at: None,
+        }
     }
 }

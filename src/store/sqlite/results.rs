@@ -12,7 +12,7 @@ use crate::receipt::{Message, MessageId, Outcome, UnixMs, UserId};
 use crate::store::{CallCount, Found, HabitsRow, Result, Writes};
 
 /// ?1: ids.
-const ROWS: &str = concat!(
+pub(super) const ROWS: &str = concat!(
     "SELECT ",
     columns!(),
     " FROM messages WHERE id IN (SELECT value FROM json_each(?1))"
@@ -25,7 +25,7 @@ const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_aft
     RETURNING process_query_key, user_id";
 
 /// ?1: rows in the order of [`Owned`].
-const UPDATE: &str = "UPDATE messages
+pub(super) const UPDATE: &str = "UPDATE messages
     SET state = new.state, send_status = new.send_status, reader_count = new.reader_count,
         last_polled_at = new.last_polled_at, finished_at = new.finished_at, call_count = new.call_count,
         last_error = new.last_error, last_error_at = new.last_error_at, next_poll_at = new.next_poll_at,
@@ -330,4 +330,58 @@ fn owned(row: &Message) -> Owned<'_> {
         moment(row.last_chance_at),
         u8::from(row.blocked),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use crate::receipt::{State, WalkEnd};
+    use crate::store::Store as _;
+
+    /// A COMMIT that failed may have taken place all the same: repeated, its calls must not be counted twice.
+    #[tokio::test]
+    async fn a_repeated_commit_that_took_place_is_not_counted_twice() {
+        let (_dir, store) = testing::store().await;
+        store.add(&[testing::new("a")]).await.unwrap();
+        let row = store.arrivals(&[], 1, UnixMs(0)).await.unwrap().remove(0);
+        let outcome = Outcome {
+            claim: row.claim(),
+            started_at: UnixMs(1),
+            ended_at: UnixMs(2),
+            calls: 3,
+            throttled: 0,
+            readers: Vec::new(),
+            send_status: None,
+            end: WalkEnd::Released,
+        };
+        let outcomes = [outcome];
+        let decide = |found: &[Found<'_>]| Writes {
+            messages: vec![Message {
+                state: State::Expired,
+                ..found[0].row.clone().unwrap()
+            }],
+            calls: vec![CallCount {
+                lane: row.lane.clone(),
+                month: "2026-11".to_owned(),
+                calls: 3,
+                throttled: 1,
+            }],
+            habits: Vec::new(),
+        };
+        store.commit(&outcomes, decide).await.unwrap();
+        let counted = store.calls_in("2026-11").await.unwrap();
+        let unsure = |token: String| Unsure {
+            token,
+            outcomes: outcomes.to_vec(),
+        };
+        let token = store.last_token().await.unwrap().unwrap();
+        *store.unsure.lock().await = Some(unsure(token));
+        store.commit(&outcomes, decide).await.unwrap();
+        assert_eq!(store.calls_in("2026-11").await.unwrap(), counted);
+        // One that did not take place is done now.
+        *store.unsure.lock().await = Some(unsure("another".to_owned()));
+        store.commit(&outcomes, decide).await.unwrap();
+        assert_eq!(store.calls_in("2026-11").await.unwrap()[0].calls, 6);
+    }
 }

@@ -94,3 +94,43 @@ impl Transaction<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use crate::store::{Store as _, StoreError};
+
+    /// After one SQLITE_FULL inside a transaction the connection was wedged: every later transaction failed.
+    #[tokio::test]
+    async fn a_full_disk_passes() {
+        let (_dir, store) = testing::store().await;
+        let mut transaction = store.writer.begin().await.unwrap();
+        sqlx::query("PRAGMA max_page_count = 40")
+            .execute(&mut transaction.connection)
+            .await
+            .unwrap();
+        transaction.commit().await.unwrap();
+        let new: Vec<_> = (0..5000)
+            .map(|number| testing::new(&format!("key-{number}")))
+            .collect();
+        let error = store.add(&new).await.unwrap_err();
+        assert!(matches!(error, StoreError::Full), "{error:?}");
+        // The bound went with the connection: there is room again.
+        assert_eq!(store.add(&new).await.unwrap(), 5000);
+        assert_eq!(store.add(&new).await.unwrap(), 0);
+    }
+
+    /// A future dropped half way must not leave its transaction open for the next one.
+    #[tokio::test]
+    async fn a_dropped_transaction_is_rolled_back() {
+        let (_dir, store) = testing::store().await;
+        let mut transaction = store.writer.begin().await.unwrap();
+        sqlx::query("INSERT INTO messages (process_query_key) VALUES ('lost')")
+            .execute(&mut transaction.connection)
+            .await
+            .unwrap();
+        drop(transaction);
+        assert_eq!(store.add(&[testing::new("kept")]).await.unwrap(), 1);
+        assert_eq!(store.message(&"lost".into()).await.unwrap(), None);
+    }
+}
