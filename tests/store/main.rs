@@ -3,6 +3,7 @@
 //! A second database has only to implement [`Backend`] and to stand in the list at the end of `suite.rs`.
 
 mod model;
+mod readme;
 mod sqlite;
 mod suite;
 
