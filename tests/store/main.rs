@@ -2,6 +2,13 @@
 //!
 //! A second database has only to implement [`Backend`] and to stand in the list at the end of `suite.rs`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "in a test, a failure is a panic"
+)]
+
 mod model;
 mod readme;
 mod sqlite;

@@ -1,6 +1,7 @@
 //! The reconciler's group commit: many outcomes, one transaction, a handful of statements.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde::Serialize;
 use sqlx::sqlite::SqliteConnection;
@@ -82,7 +83,23 @@ type Owned<'a> = (
 #[derive(Debug)]
 pub(super) struct Unsure {
     token: String,
-    outcomes: Vec<Outcome>,
+    outcomes: u64,
+}
+
+/// Tells a repeated batch from another one: no walk starts and ends twice.
+fn fingerprint(outcomes: &[Outcome]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for outcome in outcomes {
+        let Outcome {
+            claim,
+            started_at,
+            ended_at,
+            calls,
+            ..
+        } = outcome;
+        (claim.id, claim.fence, started_at, ended_at, calls).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 impl SqliteStore {
@@ -94,7 +111,7 @@ impl SqliteStore {
         let mut unsure = self.unsure.lock().await;
         if let Some(attempt) = &*unsure {
             let took_place = self.last_token().await?.as_ref() == Some(&attempt.token);
-            let repeated = attempt.outcomes == outcomes;
+            let repeated = attempt.outcomes == fingerprint(outcomes);
             *unsure = None;
             if took_place && repeated {
                 return Ok(());
@@ -113,20 +130,23 @@ impl SqliteStore {
             .execute(&mut *connection)
             .await?;
         fail::fail_point!("store.commit.before");
+        // Before the COMMIT and not after its failure: this future may be dropped while it waits for it.
+        *unsure = Some(Unsure {
+            token: token.clone(),
+            outcomes: fingerprint(outcomes),
+        });
         if let Err(error) = transaction.commit().await {
-            // Ask at once: mostly the answer is clear, and the caller need not repeat what is done.
-            match self.last_token().await {
-                Ok(Some(last)) if last == token => return Ok(()),
-                Ok(_) => return Err(error),
-                Err(_) => {
-                    *unsure = Some(Unsure {
-                        token,
-                        outcomes: outcomes.to_vec(),
-                    });
-                    return Err(error);
-                }
+            // Ask at once: mostly the answer is clear. Where it can't be had, the repeat asks.
+            let took_place = match self.last_token().await {
+                Ok(last) => last == Some(token),
+                Err(_) => return Err(error),
+            };
+            if !took_place {
+                *unsure = None;
+                return Err(error);
             }
         }
+        *unsure = None;
         fail::fail_point!("store.commit.after");
         Ok(())
     }
@@ -373,7 +393,7 @@ mod tests {
         let counted = store.calls_in("2026-11").await.unwrap();
         let unsure = |token: String| Unsure {
             token,
-            outcomes: outcomes.to_vec(),
+            outcomes: fingerprint(&outcomes),
         };
         let token = store.last_token().await.unwrap().unwrap();
         *store.unsure.lock().await = Some(unsure(token));

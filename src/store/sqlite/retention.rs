@@ -6,7 +6,7 @@ use super::lock::beside;
 use super::rows::Cells;
 use super::{SqliteStore, count, limit_word};
 use crate::receipt::{State, UnixMs};
-use crate::store::{Pruned, Result};
+use crate::store::{Pruned, Result, StoreError};
 
 /// The groups of final rows (lane and state) that hold a row finished before ?1, stepping from group to group through
 /// the index; then rows of those, ?3 at most. ?2: a state, or NULL for all.
@@ -134,13 +134,19 @@ impl SqliteStore {
             .await?;
         // A row of (busy, frames, checkpointed); it is no error if another process checkpoints just now.
         let _busy: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
-        // Statistics where the planner would want them; it reads a bounded part of an index.
+        // Statistics where the planner would want them; it reads a bounded part of an index, and mostly finds nothing
+        // to do. Somebody else's turn to write is no reason to fail: there is a next time.
         sqlx::query("PRAGMA analysis_limit = 400")
             .execute(&mut connection)
             .await?;
-        sqlx::query("PRAGMA optimize")
+        let optimized = sqlx::query("PRAGMA optimize")
             .execute(&mut connection)
-            .await?;
+            .await
+            .map_err(StoreError::from);
+        match optimized {
+            Ok(_) | Err(StoreError::Busy) => {}
+            Err(error) => return Err(error),
+        }
         *idle = Some(connection);
         drop(idle);
         let wal = beside(self.writer.path(), "-wal");
