@@ -315,6 +315,10 @@ async fn claims_and_counts_use_their_indexes_and_sort_nothing() {
             "update",
             "SEARCH messages USING INTEGER PRIMARY KEY (rowid=?)",
         ),
+        (
+            "move on",
+            "SEARCH messages USING INTEGER PRIMARY KEY (rowid=?)",
+        ),
         ("stale", "SEARCH m USING INTEGER PRIMARY KEY (rowid=?)"),
         ("pending totals", "USING INDEX messages_due"),
         ("final totals", "USING INDEX messages_final"),

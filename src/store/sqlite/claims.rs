@@ -6,7 +6,8 @@
 
 use sqlx::sqlite::SqliteRow;
 
-use super::rows::{Cells, columns, decode};
+use super::batch::{self, Select, Source, select};
+use super::rows::{Cells, Decoded};
 use super::{SqliteStore, corp_word, ids_json, limit_word};
 use crate::receipt::{Claim, ErrorCode, Lane, Message, MessageId, UnixMs};
 use crate::store::{LaneDue, Result};
@@ -54,18 +55,14 @@ pub(super) const LANES: &str = concat!(
 );
 
 /// ?1: ids in flight, ?2: how many.
-pub(super) const ARRIVALS: &str = concat!(
-    "SELECT ",
-    columns!(),
+pub(super) const ARRIVALS: Select = select!(
     " FROM messages INDEXED BY messages_new
     WHERE admitted_at IS NULL AND state = 'pending' AND id NOT IN (SELECT value FROM json_each(?1))
     ORDER BY id LIMIT ?2"
 );
 
 /// ?1, ?2: the lane, ?3: now, ?4: ids in flight, ?5: how many.
-pub(super) const LAST_CHANCES: &str = concat!(
-    "SELECT ",
-    columns!(),
+pub(super) const LAST_CHANCES: Select = select!(
     " FROM messages INDEXED BY messages_last_chance
     WHERE state = 'pending' AND last_chance_at IS NOT NULL
         AND account = ?1 AND ifnull(corp_id, '') = ?2 AND last_chance_at <= ?3
@@ -75,9 +72,7 @@ pub(super) const LAST_CHANCES: &str = concat!(
 );
 
 /// As [`LAST_CHANCES`].
-pub(super) const DUE: &str = concat!(
-    "SELECT ",
-    columns!(),
+pub(super) const DUE: Select = select!(
     " FROM messages INDEXED BY messages_due
     WHERE state = 'pending' AND admitted_at IS NOT NULL
         AND account = ?1 AND ifnull(corp_id, '') = ?2 AND next_poll_at <= ?3
@@ -86,9 +81,7 @@ pub(super) const DUE: &str = concat!(
 );
 
 /// ?1, ?2: the lane, ?3: lived from, ?4: ids in flight, ?5: how many.
-pub(super) const OVERAGED: &str = concat!(
-    "SELECT ",
-    columns!(),
+pub(super) const OVERAGED: Select = select!(
     " FROM messages INDEXED BY messages_due
     WHERE state = 'pending' AND admitted_at IS NOT NULL
         AND account = ?1 AND ifnull(corp_id, '') = ?2
@@ -173,9 +166,10 @@ impl SqliteStore {
         for row in &rows {
             let mut cells = Cells::new(row);
             let head = cells.required_number("id");
-            let account = cells.required_text("account", |text| !text.is_empty());
+            let account = cells.required_text("account");
             let corp = cells.text("corp_id").filter(|corp| !corp.is_empty());
-            if let Some(column) = cells.invalid {
+            let empty = account.is_empty().then_some("account");
+            if let Some(column) = cells.invalid.or(empty) {
                 bad_lanes.push((head, column));
                 continue;
             }
@@ -213,12 +207,11 @@ impl SqliteStore {
         limit: usize,
         now: UnixMs,
     ) -> Result<Vec<Message>> {
-        let rows = sqlx::query(ARRIVALS)
-            .bind(ids_json(in_flight))
-            .bind(limit_word(limit))
-            .fetch_all(&self.readers)
-            .await?;
-        self.sound(&rows, Some(now)).await
+        let in_flight = ids_json(in_flight);
+        let rows = batch::read(Source::Pool(&self.readers), &ARRIVALS, |query| {
+            query.bind(in_flight.clone()).bind(limit_word(limit))
+        });
+        self.sound(rows.await?, Some(now)).await
     }
 
     pub(super) async fn admit_rows(&self, rows: &[Message]) -> Result<()> {
@@ -253,14 +246,14 @@ impl SqliteStore {
         limit: usize,
     ) -> Result<Vec<Message>> {
         let mut due = self
-            .lane_rows(LAST_CHANCES, lane, now, in_flight, limit, Some(now))
+            .lane_rows(&LAST_CHANCES, lane, now, in_flight, limit, Some(now))
             .await?;
         if due.len() < limit {
             let mut taken = in_flight.to_vec();
             taken.extend(due.iter().map(|row| row.id));
             let rest = limit - due.len();
             due.extend(
-                self.lane_rows(DUE, lane, now, &taken, rest, Some(now))
+                self.lane_rows(&DUE, lane, now, &taken, rest, Some(now))
                     .await?,
             );
         }
@@ -274,36 +267,36 @@ impl SqliteStore {
         in_flight: &[MessageId],
         limit: usize,
     ) -> Result<Vec<Message>> {
-        self.lane_rows(OVERAGED, lane, lived_from, in_flight, limit, None)
+        self.lane_rows(&OVERAGED, lane, lived_from, in_flight, limit, None)
             .await
     }
 
     async fn lane_rows(
         &self,
-        statement: &'static str,
+        select: &Select,
         lane: &Lane,
         until: UnixMs,
         in_flight: &[MessageId],
         limit: usize,
         now: Option<UnixMs>,
     ) -> Result<Vec<Message>> {
-        let rows = sqlx::query(statement)
-            .bind(lane.account.as_str())
-            .bind(corp_word(lane))
-            .bind(until.0)
-            .bind(ids_json(in_flight))
-            .bind(limit_word(limit))
-            .fetch_all(&self.readers)
-            .await?;
-        self.sound(&rows, now).await
+        let in_flight = ids_json(in_flight);
+        let rows = batch::read(Source::Pool(&self.readers), select, |query| {
+            query
+                .bind(lane.account.as_str().to_owned())
+                .bind(corp_word(lane).to_owned())
+                .bind(until.0)
+                .bind(in_flight.clone())
+                .bind(limit_word(limit))
+        });
+        self.sound(rows.await?, now).await
     }
 
     /// The rows that are messages; the others are set aside.
-    async fn sound(&self, rows: &[SqliteRow], now: Option<UnixMs>) -> Result<Vec<Message>> {
+    async fn sound(&self, rows: Vec<Decoded>, now: Option<UnixMs>) -> Result<Vec<Message>> {
         let mut sound = Vec::with_capacity(rows.len());
         let mut bad = Vec::new();
-        for row in rows {
-            let decoded = decode(row);
+        for decoded in rows {
             match decoded.invalid {
                 None => sound.push(decoded.message),
                 Some(column) => bad.push((decoded.message.id, column)),

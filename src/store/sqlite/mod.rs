@@ -4,6 +4,7 @@
 //! `migrate` (the schema's versions), `lock` (one daemon a file), `writer` (transactions), `rows` (decoding), `claims`,
 //! `results`, `commands`, `retention` (the trait's methods by who calls them), `wakeup`, `error`.
 
+mod batch;
 mod claims;
 mod commands;
 mod error;
@@ -72,13 +73,14 @@ impl SqliteStore {
     pub async fn plans(&self) -> Result<Vec<(&'static str, String)>> {
         let statements = [
             ("lanes", claims::LANES),
-            ("arrivals", claims::ARRIVALS),
-            ("last chances", claims::LAST_CHANCES),
-            ("due", claims::DUE),
-            ("overaged", claims::OVERAGED),
+            ("arrivals", claims::ARRIVALS.text),
+            ("last chances", claims::LAST_CHANCES.text),
+            ("due", claims::DUE.text),
+            ("overaged", claims::OVERAGED.text),
             ("admit", claims::ADMIT),
-            ("rows", results::ROWS),
+            ("rows", results::ROWS.text),
             ("update", results::UPDATE),
+            ("move on", results::MOVE_ON),
             ("stale", claims::STALE),
             ("pending totals", commands::PENDING_TOTALS),
             ("final totals", commands::FINAL_TOTALS),

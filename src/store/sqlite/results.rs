@@ -1,43 +1,63 @@
 //! The reconciler's group commit: many outcomes, one transaction, a handful of statements.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde::Serialize;
 use sqlx::sqlite::SqliteConnection;
 
+use super::batch::{self, Select, Source, select};
 use super::claims::set_aside;
-use super::rows::{Cells, columns, decode};
+use super::rows::Cells;
 use super::{SqliteStore, corp_word, ids_json, lane_of, not_json};
-use crate::receipt::{Message, MessageId, Outcome, UnixMs, UserId};
+use crate::receipt::{ErrorCode, Message, MessageId, Outcome, SendStatus, State, UnixMs, UserId};
 use crate::store::{CallCount, Found, HabitsRow, Result, Writes};
 
 /// ?1: ids.
-pub(super) const ROWS: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM messages WHERE id IN (SELECT value FROM json_each(?1))"
-);
+pub(super) const ROWS: Select =
+    select!(" FROM messages WHERE id IN (SELECT value FROM json_each(?1))");
 
 /// ?1: readers as `[process_query_key, user_id, seen_after, seen_at]`. Who is known already stays as recorded.
 const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true
-    ON CONFLICT DO NOTHING
-    RETURNING process_query_key, user_id";
+    ON CONFLICT DO NOTHING";
 
-/// ?1: rows in the order of [`Owned`].
+const LAST_READER: &str = "SELECT ifnull(max(id), 0) FROM readers";
+
+/// ?1: the last reader before. As one text: see [`batch`].
+const NEW_READERS: &str = "SELECT json_group_array(json_array(process_query_key, user_id))
+    FROM (SELECT process_query_key, user_id FROM readers WHERE id > ?1 ORDER BY id)";
+
+/// ?1: rows in the order of [`Owned`]. All that receiptd owns, for a row that changes its state or its place.
 pub(super) const UPDATE: &str = "UPDATE messages
-    SET state = new.state, send_status = new.send_status, reader_count = new.reader_count,
-        last_polled_at = new.last_polled_at, finished_at = new.finished_at, call_count = new.call_count,
-        last_error = new.last_error, last_error_at = new.last_error_at, next_poll_at = new.next_poll_at,
-        admitted_at = new.admitted_at, last_complete_at = new.last_complete_at,
-        answered_at = new.answered_at, last_chance_at = new.last_chance_at, blocked = new.blocked
+    SET next_poll_at = new.next_poll_at, reader_count = new.reader_count, call_count = new.call_count,
+        last_polled_at = new.last_polled_at, last_complete_at = new.last_complete_at,
+        answered_at = new.answered_at, blocked = new.blocked, send_status = new.send_status,
+        last_error = new.last_error, last_error_at = new.last_error_at, state = new.state,
+        finished_at = new.finished_at, admitted_at = new.admitted_at, last_chance_at = new.last_chance_at
     FROM (
-        SELECT value ->> 0 AS id, value ->> 1 AS state, value ->> 2 AS send_status,
-            value ->> 3 AS reader_count, value ->> 4 AS last_polled_at, value ->> 5 AS finished_at,
-            value ->> 6 AS call_count, value ->> 7 AS last_error, value ->> 8 AS last_error_at,
-            value ->> 9 AS next_poll_at, value ->> 10 AS admitted_at, value ->> 11 AS last_complete_at,
-            value ->> 12 AS answered_at, value ->> 13 AS last_chance_at, value ->> 14 AS blocked
+        SELECT value ->> 0 AS id, value ->> 1 AS next_poll_at, value ->> 2 AS reader_count,
+            value ->> 3 AS call_count, value ->> 4 AS last_polled_at, value ->> 5 AS last_complete_at,
+            value ->> 6 AS answered_at, value ->> 7 AS blocked, value ->> 8 AS send_status,
+            value ->> 9 AS last_error, value ->> 10 AS last_error_at, value ->> 11 AS state,
+            value ->> 12 AS finished_at, value ->> 13 AS admitted_at, value ->> 14 AS last_chance_at
+        FROM json_each(?1)
+    ) AS new
+    WHERE messages.id = new.id";
+
+/// As [`UPDATE`], for a row that stays pending, which most do: every column that it leaves out saves the indexes that
+/// depend on it, and the trigger on `state`.
+pub(super) const MOVE_ON: &str = "UPDATE messages
+    SET next_poll_at = new.next_poll_at, reader_count = new.reader_count, call_count = new.call_count,
+        last_polled_at = new.last_polled_at, last_complete_at = new.last_complete_at,
+        answered_at = new.answered_at, blocked = new.blocked, send_status = new.send_status,
+        last_error = new.last_error, last_error_at = new.last_error_at
+    FROM (
+        SELECT value ->> 0 AS id, value ->> 1 AS next_poll_at, value ->> 2 AS reader_count,
+            value ->> 3 AS call_count, value ->> 4 AS last_polled_at, value ->> 5 AS last_complete_at,
+            value ->> 6 AS answered_at, value ->> 7 AS blocked, value ->> 8 AS send_status,
+            value ->> 9 AS last_error, value ->> 10 AS last_error_at
         FROM json_each(?1)
     ) AS new
     WHERE messages.id = new.id";
@@ -60,23 +80,23 @@ const MARK: &str = "INSERT INTO last_commit (only_row, token) VALUES (1, ?1)
 /// Readers a statement: bounds the text that carries them.
 const READERS_A_STATEMENT: usize = 10_000;
 
-/// What receiptd owns of a row, in the order of [`UPDATE`].
+/// What receiptd owns of a row, in the order of [`UPDATE`] and [`MOVE_ON`].
 type Owned<'a> = (
     i64,
-    &'a str,
-    Option<&'a str>,
-    u32,
-    Option<i64>,
     Option<i64>,
     u32,
-    Option<&'a str>,
-    Option<i64>,
-    Option<i64>,
-    Option<i64>,
+    u32,
     Option<i64>,
     Option<i64>,
     Option<i64>,
     u8,
+    Option<&'a str>,
+    Option<&'a str>,
+    Option<i64>,
+    &'a str,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
 );
 
 /// A commit of which it is not known whether it took place.
@@ -122,8 +142,7 @@ impl SqliteStore {
         let mut found = find(connection, outcomes).await?;
         record_readers(connection, &mut found).await?;
         let writes = decide(&found);
-        drop(found);
-        write(connection, &writes).await?;
+        write(connection, &found, &writes).await?;
         let token = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         sqlx::query(MARK)
             .bind(&*token)
@@ -206,14 +225,12 @@ async fn find<'a>(
     outcomes: &'a [Outcome],
 ) -> Result<Vec<Found<'a>>> {
     let ids: Vec<MessageId> = outcomes.iter().map(|outcome| outcome.claim.id).collect();
-    let rows = sqlx::query(ROWS)
-        .bind(ids_json(&ids))
-        .fetch_all(&mut *connection)
-        .await?;
+    let ids = ids_json(&ids);
+    let source = Source::Connection(&mut *connection);
+    let rows = batch::read(source, &ROWS, |query| query.bind(ids.clone())).await?;
     let mut messages: HashMap<MessageId, Message> = HashMap::with_capacity(rows.len());
     let mut bad = Vec::new();
-    for row in &rows {
-        let decoded = decode(row);
+    for decoded in rows {
         match decoded.invalid {
             // Spoiled in flight: as good as deleted.
             Some(column) => bad.push((decoded.message.id, column)),
@@ -253,19 +270,36 @@ async fn record_readers(connection: &mut SqliteConnection, found: &mut [Found<'_
             readers.push((key, user, seen_after.0, reader.seen_at.0));
         }
     }
-    let mut new: Vec<(usize, UserId)> = Vec::new();
+    if readers.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query(LAST_READER).fetch_all(&mut *connection).await?;
+    let last = rows
+        .first()
+        .map_or(0, |row| Cells::new(row).required_number("max"));
+    let mut recorded = 0;
     for chunk in readers.chunks(READERS_A_STATEMENT) {
-        let rows = sqlx::query(READERS)
+        recorded += sqlx::query(READERS)
             .bind(json(chunk)?)
-            .fetch_all(&mut *connection)
-            .await?;
-        for row in &rows {
-            let mut cells = Cells::new(row);
-            let key = cells.text("process_query_key").unwrap_or_default();
-            let user = cells.text("user_id").unwrap_or_default();
-            if let Some(&index) = owner.get(&(key, user)) {
-                new.push((index, UserId::from(user)));
-            }
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
+    }
+    if recorded == 0 {
+        return Ok(());
+    }
+    // Nobody else writes in this transaction, and ids only grow: what lies beyond the last one is ours.
+    let rows = sqlx::query(NEW_READERS)
+        .bind(last)
+        .fetch_all(&mut *connection)
+        .await?;
+    let text = rows.first().and_then(|row| Cells::new(row).text("readers"));
+    let named: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+        serde_json::from_str(text.unwrap_or("[]")).map_err(not_json)?;
+    let mut new: Vec<(usize, UserId)> = Vec::with_capacity(named.len());
+    for (key, user) in &named {
+        if let Some(&index) = owner.get(&(&**key, &**user)) {
+            new.push((index, UserId::from(&**user)));
         }
     }
     drop(owner);
@@ -278,10 +312,25 @@ async fn record_readers(connection: &mut SqliteConnection, found: &mut [Found<'_
 }
 
 /// Writes what was decided.
-async fn write(connection: &mut SqliteConnection, writes: &Writes) -> Result<()> {
-    if !writes.messages.is_empty() {
-        let rows: Vec<Owned<'_>> = writes.messages.iter().map(owned).collect();
-        execute(connection, UPDATE, &rows).await?;
+async fn write(
+    connection: &mut SqliteConnection,
+    found: &[Found<'_>],
+    writes: &Writes,
+) -> Result<()> {
+    let before: HashMap<MessageId, &Message> = found
+        .iter()
+        .filter_map(|found| found.row.as_ref())
+        .map(|row| (row.id, row))
+        .collect();
+    let (moved, changed): (Vec<&Message>, Vec<&Message>) = writes
+        .messages
+        .iter()
+        .partition(|row| before.get(&row.id).is_some_and(|old| stays(old, row)));
+    for (statement, rows) in [(MOVE_ON, moved), (UPDATE, changed)] {
+        if !rows.is_empty() {
+            let rows: Vec<Owned<'_>> = rows.into_iter().map(owned).collect();
+            execute(connection, statement, &rows).await?;
+        }
     }
     if !writes.calls.is_empty() {
         let calls: Vec<_> = writes
@@ -311,6 +360,15 @@ async fn write(connection: &mut SqliteConnection, writes: &Writes) -> Result<()>
     Ok(())
 }
 
+/// Whether [`MOVE_ON`] writes all that differs.
+fn stays(old: &Message, new: &Message) -> bool {
+    old.state == State::Pending
+        && new.state == State::Pending
+        && old.admitted_at == new.admitted_at
+        && old.last_chance_at == new.last_chance_at
+        && old.finished_at == new.finished_at
+}
+
 async fn execute<T: Serialize + Sync>(
     connection: &mut SqliteConnection,
     statement: &'static str,
@@ -331,24 +389,20 @@ fn owned(row: &Message) -> Owned<'_> {
     let moment = |at: Option<UnixMs>| at.map(|at| at.0);
     (
         row.id.0,
-        row.state.as_str(),
-        row.send_status
-            .as_ref()
-            .map(crate::receipt::SendStatus::as_str),
-        row.reader_count,
-        moment(row.last_polled_at),
-        moment(row.finished_at),
-        row.call_count,
-        row.last_error
-            .as_ref()
-            .map(crate::receipt::ErrorCode::as_str),
-        moment(row.last_error_at),
         moment(row.next_poll_at),
-        moment(row.admitted_at),
+        row.reader_count,
+        row.call_count,
+        moment(row.last_polled_at),
         moment(row.last_complete_at),
         moment(row.answered_at),
-        moment(row.last_chance_at),
         u8::from(row.blocked),
+        row.send_status.as_ref().map(SendStatus::as_str),
+        row.last_error.as_ref().map(ErrorCode::as_str),
+        moment(row.last_error_at),
+        row.state.as_str(),
+        moment(row.finished_at),
+        moment(row.admitted_at),
+        moment(row.last_chance_at),
     )
 }
 
@@ -356,7 +410,7 @@ fn owned(row: &Message) -> Owned<'_> {
 mod tests {
     use super::super::testing;
     use super::*;
-    use crate::receipt::{State, WalkEnd};
+    use crate::receipt::WalkEnd;
     use crate::store::Store as _;
 
     /// A COMMIT that failed may have taken place all the same: repeated, its calls must not be counted twice.
