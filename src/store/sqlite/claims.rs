@@ -97,7 +97,7 @@ pub(super) const ADMIT: &str = "UPDATE messages
     FROM (
         SELECT value ->> 0 AS id, value ->> 1 AS next_poll_at, value ->> 2 AS last_chance_at,
             value ->> 3 AS admitted_at
-        FROM json_each(?1)
+        FROM jsonb_each(?1)
     ) AS new
     WHERE messages.id = new.id AND +messages.state = 'pending' AND +messages.admitted_at IS NULL";
 
@@ -106,7 +106,7 @@ const SET_ASIDE: &str = "UPDATE messages
     SET state = 'failed', last_error = 'row.invalid: ' || new.invalid,
         last_error_at = ifnull(?2, CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)),
         finished_at = ifnull(?2, CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER))
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS invalid FROM json_each(?1)) AS new
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS invalid FROM jsonb_each(?1)) AS new
     WHERE messages.id = new.id AND +messages.state = 'pending'";
 
 /// As [`SET_ASIDE`], for the lanes of the given rows, a thousand rows at most.
@@ -116,7 +116,7 @@ const SET_LANES_ASIDE: &str = "UPDATE messages
         finished_at = CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)
     FROM (
         SELECT n.id, new.invalid
-        FROM (SELECT value ->> 0 AS id, value ->> 1 AS invalid FROM json_each(?1)) AS new
+        FROM (SELECT value ->> 0 AS id, value ->> 1 AS invalid FROM jsonb_each(?1)) AS new
         CROSS JOIN messages AS m ON m.id = new.id
         CROSS JOIN messages AS n INDEXED BY messages_due
             ON n.state = 'pending' AND n.admitted_at IS NOT NULL
@@ -137,7 +137,7 @@ const NOTE_ERROR: &str = "UPDATE messages SET last_error = ?2, last_error_at = ?
 
 /// ?1: claims as `[id, fence]`.
 pub(super) const STALE: &str = "SELECT claim.id
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence FROM json_each(?1)) AS claim
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS fence FROM jsonb_each(?1)) AS claim
     LEFT JOIN messages AS m ON m.id = claim.id
     WHERE m.id IS NULL OR m.state <> 'pending' OR m.next_poll_at IS NOT claim.fence";
 

@@ -1,8 +1,8 @@
 //! The store in one SQLite file that other processes read and write too.
 //!
 //! One connection writes, a few read, one watches for other processes' commits. Files by concern: `open` (pragmas, roles),
-//! `migrate` (the schema's versions), `lock` (one daemon a file), `writer` (transactions), `rows` (decoding), `claims`,
-//! `results`, `commands`, `retention` (the trait's methods by who calls them), `wakeup`, `error`.
+//! `migrate` (the schema's versions), `lock` (one daemon a file), `writer` (transactions), `rows` and `batch` (decoding),
+//! `claims`, `results` with `writes`, `commands`, `retention` (the trait's methods by who calls them), `wakeup`, `error`.
 
 mod batch;
 mod claims;
@@ -16,6 +16,7 @@ mod retention;
 mod rows;
 mod wakeup;
 mod writer;
+mod writes;
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqlitePool;
@@ -79,8 +80,8 @@ impl SqliteStore {
             ("overaged", claims::OVERAGED.text),
             ("admit", claims::ADMIT),
             ("rows", results::ROWS.text),
-            ("update", results::UPDATE),
-            ("move on", results::MOVE_ON),
+            ("update", writes::UPDATE),
+            ("move on", writes::MOVE_ON),
             ("stale", claims::STALE),
             ("pending totals", commands::PENDING_TOTALS),
             ("final totals", commands::FINAL_TOTALS),
