@@ -2,6 +2,8 @@
 //!
 //! Methods are grouped by who calls them. The behaviour suite in `tests/store` is what a backend has to pass.
 
+pub mod sqlite;
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -54,7 +56,7 @@ pub struct LaneDue {
 pub struct Found<'a> {
     /// What the walk brought.
     pub outcome: &'a Outcome,
-    /// The row; `None` where a feeder deleted it (its readers are then not recorded).
+    /// The row; `None` where a feeder deleted or spoiled it (its readers are then not recorded).
     pub row: Option<Message>,
     /// The readers recorded just now, in the order seen.
     pub new_readers: Vec<UserId>,
@@ -132,7 +134,7 @@ pub struct LaneTotals {
     pub lane: Lane,
     /// Pending rows, new ones included.
     pub pending: u64,
-    /// Pending rows that are due.
+    /// Pending rows that are due; a new one is due from its insert on, or from its feeder's `next_poll_at`.
     pub due: u64,
     /// The due moment of the row that has been due longest.
     pub oldest_due: Option<UnixMs>,
@@ -189,8 +191,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Message>>> + Send;
 
-    /// Due rows of a lane whose `lives_from` is not after `lived_from`: rows at the end of their life in a lane that
-    /// may not call.
+    /// Admitted rows of a lane whose `lives_from` is not after `lived_from`: rows at the end of their life in a lane
+    /// that may not call. May read all of the lane's rows: for once a while, not for every beat.
     fn overaged(
         &self,
         lane: &Lane,
@@ -199,7 +201,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Message>>> + Send;
 
-    /// Notes `code` on a lane's pending rows that do not bear it yet, at most `limit` of them; how many were noted.
+    /// Notes `code` on a lane's admitted pending rows that do not bear it yet, at most `limit` of them; how many were
+    /// noted. May read all of the lane's rows: for once a while, not for every beat.
     fn note_lane_error(
         &self,
         lane: &Lane,
@@ -215,7 +218,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<MessageId>>> + Send;
 
     /// Pulls pending rows that receiptd scheduled after `latest` forward to `latest`, at most `limit` of them; how
-    /// many were pulled. For a wall clock that was set back.
+    /// many were pulled. A feeder's own `next_poll_at` holds. For a wall clock that was set back.
     fn pull_forward(
         &self,
         latest: UnixMs,
@@ -228,7 +231,11 @@ pub trait Store: Send + Sync + 'static {
     // --- the reconciler ----------------------------------------------------------------------------------------
 
     /// One IMMEDIATE transaction for many outcomes: records the readers, asks `decide` what follows, writes that.
-    /// `decide` may be called again when the store has to begin again.
+    /// No two outcomes name the same row. `decide` may be called again when the store has to begin again.
+    ///
+    /// After an error the same outcomes are to be given again, alone, until that succeeds: only so can the store tell
+    /// that an attempt whose outcome was unknown took place after all (`decide` is not called then), and nothing is
+    /// counted twice. Not to be dropped half way without such a repeat, for the same reason.
     fn commit<D>(&self, outcomes: &[Outcome], decide: D) -> impl Future<Output = Result<()>> + Send
     where
         D: FnMut(&[Found<'_>]) -> Writes + Send;

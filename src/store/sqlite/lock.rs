@@ -1,0 +1,151 @@
+//! One daemon a file: a lock beside the database.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The right to serve a database, until dropped. The kernel takes it back from a process that dies.
+#[derive(Debug)]
+pub struct DaemonLock {
+    // Held, never read again: the lock belongs to the open file.
+    _file: File,
+}
+
+/// Why there is no lock.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another daemon serves this file.
+    #[error(
+        "another receiptd{} already serves this database (it holds {}): stop that one first",
+        pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
+        path.display()
+    )]
+    Held {
+        /// Who; `None` if the holder had not written it yet.
+        pid: Option<u32>,
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The lock file could not be opened or written.
+    #[error("{}: the lock file can't be used: {source}", path.display())]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl DaemonLock {
+    /// Takes the lock beside `database` and writes this process's id into it.
+    pub fn acquire(database: &Path) -> Result<Self, LockError> {
+        let path = lock_path(database);
+        let failed = |source| LockError::Io {
+            path: path.clone(),
+            source,
+        };
+        let mut file = open_for_all(&path).map_err(failed)?;
+        // Whoever asks for the holder (`status`) holds the file for a moment itself: not every refusal is a daemon.
+        const ATTEMPTS: u32 = 5;
+        for attempt in 1..=ATTEMPTS {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if attempt < ATTEMPTS => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(LockError::Held {
+                        pid: read_pid(&mut file),
+                        path,
+                    });
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+        }
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(failed)?;
+        Ok(Self { _file: file })
+    }
+
+    /// The process id of the daemon that serves `database`; 0 if it did not say. `None` if none does.
+    pub fn holder(database: &Path) -> Option<u32> {
+        let mut file = File::open(lock_path(database)).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Some(read_pid(&mut file).unwrap_or(0)),
+            Ok(()) | Err(TryLockError::Error(_)) => None,
+        }
+    }
+}
+
+/// `<database>.lock`, beside the file that a symbolic link leads to.
+pub fn lock_path(database: &Path) -> PathBuf {
+    beside(database, ".lock")
+}
+
+/// A file beside the database, named after it.
+pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let real = std::fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
+    let mut name = real.into_os_string();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Opens for reading and writing, and creates with all that the umask leaves to owner and group: feeders in the group
+/// write here too.
+pub(super) fn open_for_all(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o660);
+    }
+    options.open(path)
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_refused_and_told_who_the_first_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("receiptd.db");
+        assert_eq!(DaemonLock::holder(&database), None);
+        let first = DaemonLock::acquire(&database).unwrap();
+        assert_eq!(DaemonLock::holder(&database), Some(std::process::id()));
+        let second = DaemonLock::acquire(&database).unwrap_err();
+        let LockError::Held { pid, .. } = &second else {
+            panic!("{second}");
+        };
+        assert_eq!(*pid, Some(std::process::id()));
+        assert!(second.to_string().contains(&std::process::id().to_string()));
+        drop(first);
+        assert_eq!(DaemonLock::holder(&database), None);
+        DaemonLock::acquire(&database).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_symbolic_link_leads_to_the_same_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("receiptd.db");
+        let link = dir.path().join("link.db");
+        File::create(&database).unwrap();
+        std::os::unix::fs::symlink(&database, &link).unwrap();
+        let _first = DaemonLock::acquire(&database).unwrap();
+        assert!(matches!(
+            DaemonLock::acquire(&link),
+            Err(LockError::Held { .. })
+        ));
+    }
+}

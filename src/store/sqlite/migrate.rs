@@ -1,0 +1,189 @@
+//! The schema's versions, embedded.
+
+use std::path::Path;
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{Connection as _, Row as _, SqlSafeStr as _};
+
+use super::open::OpenError;
+use crate::store::StoreError;
+
+/// A migration that is about to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Migrating<'a> {
+    /// The version it leads to.
+    pub version: i64,
+    /// What it does.
+    pub description: &'a str,
+}
+
+/// Every migration: version, name, text. One that was released is never changed again: its checksum is in the files.
+const MIGRATIONS: &[(i64, &str, &str)] = &[(
+    1,
+    "tables",
+    include_str!("../../../migrations/sqlite/0001_tables.sql"),
+)];
+
+fn migrator() -> Migrator {
+    let migrations = MIGRATIONS.iter().map(|&(version, name, text)| {
+        Migration::new(
+            version,
+            name.into(),
+            MigrationType::Simple,
+            text.into_sql_str(),
+            false,
+        )
+    });
+    Migrator::with_migrations(migrations.collect())
+}
+
+fn known() -> i64 {
+    MIGRATIONS.last().map_or(0, |&(version, ..)| version)
+}
+
+/// Brings the schema up to date in one IMMEDIATE transaction: of two starters one waits, then finds nothing to do.
+pub(super) async fn migrate(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    migrating: &mut (dyn FnMut(Migrating<'_>) + Send),
+) -> Result<(), OpenError> {
+    let refused = |source: StoreError| OpenError::Store {
+        path: path.to_owned(),
+        source,
+    };
+    let mut transaction = connection
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .map_err(|error| refused(error.into()))?;
+    let applied = applied(path, &mut transaction).await?;
+    let migrator = migrator();
+    for migration in migrator.iter() {
+        if applied.contains(&migration.version) {
+            continue;
+        }
+        migrating(Migrating {
+            version: migration.version,
+            description: &migration.description,
+        });
+        fail::fail_point!("store.migrate");
+        migrator
+            .run_direct(Some(migration.version), &mut *transaction, false)
+            .await
+            .map_err(|source| failed(path, source))?;
+    }
+    // Also where nothing is pending: proves that what was applied is what we know.
+    migrator
+        .run_direct(None, &mut *transaction, false)
+        .await
+        .map_err(|source| failed(path, source))?;
+    transaction
+        .commit()
+        .await
+        .map_err(|error| refused(error.into()))
+}
+
+/// Refuses a schema that is not today's.
+pub(super) async fn check(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    let applied = applied(path, connection).await?;
+    if MIGRATIONS
+        .iter()
+        .all(|(version, ..)| applied.contains(version))
+    {
+        Ok(())
+    } else {
+        Err(OpenError::Outdated(path.to_owned()))
+    }
+}
+
+/// The versions in the file, none of them newer than we are.
+async fn applied(path: &Path, connection: &mut SqliteConnection) -> Result<Vec<i64>, OpenError> {
+    let refused = |error: sqlx::Error| OpenError::Store {
+        path: path.to_owned(),
+        source: error.into(),
+    };
+    let table = sqlx::query("SELECT 1 FROM sqlite_master WHERE name = '_sqlx_migrations'")
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(refused)?;
+    if table.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query("SELECT version FROM _sqlx_migrations ORDER BY version")
+        .fetch_all(connection)
+        .await
+        .map_err(refused)?;
+    let versions: Vec<i64> = rows
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()
+        .map_err(refused)?;
+    match versions.last() {
+        Some(&found) if found > known() => Err(OpenError::Newer {
+            path: path.to_owned(),
+            found,
+            known: known(),
+        }),
+        _ => Ok(versions),
+    }
+}
+
+/// A migration's error; a lock or a full disk keep their names.
+fn failed(path: &Path, source: sqlx::migrate::MigrateError) -> OpenError {
+    OpenError::Migration {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_ascend_and_every_file_is_embedded() {
+        assert!(MIGRATIONS.is_sorted_by(|a, b| a.0 < b.0));
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/sqlite");
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), MIGRATIONS.len());
+        assert_eq!(known(), 1);
+    }
+
+    /// Feeders open the file with whatever SQLite they have: see the head of the first migration.
+    #[test]
+    fn the_schema_needs_nothing_newer_than_sqlite_3_24() {
+        for (version, _, text) in MIGRATIONS {
+            let code: String = text
+                .lines()
+                .map(|line| line.split("--").next().unwrap_or_default())
+                .collect::<Vec<_>>()
+                .join("\n")
+                .to_lowercase();
+            let newer = [
+                "strict",
+                "generated",
+                "unixepoch",
+                "octet_length",
+                "returning",
+                "iif(",
+                "->",
+                "nulls first",
+                "nulls last",
+                "subsec",
+                "materialized",
+                "update from",
+                "drop column",
+                "concat(",
+                "unhex(",
+                "if(",
+                "json",
+                "true",
+                "false",
+                "over (",
+                "filter (",
+            ];
+            for word in newer {
+                assert!(!code.contains(word), "migration {version} uses {word}");
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Opening the file: whose it is, in which mode, and that every pragma took.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+
+use super::lock::open_for_all;
+use super::migrate::{self, Migrating};
+use super::wakeup::{FileId, Wakeup};
+use super::writer::Writer;
+use super::{APPLICATION_ID, SqliteStore};
+use crate::settings::{Database, Synchronous};
+use crate::store::{LOCK_PATIENCE, StoreError};
+
+/// What the file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The daemon, `migrate`, `demo`: creates the file where there is none and brings its schema up to date.
+    Owner,
+    /// A command that writes, beside a daemon or without one: the file must exist, with today's schema.
+    Writer,
+    /// A command that reads: as `Writer`, and nothing can be written.
+    Reader,
+}
+
+/// Why the database can't be used. Each text names the file and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Nothing there.
+    #[error("{}: there is no database yet: `receiptd run` or `receiptd migrate` creates it", .0.display())]
+    Missing(PathBuf),
+    /// The file could not be created or looked at.
+    #[error("{}: the database file can't be opened or created: {source}", path.display())]
+    File {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another program's database.
+    #[error("{}: this is another program's database ({found}): choose another file in [database] url", path.display())]
+    Foreign {
+        /// The database.
+        path: PathBuf,
+        /// What gives it away.
+        found: String,
+    },
+    /// Written by a later receiptd.
+    #[error(
+        "{}: its schema has version {found}, this receiptd knows versions up to {known}: install the receiptd that wrote it, or a later one",
+        path.display()
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// Written by an earlier receiptd, and this role does not migrate.
+    #[error("{}: its schema is of an earlier receiptd: `receiptd migrate` brings it up to date", .0.display())]
+    Outdated(PathBuf),
+    /// A pragma did not take.
+    #[error("{}: {pragma} is {found}, not {wanted}{hint}", path.display())]
+    Pragma {
+        /// The database.
+        path: PathBuf,
+        /// Which one.
+        pragma: &'static str,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        wanted: String,
+        /// What the reason may be.
+        hint: &'static str,
+    },
+    /// A migration failed, and was rolled back.
+    #[error("{}: the schema could not be brought up to date, nothing was changed: {source}", path.display())]
+    Migration {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: sqlx::migrate::MigrateError,
+    },
+    /// SQLite refused.
+    #[error("{}: {source}", path.display())]
+    Store {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+}
+
+impl From<OpenError> for StoreError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Store { source, .. } => source,
+            other => Self::Unusable(other.to_string()),
+        }
+    }
+}
+
+/// The WAL is cut back to this many bytes when it starts anew after it had to grow (a long reader).
+const JOURNAL_SIZE_LIMIT: i64 = 64 << 20;
+/// Pages after which a commit of ours also checkpoints: 16 MiB, so that a checkpoint's fsyncs are shared by many
+/// commits (SQLite's own default is a quarter of it).
+const AUTOCHECKPOINT_PAGES: i64 = 4000;
+/// Connections that read at once: the scheduler's, the summary's, and one to spare.
+const READERS: u32 = 3;
+
+/// Opens connections to one file, each checked.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    path: PathBuf,
+    synchronous: Synchronous,
+    role: Role,
+}
+
+impl Connector {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn options(&self) -> SqliteConnectOptions {
+        let synchronous = match self.synchronous {
+            Synchronous::Full => "FULL",
+            Synchronous::Normal => "NORMAL",
+        };
+        SqliteConnectOptions::new()
+            .filename(&self.path)
+            .read_only(self.role == Role::Reader)
+            .busy_timeout(LOCK_PATIENCE)
+            .foreign_keys(true)
+            .pragma("synchronous", synchronous)
+            .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT.to_string())
+            .pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES.to_string())
+            .thread_name(|number| format!("sqlite-{number}"))
+            .disable_statement_logging()
+    }
+
+    /// A connection that writes, or as much of one as the role allows.
+    pub(super) async fn connect(&self) -> Result<SqliteConnection, OpenError> {
+        let mut connection = self.connect_unchecked().await?;
+        self.check_pragmas(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// A connection that can't write.
+    pub(super) async fn connect_reading(&self) -> Result<SqliteConnection, OpenError> {
+        let mut connection = self.connect().await?;
+        sqlx::query("PRAGMA query_only = ON")
+            .execute(&mut connection)
+            .await
+            .map_err(|error| self.failed(error))?;
+        Ok(connection)
+    }
+
+    async fn connect_unchecked(&self) -> Result<SqliteConnection, OpenError> {
+        self.options()
+            .connect()
+            .await
+            .map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: impl Into<StoreError>) -> OpenError {
+        OpenError::Store {
+            path: self.path.clone(),
+            source: error.into(),
+        }
+    }
+
+    /// A pool of connections that can't write. They are never retired nor tested: a file does not hang up.
+    fn reading_pool(&self) -> SqlitePool {
+        let checker = self.clone();
+        SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .min_connections(0)
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .acquire_timeout(Duration::from_secs(4))
+            .after_connect(move |connection, _| {
+                let checker = checker.clone();
+                Box::pin(async move {
+                    let checked = checker.check_pragmas(connection).await;
+                    checked.map_err(|error| sqlx::Error::Configuration(Box::new(error)))
+                })
+            })
+            .connect_lazy_with(self.options().pragma("query_only", "ON"))
+    }
+
+    /// Reads back every pragma that matters: SQLite ignores what it does not like.
+    async fn check_pragmas(&self, connection: &mut SqliteConnection) -> Result<(), OpenError> {
+        let wal_hint = ": another process holds the file in that mode, or its file system has no shared memory for a \
+                        write-ahead log (a network share?)";
+        let synchronous = match self.synchronous {
+            Synchronous::Full => 2,
+            Synchronous::Normal => 1,
+        };
+        let wanted = [
+            ("journal_mode", "wal".to_owned(), wal_hint),
+            ("synchronous", synchronous.to_string(), ""),
+            ("foreign_keys", "1".to_owned(), ""),
+            ("busy_timeout", LOCK_PATIENCE.as_millis().to_string(), ""),
+            ("journal_size_limit", JOURNAL_SIZE_LIMIT.to_string(), ""),
+            ("wal_autocheckpoint", AUTOCHECKPOINT_PAGES.to_string(), ""),
+        ];
+        for (pragma, wanted, hint) in wanted {
+            let found = self.pragma(connection, pragma).await?;
+            if found != wanted {
+                return Err(OpenError::Pragma {
+                    path: self.path.clone(),
+                    pragma,
+                    found,
+                    wanted,
+                    hint,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn pragma(
+        &self,
+        connection: &mut SqliteConnection,
+        pragma: &'static str,
+    ) -> Result<String, OpenError> {
+        let statement = match pragma {
+            "journal_mode" => "PRAGMA journal_mode",
+            "synchronous" => "PRAGMA synchronous",
+            "foreign_keys" => "PRAGMA foreign_keys",
+            "busy_timeout" => "PRAGMA busy_timeout",
+            "journal_size_limit" => "PRAGMA journal_size_limit",
+            "wal_autocheckpoint" => "PRAGMA wal_autocheckpoint",
+            _ => "PRAGMA application_id",
+        };
+        let rows = sqlx::query(statement)
+            .fetch_all(connection)
+            .await
+            .map_err(|error| self.failed(error))?;
+        let first = rows.first();
+        let number = first.and_then(|row| row.try_get::<i64, _>(0).ok());
+        let text = first.and_then(|row| row.try_get::<String, _>(0).ok());
+        Ok(number
+            .map(|number| number.to_string())
+            .or(text)
+            .unwrap_or_else(|| "unknown".to_owned()))
+    }
+
+    /// Refuses another program's file; whether the file is still empty.
+    async fn is_empty(&self, connection: &mut SqliteConnection) -> Result<bool, OpenError> {
+        let id = self.pragma(connection, "application_id").await?;
+        if id == APPLICATION_ID.to_string() {
+            return Ok(false);
+        }
+        let rows = sqlx::query("SELECT name FROM sqlite_master ORDER BY rowid LIMIT 1")
+            .fetch_all(connection)
+            .await
+            .map_err(|error| self.failed(error))?;
+        let table = rows
+            .first()
+            .map(|row| row.try_get::<String, _>(0).unwrap_or_default());
+        match table {
+            None if id == "0" => Ok(true),
+            None => Err(self.foreign(format!("its application_id is {id}"))),
+            Some(table) => Err(self.foreign(format!("it holds {table:?}"))),
+        }
+    }
+
+    fn foreign(&self, found: String) -> OpenError {
+        OpenError::Foreign {
+            path: self.path.clone(),
+            found,
+        }
+    }
+
+    /// Turns the write-ahead log on. That needs the file for a moment alone, and no busy time-out covers it.
+    async fn turn_wal_on(&self, connection: &mut SqliteConnection) -> Result<(), OpenError> {
+        let started = Instant::now();
+        loop {
+            let turned = sqlx::query("PRAGMA journal_mode = WAL")
+                .execute(&mut *connection)
+                .await
+                .map_err(StoreError::from);
+            match turned {
+                Ok(_) => return Ok(()),
+                Err(StoreError::Busy) if started.elapsed() < LOCK_PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+    }
+}
+
+/// Opens the store; `migrating` hears of every migration before it runs.
+pub(super) async fn open(
+    database: &Database,
+    role: Role,
+    migrating: &mut (dyn FnMut(Migrating<'_>) + Send),
+) -> Result<SqliteStore, OpenError> {
+    let path = &database.path;
+    let file_error = |source| OpenError::File {
+        path: path.clone(),
+        source,
+    };
+    match role {
+        // SQLite would create it for its owner alone to write, and gives -wal and -shm the mode of the file.
+        Role::Owner => drop(open_for_all(path).map_err(file_error)?),
+        Role::Writer | Role::Reader => match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Err(OpenError::Missing(path.clone())),
+            Err(source) => return Err(file_error(source)),
+        },
+    }
+    let connector = Connector {
+        path: path.clone(),
+        synchronous: database.synchronous,
+        role,
+    };
+    let mut connection = connector.connect_unchecked().await?;
+    let empty = connector.is_empty(&mut connection).await?;
+    if role == Role::Owner {
+        connector.turn_wal_on(&mut connection).await?;
+        migrate::migrate(path, &mut connection, migrating).await?;
+    } else if empty {
+        return Err(OpenError::Missing(path.clone()));
+    } else {
+        migrate::check(path, &mut connection).await?;
+    }
+    connector.check_pragmas(&mut connection).await?;
+    let file = FileId::of(path).map_err(file_error)?;
+    let watching = connector.connect_reading().await?;
+    let first = if role == Role::Reader {
+        // Opened for reading only: an attempt to write says so.
+        let _ = connection.close().await;
+        None
+    } else {
+        Some(connection)
+    };
+    Ok(SqliteStore {
+        readers: connector.reading_pool(),
+        wakeup: Wakeup::new(path.clone(), file, watching),
+        writer: Writer::new(connector, first),
+        unsure: tokio::sync::Mutex::new(None),
+    })
+}

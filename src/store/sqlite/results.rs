@@ -1,0 +1,303 @@
+//! The reconciler's group commit: many outcomes, one transaction, a handful of statements.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::batch::{self, Select, Source, select};
+use super::claims::set_aside;
+use super::rows::Cells;
+use super::writes::{json, write};
+use super::{SqliteStore, ids_json, lane_of, not_json};
+use crate::receipt::{Message, MessageId, Outcome, UserId};
+use crate::store::{CallCount, Found, HabitsRow, Result, Writes};
+
+/// ?1: ids.
+pub(super) const ROWS: Select =
+    select!(" FROM messages WHERE id IN (SELECT value FROM json_each(?1))");
+
+/// ?1: readers as `[process_query_key, user_id, seen_after, seen_at]`. Who is known already stays as recorded.
+const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1) WHERE true
+    ON CONFLICT DO NOTHING";
+
+const LAST_READER: &str = "SELECT ifnull(max(id), 0) FROM readers";
+
+/// ?1: the last reader before. As one text: see [`batch`].
+const NEW_READERS: &str = "SELECT json_group_array(json_array(process_query_key, user_id))
+    FROM (SELECT process_query_key, user_id FROM readers WHERE id > ?1 ORDER BY id)";
+
+/// ?1: the transaction's token.
+const MARK: &str = "INSERT INTO last_commit (only_row, token) VALUES (1, ?1)
+    ON CONFLICT (only_row) DO UPDATE SET token = excluded.token";
+
+/// Readers a statement: bounds the text that carries them.
+const READERS_A_STATEMENT: usize = 10_000;
+
+/// A commit of which it is not known whether it took place.
+#[derive(Debug)]
+pub(super) struct Unsure {
+    token: String,
+    outcomes: u64,
+}
+
+/// Tells a repeated batch from another one: no walk starts and ends twice.
+fn fingerprint(outcomes: &[Outcome]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for outcome in outcomes {
+        let Outcome {
+            claim,
+            started_at,
+            ended_at,
+            calls,
+            ..
+        } = outcome;
+        (claim.id, claim.fence, started_at, ended_at, calls).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+impl SqliteStore {
+    pub(super) async fn commit_outcomes<D>(&self, outcomes: &[Outcome], mut decide: D) -> Result<()>
+    where
+        D: FnMut(&[Found<'_>]) -> Writes + Send,
+    {
+        // Held to the end: there is one reconciler, and a repeat must see what the attempt before it left here.
+        let mut unsure = self.unsure.lock().await;
+        if let Some(attempt) = &*unsure {
+            let took_place = self.last_token().await?.as_ref() == Some(&attempt.token);
+            let repeated = attempt.outcomes == fingerprint(outcomes);
+            *unsure = None;
+            if took_place && repeated {
+                return Ok(());
+            }
+        }
+        let mut transaction = self.writer.begin().await?;
+        let connection = &mut transaction.connection;
+        let mut found = find(connection, outcomes).await?;
+        record_readers(connection, &mut found).await?;
+        let writes = decide(&found);
+        write(connection, &found, &writes).await?;
+        let token = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        sqlx::query(MARK)
+            .bind(&*token)
+            .execute(&mut *connection)
+            .await?;
+        fail::fail_point!("store.commit.before");
+        // Before the COMMIT and not after its failure: this future may be dropped while it waits for it.
+        *unsure = Some(Unsure {
+            token: token.clone(),
+            outcomes: fingerprint(outcomes),
+        });
+        if let Err(error) = transaction.commit().await {
+            // Ask at once: mostly the answer is clear. Where it can't be had, the repeat asks.
+            let took_place = match self.last_token().await {
+                Ok(last) => last == Some(token),
+                Err(_) => return Err(error),
+            };
+            if !took_place {
+                *unsure = None;
+                return Err(error);
+            }
+        }
+        *unsure = None;
+        fail::fail_point!("store.commit.after");
+        Ok(())
+    }
+
+    /// The token of the last transaction of results.
+    async fn last_token(&self) -> Result<Option<String>> {
+        // On a connection that reads what is committed, which the writer's may not after a failure.
+        let rows = sqlx::query("SELECT token FROM last_commit")
+            .fetch_all(&self.readers)
+            .await?;
+        Ok(rows
+            .first()
+            .and_then(|row| Cells::new(row).text("token").map(str::to_owned)))
+    }
+
+    pub(super) async fn stored_habits(&self) -> Result<Vec<HabitsRow>> {
+        let rows = sqlx::query("SELECT account, corp_id, habits FROM habits")
+            .fetch_all(&self.readers)
+            .await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                let mut cells = Cells::new(row);
+                Some(HabitsRow {
+                    lane: lane_of(&mut cells)?,
+                    habits: cells.text("habits")?.to_owned(),
+                })
+            })
+            .collect())
+    }
+
+    pub(super) async fn calls_of(&self, month: &str) -> Result<Vec<CallCount>> {
+        let rows = sqlx::query(
+            "SELECT account, corp_id, calls, throttled FROM api_calls WHERE month = ?1",
+        )
+        .bind(month)
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                let mut cells = Cells::new(row);
+                Some(CallCount {
+                    lane: lane_of(&mut cells)?,
+                    month: month.to_owned(),
+                    calls: super::count(cells.number("calls")?),
+                    throttled: super::count(cells.number("throttled")?),
+                })
+            })
+            .collect())
+    }
+}
+
+/// The outcomes' rows as they are now.
+async fn find<'a>(
+    connection: &mut SqliteConnection,
+    outcomes: &'a [Outcome],
+) -> Result<Vec<Found<'a>>> {
+    let ids: Vec<MessageId> = outcomes.iter().map(|outcome| outcome.claim.id).collect();
+    let ids = ids_json(&ids);
+    let source = Source::Connection(&mut *connection);
+    let rows = batch::read(source, &ROWS, |query| query.bind(ids.clone())).await?;
+    let mut messages: HashMap<MessageId, Message> = HashMap::with_capacity(rows.len());
+    let mut bad = Vec::new();
+    for decoded in rows {
+        match decoded.invalid {
+            // Spoiled in flight: as good as deleted.
+            Some(column) => bad.push((decoded.message.id, column)),
+            None => drop(messages.insert(decoded.message.id, decoded.message)),
+        }
+    }
+    if !bad.is_empty() {
+        let now = outcomes.iter().map(|outcome| outcome.ended_at).max();
+        set_aside(connection, &bad, now).await?;
+    }
+    Ok(outcomes
+        .iter()
+        .map(|outcome| Found {
+            outcome,
+            // A row that bears another key by now is another message.
+            row: messages
+                .get(&outcome.claim.id)
+                .filter(|row| row.key == outcome.claim.key)
+                .cloned(),
+            new_readers: Vec::new(),
+        })
+        .collect())
+}
+
+/// Inserts the readers, and notes which were new.
+async fn record_readers(connection: &mut SqliteConnection, found: &mut [Found<'_>]) -> Result<()> {
+    let mut readers = Vec::new();
+    // Whose a reader is; of a key's readers named twice in a batch, the first counts.
+    let mut owner: HashMap<(&str, &str), usize> = HashMap::new();
+    for (index, found) in found.iter().enumerate() {
+        let Some(row) = &found.row else { continue };
+        let seen_after = row.last_complete_at.unwrap_or(row.sent_at);
+        for reader in &found.outcome.readers {
+            let key = found.outcome.claim.key.as_str();
+            let user = reader.user_id.as_str();
+            owner.entry((key, user)).or_insert(index);
+            readers.push((key, user, seen_after.0, reader.seen_at.0));
+        }
+    }
+    if readers.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query(LAST_READER).fetch_all(&mut *connection).await?;
+    let last = rows
+        .first()
+        .map_or(0, |row| Cells::new(row).required_number("max"));
+    let mut recorded = 0;
+    for chunk in readers.chunks(READERS_A_STATEMENT) {
+        recorded += sqlx::query(READERS)
+            .bind(json(chunk)?)
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
+    }
+    if recorded == 0 {
+        return Ok(());
+    }
+    // Nobody else writes in this transaction, and ids only grow: what lies beyond the last one is ours.
+    let rows = sqlx::query(NEW_READERS)
+        .bind(last)
+        .fetch_all(&mut *connection)
+        .await?;
+    let text = rows.first().and_then(|row| Cells::new(row).text("readers"));
+    let named: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+        serde_json::from_str(text.unwrap_or("[]")).map_err(not_json)?;
+    let mut new: Vec<(usize, UserId)> = Vec::with_capacity(named.len());
+    for (key, user) in &named {
+        if let Some(&index) = owner.get(&(&**key, &**user)) {
+            new.push((index, UserId::from(&**user)));
+        }
+    }
+    drop(owner);
+    for (index, user) in new {
+        if let Some(found) = found.get_mut(index) {
+            found.new_readers.push(user);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use crate::receipt::{State, UnixMs, WalkEnd};
+    use crate::store::Store as _;
+
+    /// A COMMIT that failed may have taken place all the same: repeated, its calls must not be counted twice.
+    #[tokio::test]
+    async fn a_repeated_commit_that_took_place_is_not_counted_twice() {
+        let (_dir, store) = testing::store().await;
+        store.add(&[testing::new("a")]).await.unwrap();
+        let row = store.arrivals(&[], 1, UnixMs(0)).await.unwrap().remove(0);
+        let outcome = Outcome {
+            claim: row.claim(),
+            started_at: UnixMs(1),
+            ended_at: UnixMs(2),
+            calls: 3,
+            throttled: 0,
+            readers: Vec::new(),
+            send_status: None,
+            end: WalkEnd::Released,
+        };
+        let outcomes = [outcome];
+        let decide = |found: &[Found<'_>]| Writes {
+            messages: vec![Message {
+                state: State::Expired,
+                ..found[0].row.clone().unwrap()
+            }],
+            calls: vec![CallCount {
+                lane: row.lane.clone(),
+                month: "2026-11".to_owned(),
+                calls: 3,
+                throttled: 1,
+            }],
+            habits: Vec::new(),
+        };
+        store.commit(&outcomes, decide).await.unwrap();
+        let counted = store.calls_in("2026-11").await.unwrap();
+        let unsure = |token: String| Unsure {
+            token,
+            outcomes: fingerprint(&outcomes),
+        };
+        let token = store.last_token().await.unwrap().unwrap();
+        *store.unsure.lock().await = Some(unsure(token));
+        store.commit(&outcomes, decide).await.unwrap();
+        assert_eq!(store.calls_in("2026-11").await.unwrap(), counted);
+        // One that did not take place is done now.
+        *store.unsure.lock().await = Some(unsure("another".to_owned()));
+        store.commit(&outcomes, decide).await.unwrap();
+        assert_eq!(store.calls_in("2026-11").await.unwrap()[0].calls, 6);
+    }
+}

@@ -1,0 +1,155 @@
+//! Removing what is finished, and keeping the file in shape.
+
+use sqlx::Row as _;
+
+use super::lock::beside;
+use super::rows::Cells;
+use super::{SqliteStore, count, limit_word};
+use crate::receipt::{State, UnixMs};
+use crate::store::{Pruned, Result, StoreError};
+
+/// The groups of final rows (lane and state) that hold a row finished before ?1, stepping from group to group through
+/// the index; then rows of those, ?3 at most. ?2: a state, or NULL for all.
+const PRUNE: &str = "DELETE FROM messages WHERE id IN (
+    WITH RECURSIVE head(id) AS (
+        SELECT (
+            SELECT id FROM messages INDEXED BY messages_final WHERE state <> 'pending'
+            ORDER BY account, ifnull(corp_id, ''), state LIMIT 1
+        )
+        UNION ALL
+        SELECT coalesce(
+            (
+                SELECT n.id FROM messages AS n INDEXED BY messages_final
+                WHERE n.state <> 'pending' AND n.account = m.account
+                    AND ifnull(n.corp_id, '') = ifnull(m.corp_id, '') AND n.state > m.state
+                ORDER BY n.state LIMIT 1
+            ),
+            (
+                SELECT n.id FROM messages AS n INDEXED BY messages_final
+                WHERE n.state <> 'pending' AND n.account = m.account
+                    AND ifnull(n.corp_id, '') > ifnull(m.corp_id, '')
+                ORDER BY ifnull(n.corp_id, ''), n.state LIMIT 1
+            ),
+            (
+                SELECT n.id FROM messages AS n INDEXED BY messages_final
+                WHERE n.state <> 'pending' AND n.account > m.account
+                ORDER BY n.account, ifnull(n.corp_id, ''), n.state LIMIT 1
+            )
+        )
+        FROM head JOIN messages AS m ON m.id = head.id
+    )
+    SELECT n.id FROM head CROSS JOIN messages AS m ON m.id = head.id
+    CROSS JOIN messages AS n INDEXED BY messages_final
+        ON n.state <> 'pending' AND n.account = m.account
+        AND ifnull(n.corp_id, '') = ifnull(m.corp_id, '') AND n.state = m.state
+        AND n.finished_at < ?1
+    WHERE ?2 IS NULL OR m.state = ?2
+    LIMIT ?3
+)";
+
+/// ?1: how many. Readers of keys without a message, which the trigger on DELETE wrote down.
+const PRUNE_READERS: &str = "DELETE FROM readers WHERE id IN (
+    SELECT r.id FROM orphans AS o CROSS JOIN readers AS r ON r.process_query_key = o.process_query_key
+    WHERE NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.process_query_key = o.process_query_key)
+    LIMIT ?1
+)";
+
+/// Keys that have a message again, or no reader any more. ?1: how many.
+const PRUNE_ORPHANS: &str = "DELETE FROM orphans WHERE process_query_key IN (
+    SELECT o.process_query_key FROM orphans AS o
+    WHERE EXISTS (SELECT 1 FROM messages AS m WHERE m.process_query_key = o.process_query_key)
+        OR NOT EXISTS (SELECT 1 FROM readers AS r WHERE r.process_query_key = o.process_query_key)
+    LIMIT ?1
+)";
+
+/// ?1: before, ?2: a state, or NULL for all.
+const PRUNABLE: &str = "SELECT count(*) FROM messages INDEXED BY messages_final
+    WHERE state <> 'pending' AND finished_at < ?1 AND (?2 IS NULL OR state = ?2)";
+
+/// As [`PRUNABLE`].
+const PRUNABLE_READERS: &str = "SELECT (
+        SELECT count(*) FROM messages AS m INDEXED BY messages_final
+        CROSS JOIN readers AS r ON r.process_query_key = m.process_query_key
+        WHERE m.state <> 'pending' AND m.finished_at < ?1 AND (?2 IS NULL OR m.state = ?2)
+    ) + (
+        SELECT count(*) FROM orphans AS o CROSS JOIN readers AS r ON r.process_query_key = o.process_query_key
+        WHERE NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.process_query_key = o.process_query_key)
+    )";
+
+/// Readers removed at once for each message: a group's go in several batches, each holding the lock for milliseconds.
+const READERS_A_MESSAGE: usize = 8;
+
+impl SqliteStore {
+    pub(super) async fn prune_batch(
+        &self,
+        before: UnixMs,
+        state: Option<State>,
+        limit: usize,
+    ) -> Result<Pruned> {
+        let mut transaction = self.writer.begin().await?;
+        let connection = &mut transaction.connection;
+        let messages = sqlx::query(PRUNE)
+            .bind(before.0)
+            .bind(state.map(State::as_str))
+            .bind(limit_word(limit))
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
+        let readers = sqlx::query(PRUNE_READERS)
+            .bind(limit_word(limit.saturating_mul(READERS_A_MESSAGE)))
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
+        sqlx::query(PRUNE_ORPHANS)
+            .bind(limit_word(limit.saturating_mul(2)))
+            .execute(&mut *connection)
+            .await?;
+        fail::fail_point!("store.prune");
+        transaction.commit().await?;
+        Ok(Pruned { messages, readers })
+    }
+
+    pub(super) async fn would_prune(&self, before: UnixMs, state: Option<State>) -> Result<Pruned> {
+        let mut counts = [0; 2];
+        for (place, statement) in counts.iter_mut().zip([PRUNABLE, PRUNABLE_READERS]) {
+            let rows = sqlx::query(statement)
+                .bind(before.0)
+                .bind(state.map(State::as_str))
+                .fetch_all(&self.readers)
+                .await?;
+            *place = rows
+                .first()
+                .map_or(0, |row| count(Cells::new(row).required_number("count")));
+        }
+        let [messages, readers] = counts;
+        Ok(Pruned { messages, readers })
+    }
+
+    pub(super) async fn keep_house(&self) -> Result<u64> {
+        self.wakeup.check_file()?;
+        let (mut idle, mut connection) = self.writer.outside().await?;
+        // PASSIVE takes what no reader holds back. The other modes wait for readers with the write lock held.
+        let rows = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)")
+            .fetch_all(&mut connection)
+            .await?;
+        // A row of (busy, frames, checkpointed); it is no error if another process checkpoints just now.
+        let _busy: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+        // Statistics where the planner would want them; it reads a bounded part of an index, and mostly finds nothing
+        // to do. Somebody else's turn to write is no reason to fail: there is a next time.
+        sqlx::query("PRAGMA analysis_limit = 400")
+            .execute(&mut connection)
+            .await?;
+        let optimized = sqlx::query("PRAGMA optimize")
+            .execute(&mut connection)
+            .await
+            .map_err(StoreError::from);
+        match optimized {
+            Ok(_) | Err(StoreError::Busy) => {}
+            Err(error) => return Err(error),
+        }
+        *idle = Some(connection);
+        drop(idle);
+        let wal = beside(self.writer.path(), "-wal");
+        Ok(std::fs::metadata(wal).map_or(0, |metadata| metadata.len()))
+    }
+}

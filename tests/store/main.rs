@@ -1,0 +1,168 @@
+//! What a store has to do, told to every backend there is; then what is SQLite's own.
+//!
+//! A second database has only to implement [`Backend`] and to stand in the list at the end of `suite.rs`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "in a test, a failure is a panic"
+)]
+
+mod model;
+mod readme;
+mod sqlite;
+mod suite;
+
+use std::time::Duration;
+
+use receiptd::receipt::cadence::{Policy, Rules};
+use receiptd::receipt::{
+    Chat, Lane, Message, MessageKey, Outcome, Schedule, SeenReader, SendStatus, UnixMs, UserId,
+    WalkEnd, settle,
+};
+use receiptd::store::{Found, NewMessage, Store, Writes};
+
+/// A store, and what other processes do to its tables.
+pub(crate) trait Backend: Sized {
+    /// What is tested.
+    type Store: Store;
+    /// An empty store.
+    fn fresh() -> impl Future<Output = Self>;
+    /// The store.
+    fn store(&self) -> &Self::Store;
+    /// A feeder cancels.
+    fn cancel(&self, key: &str) -> impl Future<Output = ()>;
+    /// A feeder deletes.
+    fn delete(&self, key: &str) -> impl Future<Output = ()>;
+    /// A feeder changes the schedule.
+    fn reschedule(&self, key: &str, at: UnixMs) -> impl Future<Output = ()>;
+    /// A feeder spoils a row's `chat`, so that it is no message any more.
+    fn spoil(&self, key: &str) -> impl Future<Output = ()>;
+    /// Somebody stores a suite's ticket.
+    fn put_ticket(&self, suite: &str, ticket: &str) -> impl Future<Output = ()>;
+}
+
+/// The tests' moment zero, in the past of every insert.
+pub(crate) const T0: UnixMs = UnixMs(1_700_000_000_000);
+
+/// `seconds` after [`T0`].
+pub(crate) fn at(seconds: u64) -> UnixMs {
+    T0 + Duration::from_secs(seconds)
+}
+
+pub(crate) fn lane(account: &str) -> Lane {
+    Lane {
+        account: account.into(),
+        corp: None,
+    }
+}
+
+pub(crate) fn new(key: &str) -> NewMessage {
+    NewMessage {
+        key: key.into(),
+        account: "default".into(),
+        corp: None,
+        robot_code: None,
+        conversation: None,
+        chat: Chat::Private,
+        expected_readers: None,
+        sent_at: Some(T0),
+        next_poll_at: None,
+    }
+}
+
+pub(crate) fn new_of(key: &str, account: &str) -> NewMessage {
+    NewMessage {
+        account: account.into(),
+        ..new(key)
+    }
+}
+
+pub(crate) fn keys(rows: &[Message]) -> Vec<&str> {
+    rows.iter().map(|row| row.key.as_str()).collect()
+}
+
+/// Adds messages and places them at the given due moments, with no last chance.
+pub(crate) async fn admitted<S: Store>(store: &S, rows: &[(&str, &str, UnixMs)]) {
+    let new: Vec<_> = rows
+        .iter()
+        .map(|(key, account, _)| new_of(key, account))
+        .collect();
+    assert_eq!(store.add(&new).await.unwrap(), rows.len() as u64);
+    let arrived = store.arrivals(&[], 10_000, T0).await.unwrap();
+    let placed: Vec<_> = arrived
+        .into_iter()
+        .filter_map(|row| {
+            let due = rows.iter().find(|(key, ..)| *key == row.key.as_str())?.2;
+            Some(Message {
+                next_poll_at: Some(due),
+                admitted_at: Some(T0),
+                ..row
+            })
+        })
+        .collect();
+    assert_eq!(placed.len(), rows.len());
+    store.admit(&placed).await.unwrap();
+}
+
+/// The row and its readers' ids.
+pub(crate) async fn show<S: Store>(store: &S, key: &str) -> (Message, Vec<String>) {
+    let (message, readers) = store
+        .message(&MessageKey::from(key))
+        .await
+        .unwrap()
+        .unwrap_or_else(|| panic!("{key} is gone"));
+    let readers = readers
+        .iter()
+        .map(|reader| reader.user_id.to_string())
+        .collect();
+    (message, readers)
+}
+
+/// The one due row of a key's lane.
+pub(crate) async fn claim<S: Store>(store: &S, key: &str, now: UnixMs) -> Message {
+    let (message, _) = show(store, key).await;
+    let due = store.due(&message.lane, now, &[], 10_000).await.unwrap();
+    due.into_iter()
+        .find(|row| row.key.as_str() == key)
+        .unwrap_or_else(|| panic!("{key} is not due"))
+}
+
+/// A complete walk that saw `readers`.
+pub(crate) fn walk(claimed: &Message, now: UnixMs, readers: &[&str]) -> Outcome {
+    let readers = readers.iter().map(|user| SeenReader {
+        user_id: UserId::from(*user),
+        seen_at: now,
+    });
+    Outcome {
+        claim: claimed.claim(),
+        started_at: now,
+        ended_at: now + Duration::from_millis(5),
+        calls: 1,
+        throttled: 0,
+        readers: readers.collect(),
+        send_status: Some(SendStatus::Success),
+        end: WalkEnd::Complete,
+    }
+}
+
+/// Settles as the reconciler does.
+pub(crate) fn settled(found: &[Found<'_>]) -> Writes {
+    let rules = Rules::default();
+    let policy = Policy::prior(&rules);
+    let schedule = Schedule {
+        rules: &rules,
+        policy: &policy,
+        lifetime: rules.key_lifetime,
+        spread: Duration::ZERO,
+    };
+    let messages = found.iter().filter_map(|found| {
+        let new = u32::try_from(found.new_readers.len()).unwrap();
+        Some(settle(found.row.as_ref()?, found.outcome, new, &schedule))
+    });
+    Writes {
+        messages: messages.collect(),
+        ..Writes::default()
+    }
+}

@@ -1,0 +1,167 @@
+//! The examples of `migrations/README.md`, run as printed.
+
+use std::path::Path;
+use std::process::Command;
+
+use receiptd::receipt::State;
+use receiptd::store::Store as _;
+
+use super::sqlite::SqliteBackend;
+use super::{Backend, T0, admitted, at, claim, keys, settled, show, walk};
+
+/// The fenced blocks of one language, with the path of the documentation led to the test's file.
+fn examples(language: &str, database: &Path) -> Vec<String> {
+    let text = include_str!("../../migrations/README.md");
+    let fence = format!("```{language}\n");
+    let blocks = text.split(&*fence).skip(1);
+    let blocks = blocks.map(|rest| rest.split("```").next().unwrap());
+    blocks
+        .map(|block| block.replace("/var/lib/receiptd/receiptd.db", database.to_str().unwrap()))
+        .collect()
+}
+
+/// What a program says to a script; `None` where the machine has no such program.
+fn run(program: &[&str], script: &str) -> Option<String> {
+    let output = Command::new(program[0])
+        .args(&program[1..])
+        .arg(script)
+        .output();
+    let output = match output {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            println!("not run: there is no {} on this machine", program[0]);
+            return None;
+        }
+        output => output.unwrap(),
+    };
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && errors.is_empty(),
+        "{script}\n{errors}"
+    );
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+fn has(program: &str, args: &[&str]) -> bool {
+    let found = Command::new(program)
+        .args(args)
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !found {
+        println!("not run: {program} {args:?} does not work on this machine");
+    }
+    found
+}
+
+#[tokio::test]
+async fn the_shells_examples_work_as_printed() {
+    if !has("sqlite3", &["--version"]) {
+        return;
+    }
+    let backend = SqliteBackend::fresh().await;
+    let [insert, cancel, list] = &examples("sh", &backend.path)[..] else {
+        panic!("the README has another number of examples");
+    };
+    let said = run(&["sh", "-c"], insert).unwrap();
+    assert!(said.ends_with("Kna29Ax0Q=|pending|0\n"), "{said}");
+    let arrived = backend.store.arrivals(&[], 9, T0).await.unwrap();
+    assert_eq!(keys(&arrived), ["Kna29Ax0Q="]);
+    assert_eq!(arrived[0].expected_readers, Some(2));
+    let said = run(&["sh", "-c"], cancel).unwrap();
+    assert!(said.ends_with("default|cancelled|1\n"), "{said}");
+    let (row, _) = show(&backend.store, "Kna29Ax0Q=").await;
+    assert_eq!(row.state, State::Cancelled);
+    assert!(row.finished_at.is_some());
+    admitted(&backend.store, &[("k", "x", at(1))]).await;
+    let claimed = claim(&backend.store, "k", at(1)).await;
+    let outcome = walk(&claimed, at(2), &["manager123"]);
+    backend.store.commit(&[outcome], settled).await.unwrap();
+    let said = run(&["sh", "-c"], list).unwrap();
+    assert!(
+        said.contains("manager123  2023-11-14 22:13:20  2023-11-14 22:13:22"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn pythons_examples_work_as_printed() {
+    if !has("python3", &["-c", "import sqlite3"]) {
+        return;
+    }
+    let backend = SqliteBackend::fresh().await;
+    let [feed, follow] = &examples("python", &backend.path)[..] else {
+        panic!("the README has another number of examples");
+    };
+    for _ in 0..2 {
+        assert_eq!(run(&["python3", "-c"], feed).as_deref(), Some("fed 2\n"));
+    }
+    let arrived = backend.store.arrivals(&[], 9, T0).await.unwrap();
+    assert_eq!(keys(&arrived), ["Kna29By1R=", "Kna29Cz2S="]);
+    assert_eq!(run(&["python3", "-c"], follow).as_deref(), Some(""));
+    admitted(&backend.store, &[("k", "x", at(1))]).await;
+    let claimed = claim(&backend.store, "k", at(1)).await;
+    let outcome = walk(&claimed, at(2), &["u2", "u1"]);
+    backend.store.commit(&[outcome], settled).await.unwrap();
+    let said = run(&["python3", "-c"], follow).unwrap();
+    assert_eq!(said, "u2 has read k\nu1 has read k\n");
+}
+
+#[tokio::test]
+async fn perls_example_works_as_printed() {
+    if !has("perl", &["-MDBD::SQLite", "-e", "1"]) {
+        return;
+    }
+    let backend = SqliteBackend::fresh().await;
+    let [example] = &examples("perl", &backend.path)[..] else {
+        panic!("the README has another number of examples");
+    };
+    let said = run(&["perl", "-e"], example).unwrap();
+    assert_eq!(said, "fed 1\nKna29Da3T= pending 0 -\n");
+    let said = run(&["perl", "-e"], example).unwrap();
+    assert!(said.starts_with("fed 0\n"), "{said}");
+}
+
+#[tokio::test]
+async fn the_tickets_statement_works_as_printed() {
+    let backend = SqliteBackend::fresh().await;
+    let [statement] = &examples("sql", &backend.path)[..] else {
+        panic!("the README has another number of examples");
+    };
+    for _ in 0..2 {
+        let mut connection = backend.foreign().await;
+        let statement = sqlx::AssertSqlSafe(statement.clone());
+        sqlx::query(statement)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+    let ticket = backend.store.suite_ticket("suitekey").await.unwrap();
+    assert_eq!(ticket.as_deref(), Some("the newest ticket"));
+}
+
+/// Every column of the contract, and no other that a feeder must give.
+#[tokio::test]
+async fn the_columns_are_those_of_the_documentation() {
+    let backend = SqliteBackend::fresh().await;
+    let mut connection = backend.foreign().await;
+    let text = include_str!("../../migrations/README.md");
+    let internal = [
+        "id",
+        "inserted_at",
+        "admitted_at",
+        "not_before",
+        "last_complete_at",
+        "answered_at",
+        "last_chance_at",
+        "retried_at",
+        "blocked",
+    ];
+    let columns: Vec<(String,)> = sqlx::query_as("SELECT name FROM pragma_table_info('messages')")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    for (column,) in columns {
+        let documented = text.contains(&format!("| `{column}` |"));
+        let known = documented || internal.contains(&&*column);
+        assert!(known, "{column} is neither documented nor internal");
+    }
+}

@@ -1,0 +1,597 @@
+//! SQLite's own promises.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use receiptd::receipt::{ErrorCode, State, UnixMs};
+use receiptd::settings::{Database, Synchronous};
+use receiptd::store::sqlite::{OpenError, Role, SqliteStore};
+use receiptd::store::{Store as _, StoreError};
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+
+use super::{Backend, T0, admitted, at, keys, lane, new, new_of, show};
+
+/// A store in a directory of its own; feeders come over a connection of their own, with their checks off.
+pub(crate) struct SqliteBackend {
+    pub store: SqliteStore,
+    pub path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+pub(crate) fn database(path: impl Into<PathBuf>) -> Database {
+    Database {
+        path: path.into(),
+        synchronous: Synchronous::Normal,
+    }
+}
+
+impl SqliteBackend {
+    /// A connection of another program.
+    pub(crate) async fn foreign(&self) -> SqliteConnection {
+        SqliteConnectOptions::new()
+            .filename(&self.path)
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    async fn run(&self, statement: &'static str, key: &str, value: i64) {
+        let mut connection = self.foreign().await;
+        sqlx::query("PRAGMA ignore_check_constraints = ON")
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        sqlx::query(statement)
+            .bind(key)
+            .bind(value)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+}
+
+impl Backend for SqliteBackend {
+    type Store = SqliteStore;
+
+    async fn fresh() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("receiptd.db");
+        let store = SqliteStore::open(&database(&path), Role::Owner)
+            .await
+            .unwrap();
+        Self {
+            store,
+            path,
+            _dir: dir,
+        }
+    }
+
+    fn store(&self) -> &SqliteStore {
+        &self.store
+    }
+
+    async fn cancel(&self, key: &str) {
+        let statement =
+            "UPDATE messages SET state = 'cancelled' WHERE process_query_key = ?1 AND ?2 = 0";
+        self.run(statement, key, 0).await;
+    }
+
+    async fn delete(&self, key: &str) {
+        let statement = "DELETE FROM messages WHERE process_query_key = ?1 AND ?2 = 0";
+        self.run(statement, key, 0).await;
+    }
+
+    async fn reschedule(&self, key: &str, at: UnixMs) {
+        let statement = "UPDATE messages SET next_poll_at = ?2 WHERE process_query_key = ?1";
+        self.run(statement, key, at.0).await;
+    }
+
+    async fn spoil(&self, key: &str) {
+        let statement =
+            "UPDATE messages SET chat = x'00ff' WHERE process_query_key = ?1 AND ?2 = 0";
+        self.run(statement, key, 0).await;
+    }
+
+    async fn put_ticket(&self, suite: &str, ticket: &str) {
+        let mut connection = self.foreign().await;
+        let statement = "INSERT INTO suite_tickets (suite_key, ticket) VALUES (?1, ?2)
+            ON CONFLICT (suite_key) DO UPDATE SET ticket = excluded.ticket";
+        sqlx::query(statement)
+            .bind(suite)
+            .bind(ticket)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+}
+
+async fn execute(connection: &mut SqliteConnection, statement: &str) -> Result<u64, sqlx::Error> {
+    let statement = sqlx::AssertSqlSafe(statement.to_owned());
+    let done = sqlx::query(statement).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+#[tokio::test]
+async fn a_feeder_is_told_which_column_is_wrong() {
+    let backend = SqliteBackend::fresh().await;
+    let mut feeder = backend.foreign().await;
+    let wrong = [
+        (
+            "(process_query_key) VALUES ('')",
+            "process_query_key_is_1_to_512_printable_ascii_characters",
+        ),
+        (
+            "(process_query_key) VALUES (x'6b6579')",
+            "process_query_key_is_1_to_512_printable_ascii_characters",
+        ),
+        (
+            "(process_query_key) VALUES ('a b')",
+            "process_query_key_is_1_to_512_printable_ascii_characters",
+        ),
+        (
+            "(process_query_key) VALUES ('a' || char(0) || 'b')",
+            "process_query_key_is_1_to_512_printable_ascii_characters",
+        ),
+        (
+            "(process_query_key) VALUES ('ké')",
+            "process_query_key_is_1_to_512_printable_ascii_characters",
+        ),
+        (
+            "(process_query_key) VALUES (hex(zeroblob(257)))",
+            "process_query_key_is_1_to_512_printable_ascii_characters",
+        ),
+        (
+            "(process_query_key) VALUES (NULL)",
+            "NOT NULL constraint failed: messages.process_query_key",
+        ),
+        (
+            "(process_query_key, account) VALUES ('k', '')",
+            "account_is_text_of_1_to_128_characters",
+        ),
+        (
+            "(process_query_key, account) VALUES ('k', x'00')",
+            "account_is_text_of_1_to_128_characters",
+        ),
+        (
+            "(process_query_key, corp_id) VALUES ('k', '')",
+            "corp_id_is_null_or_text_of_1_to_128_characters",
+        ),
+        (
+            "(process_query_key, robot_code) VALUES ('k', '')",
+            "robot_code_is_null_or_text_of_1_to_256_characters",
+        ),
+        (
+            "(process_query_key, open_conversation_id) VALUES ('k', '')",
+            "open_conversation_id_is_null_or_text_of_1_to_512_characters",
+        ),
+        (
+            "(process_query_key, chat) VALUES ('k', 'Group')",
+            "chat_is_private_or_group",
+        ),
+        (
+            "(process_query_key, expected_readers) VALUES ('k', 0)",
+            "expected_readers_is_null_or_a_whole_number_from_1",
+        ),
+        (
+            "(process_query_key, expected_readers) VALUES ('k', 1.5)",
+            "expected_readers_is_null_or_a_whole_number_from_1",
+        ),
+        (
+            "(process_query_key, sent_at) VALUES ('k', 1700000000)",
+            "sent_at_is_unix_milliseconds",
+        ),
+        (
+            "(process_query_key, sent_at) VALUES ('k', '2026-11-30')",
+            "sent_at_is_unix_milliseconds",
+        ),
+        (
+            "(process_query_key, next_poll_at) VALUES ('k', 'soon')",
+            "next_poll_at_is_null_or_unix_milliseconds",
+        ),
+        (
+            "(process_query_key, state) VALUES ('k', 'canceled')",
+            "state_is_pending_complete_recalled_expired_failed_or_cancelled",
+        ),
+    ];
+    for (row, name) in wrong {
+        let error = execute(&mut feeder, &format!("INSERT INTO messages {row}"))
+            .await
+            .expect_err(row);
+        assert!(error.to_string().contains(name), "{row}: {error}");
+    }
+    assert_eq!(backend.store.arrivals(&[], 9, T0).await.unwrap(), []);
+    let good =
+        "INSERT INTO messages (process_query_key) VALUES ('Kna29+/==') ON CONFLICT DO NOTHING";
+    assert_eq!(execute(&mut feeder, good).await.unwrap(), 1);
+    assert_eq!(execute(&mut feeder, good).await.unwrap(), 0);
+    // A row in the cadence can't lose its schedule.
+    admitted(&backend.store, &[("placed", "x", at(5))]).await;
+    let unplaced = "UPDATE messages SET next_poll_at = NULL WHERE process_query_key = 'placed'";
+    let error = execute(&mut feeder, unplaced)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("next_poll_at_of_a_scheduled_message_is_not_null"),
+        "{error}"
+    );
+}
+
+/// Rows that only an older file or a feeder with its checks off can hold.
+#[tokio::test]
+async fn rows_that_went_round_the_checks_are_set_aside_and_stop_nobody() {
+    let backend = SqliteBackend::fresh().await;
+    let store = &backend.store;
+    let rows = [
+        ("blob-account", "x", at(1)),
+        ("broken-account", "x", at(1)),
+        ("blob-corp", "x", at(1)),
+        ("text-due", "text", at(1)),
+        ("null-due", "null", at(1)),
+        ("real-sent", "x", at(1)),
+        ("blob-status", "x", at(1)),
+        ("wild-state", "x", at(1)),
+        ("fine", "x", at(1)),
+        ("zz-fine", "zz", at(1)),
+    ];
+    admitted(store, &rows).await;
+    store.add(&[new("blob-key")]).await.unwrap();
+    let mut feeder = backend.foreign().await;
+    execute(&mut feeder, "PRAGMA ignore_check_constraints = ON")
+        .await
+        .unwrap();
+    for (key, change) in [
+        ("blob-account", "account = x'ff00'"),
+        ("broken-account", "account = CAST(x'ff80' AS TEXT)"),
+        ("blob-corp", "corp_id = x'01'"),
+        ("text-due", "next_poll_at = 'soon'"),
+        ("null-due", "next_poll_at = NULL"),
+        ("real-sent", "sent_at = 1700000000000.5"),
+        ("blob-status", "send_status = x'ff'"),
+        ("wild-state", "state = 'weird'"),
+        ("blob-key", "process_query_key = x'626c6f62'"),
+    ] {
+        let change = format!("UPDATE messages SET {change} WHERE process_query_key = '{key}'");
+        assert_eq!(execute(&mut feeder, &change).await.unwrap(), 1, "{change}");
+    }
+    assert_eq!(store.arrivals(&[], 9, at(9)).await.unwrap(), []);
+    let first: Vec<_> = store.lanes(&[]).await.unwrap();
+    for due in &first {
+        store.due(&due.lane, at(9), &[], 100).await.unwrap();
+    }
+    let lanes = store.lanes(&[]).await.unwrap();
+    let names: Vec<_> = lanes.iter().map(|due| due.lane.to_string()).collect();
+    assert_eq!(names, ["x", "zz"]);
+    assert_eq!(
+        keys(&store.due(&lane("x"), at(9), &[], 100).await.unwrap()),
+        ["fine"]
+    );
+    let aside =
+        "SELECT group_concat(last_error, '; ') FROM (SELECT DISTINCT last_error FROM messages
+        WHERE state = 'failed' AND finished_at IS NOT NULL ORDER BY last_error)";
+    let aside: (String,) = sqlx::query_as(aside).fetch_one(&mut feeder).await.unwrap();
+    assert_eq!(
+        aside.0,
+        "row.invalid: account; row.invalid: corp_id; row.invalid: next_poll_at; \
+         row.invalid: process_query_key; row.invalid: send_status; row.invalid: sent_at"
+    );
+}
+
+#[tokio::test]
+async fn claims_and_counts_use_their_indexes_and_sort_nothing() {
+    let backend = SqliteBackend::fresh().await;
+    // Whatever was once counted: the planner must not believe that the table is small.
+    let mut feeder = backend.foreign().await;
+    execute(&mut feeder, "ANALYZE").await.unwrap();
+    let few = "INSERT INTO sqlite_stat1 VALUES ('messages', 'messages_due', '3 1 1 1')";
+    execute(&mut feeder, few).await.unwrap();
+    drop(feeder);
+    let store = SqliteStore::open(&database(&backend.path), Role::Writer)
+        .await
+        .unwrap();
+    let plans = store.plans().await.unwrap();
+    let indexes = [
+        ("lanes", "messages_due"),
+        ("arrivals", "messages_new"),
+        (
+            "last chances",
+            "messages_last_chance (account=? AND <expr>=? AND last_chance_at>? AND last_chance_at<?)",
+        ),
+        (
+            "due",
+            "messages_due (account=? AND <expr>=? AND next_poll_at<?)",
+        ),
+        ("overaged", "messages_due (account=? AND <expr>=?)"),
+        (
+            "admit",
+            "SEARCH messages USING INTEGER PRIMARY KEY (rowid=?)",
+        ),
+        (
+            "rows",
+            "SEARCH messages USING INTEGER PRIMARY KEY (rowid=?)",
+        ),
+        (
+            "update",
+            "SEARCH messages USING INTEGER PRIMARY KEY (rowid=?)",
+        ),
+        (
+            "move on",
+            "SEARCH messages USING INTEGER PRIMARY KEY (rowid=?)",
+        ),
+        ("stale", "SEARCH m USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("pending totals", "USING INDEX messages_due"),
+        ("final totals", "USING INDEX messages_final"),
+    ];
+    assert_eq!(plans.len(), indexes.len());
+    for ((name, plan), (expected, index)) in plans.iter().zip(indexes) {
+        assert_eq!(*name, expected);
+        assert!(plan.contains(index), "{name}:\n{plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "{name} sorts:\n{plan}");
+        for line in plan.lines().filter(|line| line.contains("SCAN messages")) {
+            assert!(line.contains("INDEX"), "{name} reads the table:\n{plan}");
+        }
+    }
+    let lanes = &plans[0].1;
+    for step in [
+        "SEARCH n USING INDEX messages_due (account=? AND <expr>>?)",
+        "SEARCH n USING INDEX messages_due (account>?)",
+        "SEARCH n USING INDEX messages_due (account=? AND <expr>=?)",
+    ] {
+        assert!(lanes.contains(step), "no {step}:\n{lanes}");
+    }
+}
+
+#[tokio::test]
+async fn a_locked_file_is_busy_and_then_free_again() {
+    let backend = SqliteBackend::fresh().await;
+    let mut feeder = backend.foreign().await;
+    execute(&mut feeder, "BEGIN IMMEDIATE").await.unwrap();
+    execute(
+        &mut feeder,
+        "INSERT INTO messages (process_query_key) VALUES ('theirs')",
+    )
+    .await
+    .unwrap();
+    let error = backend.store.add(&[new("ours")]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Busy), "{error:?}");
+    assert!(error.is_transient());
+    // Reading goes on beside a writer.
+    assert_eq!(backend.store.arrivals(&[], 9, T0).await.unwrap(), []);
+    execute(&mut feeder, "COMMIT").await.unwrap();
+    backend.store.add(&[new("ours")]).await.unwrap();
+    let arrived = backend.store.arrivals(&[], 9, T0).await.unwrap();
+    assert_eq!(keys(&arrived), ["theirs", "ours"]);
+}
+
+#[tokio::test]
+async fn a_foreign_commit_wakes_the_waiting() {
+    let backend = SqliteBackend::fresh().await;
+    backend.store.changed().await.unwrap();
+    let mut feeder = backend.foreign().await;
+    let waits = std::sync::Mutex::new(Vec::new());
+    for round in 0..30 {
+        let insert = format!("INSERT INTO messages (process_query_key) VALUES ('k{round}')");
+        let feed = async {
+            // Let the wait begin, at a different point of its beat every time.
+            tokio::time::sleep(Duration::from_millis(7 * (round % 5))).await;
+            execute(&mut feeder, &insert).await.unwrap();
+            Instant::now()
+        };
+        let wait = async {
+            tokio::time::timeout(Duration::from_secs(10), backend.store.changed())
+                .await
+                .unwrap_or_else(|_| panic!("round {round}: no wake-up"))
+                .unwrap();
+            Instant::now()
+        };
+        let (committed, woken) = tokio::join!(feed, wait);
+        waits
+            .lock()
+            .unwrap()
+            .push(woken.saturating_duration_since(committed));
+        let arrived = backend.store.arrivals(&[], 99, T0).await.unwrap();
+        assert_eq!(
+            arrived.len() as u64,
+            round + 1,
+            "woken before the commit could be seen"
+        );
+    }
+    let mut waits = waits.into_inner().unwrap();
+    waits.sort();
+    println!(
+        "woken after {:?} (median), {:?} (longest)",
+        waits[15], waits[29]
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_was_replaced_or_deleted_is_the_end() {
+    for replace in [true, false] {
+        let backend = SqliteBackend::fresh().await;
+        backend.store.changed().await.unwrap();
+        std::fs::remove_file(&backend.path).unwrap();
+        if replace {
+            std::fs::write(&backend.path, "").unwrap();
+        }
+        let error = backend.store.housekeep().await.unwrap_err();
+        assert!(matches!(error, StoreError::Unusable(_)), "{error:?}");
+        assert!(error.to_string().contains("receiptd.db"), "{error}");
+        let waiting = tokio::time::timeout(Duration::from_secs(10), async {
+            loop {
+                if let Err(error) = backend.store.changed().await {
+                    return error;
+                }
+            }
+        });
+        assert!(matches!(waiting.await.unwrap(), StoreError::Unusable(_)));
+    }
+}
+
+async fn refused(path: &Path, role: Role) -> OpenError {
+    SqliteStore::open(&database(path), role).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_ours_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("other.db");
+    for role in [Role::Writer, Role::Reader] {
+        let error = refused(&path, role).await;
+        assert!(matches!(error, OpenError::Missing(_)), "{error}");
+        assert!(!path.exists());
+    }
+    let options = SqliteConnectOptions::new()
+        .filename(&path)
+        .create_if_missing(true);
+    let mut theirs = options.connect().await.unwrap();
+    execute(&mut theirs, "CREATE TABLE invoices (id INTEGER)")
+        .await
+        .unwrap();
+    drop(theirs);
+    let before = std::fs::read(&path).unwrap();
+    for role in [Role::Owner, Role::Writer, Role::Reader] {
+        let error = refused(&path, role).await;
+        assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+        assert!(error.to_string().contains("invoices"), "{error}");
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    let text = dir.path().join("notes.txt");
+    std::fs::write(
+        &text,
+        "no database at all, and long enough to be looked at by SQLite".repeat(20),
+    )
+    .unwrap();
+    let error = refused(&text, Role::Owner).await;
+    let unusable = matches!(
+        &error,
+        OpenError::Store {
+            source: StoreError::Unusable(_),
+            ..
+        }
+    );
+    assert!(unusable, "{error}");
+    let nowhere = dir.path().join("missing/receiptd.db");
+    let error = refused(&nowhere, Role::Owner).await;
+    assert!(matches!(error, OpenError::File { .. }), "{error}");
+    let empty = dir.path().join("empty.db");
+    std::fs::write(&empty, "").unwrap();
+    let error = refused(&empty, Role::Reader).await;
+    assert!(matches!(error, OpenError::Missing(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_schema_of_another_version_is_refused() {
+    let backend = SqliteBackend::fresh().await;
+    let mut connection = backend.foreign().await;
+    let later =
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+        VALUES (999, 'later', 1, x'00', 0)";
+    execute(&mut connection, later).await.unwrap();
+    for role in [Role::Owner, Role::Writer, Role::Reader] {
+        let error = refused(&backend.path, role).await;
+        assert!(
+            matches!(error, OpenError::Newer { found: 999, .. }),
+            "{error}"
+        );
+    }
+    execute(&mut connection, "DELETE FROM _sqlx_migrations")
+        .await
+        .unwrap();
+    for role in [Role::Writer, Role::Reader] {
+        let error = refused(&backend.path, role).await;
+        assert!(matches!(error, OpenError::Outdated(_)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_pragma_that_did_not_take_is_refused() {
+    let backend = SqliteBackend::fresh().await;
+    backend.store.close().await;
+    // Nobody else has it open: the mode can be changed.
+    let SqliteBackend { store, path, _dir } = backend;
+    drop(store);
+    let mut connection = SqliteConnectOptions::new()
+        .filename(&path)
+        .connect()
+        .await
+        .unwrap();
+    let changed = async {
+        loop {
+            match execute(&mut connection, "PRAGMA journal_mode = DELETE").await {
+                Ok(_) => return,
+                // The store's last connection is still closing behind its back.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), changed)
+        .await
+        .unwrap();
+    let error = refused(&path, Role::Reader).await;
+    let OpenError::Pragma { pragma, found, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!((*pragma, &**found), ("journal_mode", "delete"));
+}
+
+#[tokio::test]
+async fn two_starters_at_once_both_find_the_tables() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("receiptd.db");
+    let settings = database(&path);
+    let (a, b) = tokio::join!(
+        SqliteStore::open(&settings, Role::Owner),
+        SqliteStore::open(&settings, Role::Owner)
+    );
+    a.unwrap().add(&[new("a")]).await.unwrap();
+    assert_eq!(b.unwrap().add(&[new("a")]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_reader_role_reads_beside_a_daemon_and_writes_nothing() {
+    let backend = SqliteBackend::fresh().await;
+    admitted(&backend.store, &[("a", "x", at(1))]).await;
+    let reader = SqliteStore::open(&database(&backend.path), Role::Reader)
+        .await
+        .unwrap();
+    assert_eq!(show(&reader, "a").await.0.state, State::Pending);
+    assert_eq!(reader.totals(at(2)).await.unwrap()[0].pending, 1);
+    reader.add(&[new("b")]).await.unwrap_err();
+    let writer = SqliteStore::open(&database(&backend.path), Role::Writer)
+        .await
+        .unwrap();
+    assert_eq!(writer.add(&[new_of("b", "x")]).await.unwrap(), 1);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_file_is_not_for_everybody() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let backend = SqliteBackend::fresh().await;
+    backend.store.add(&[new("a")]).await.unwrap();
+    let mode = |suffix: &str| {
+        let path = format!("{}{suffix}", backend.path.display());
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(
+        mode("") & 0o607,
+        0o600,
+        "the owner's and, by the umask, the group's"
+    );
+    assert_eq!((mode("-wal"), mode("-shm")), (mode(""), mode("")));
+}
+
+#[tokio::test]
+async fn a_set_aside_row_says_why() {
+    let backend = SqliteBackend::fresh().await;
+    backend.store.add(&[new("a")]).await.unwrap();
+    backend.spoil("a").await;
+    backend.store.arrivals(&[], 9, at(1)).await.unwrap();
+    let (row, _) = show(&backend.store, "a").await;
+    assert_eq!(row.last_error, Some(ErrorCode::from("row.invalid: chat")));
+    assert_eq!(
+        (row.last_error_at, row.finished_at),
+        (Some(at(1)), Some(at(1)))
+    );
+}
