@@ -54,13 +54,25 @@ impl Schedule<'_> {
     /// When `row`, polled at `now`, is polled next.
     pub fn next_poll_at(&self, row: &Message, now: UnixMs, phase: Phase) -> UnixMs {
         let age = row.age(now);
+        let last_chance_age = self.last_chance_age(&row.key);
+        let life_is_over = last_chance_age <= age && age < self.lifetime + self.rules.last_chance;
+        if life_is_over && phase == Phase::Cadence && !self.policy.confirms(&row.key) {
+            // A confirming poll is too dear at the present target: the row ends without a call.
+            return self.end_of_life(row).max(now + Duration::from_millis(1));
+        }
         let wanted = match phase {
             Phase::Ladder if age < self.rules.generation_grace => {
                 age.mul_f64(LADDER_GROWTH).min(self.rules.generation_grace)
             }
             _ => self.next_age(row, age),
         };
-        let interval = self.jittered(&row.key, age, wanted.saturating_sub(age));
+        let interval = wanted.saturating_sub(age);
+        // The last chance has a spread of its own: jitter would pull the poll planned for it forward, and cost one more.
+        let interval = if age < last_chance_age && last_chance_age <= wanted {
+            interval
+        } else {
+            self.jittered(&row.key, age, interval)
+        };
         let bounded = interval
             .max(self.rules.min_interval)
             .min(self.rules.max_interval);
