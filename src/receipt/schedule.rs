@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::cadence::{Policy, Rules};
+use super::cadence::{Call, Policy, Rules};
 use super::{Message, MessageKey, UnixMs};
 
 /// What a message is waiting for.
@@ -82,6 +82,29 @@ impl Schedule<'_> {
         }
         next.min(self.end_of_life(row))
             .max(now + Duration::from_millis(1))
+    }
+
+    /// What a call for `row` at `now` is for, as the budget sees it.
+    pub fn call(&self, row: &Message, now: UnixMs) -> Call {
+        let age = row.age(now);
+        if age < self.last_chance_age(&row.key) {
+            Call::Ordinary
+        } else if self.last_chance_at(row, now).is_some() {
+            Call::LastChance
+        } else {
+            Call::Confirm
+        }
+    }
+
+    /// When `row` is due next whose call at `now` was refused by the budget: at its next age, and after its last
+    /// chance no more, until the row ends without a call.
+    pub fn refused(&self, row: &Message, now: UnixMs) -> UnixMs {
+        match self.call(row, now) {
+            Call::Ordinary => self.next_poll_at(row, now, Phase::Cadence),
+            Call::LastChance | Call::Confirm => {
+                self.end_of_life(row).max(now + Duration::from_millis(1))
+            }
+        }
     }
 
     /// When the last chance of `row` is due; `None` once it was taken.

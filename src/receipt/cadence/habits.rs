@@ -314,7 +314,7 @@ impl Habits {
     }
 
     /// How many messages begin with 1, 2, 4, … readers, up to the largest seen.
-    pub(super) fn starts(&self) -> &[f64] {
+    pub(super) fn starting_readers(&self) -> &[f64] {
         &self.starts_or_prior
     }
 

@@ -13,10 +13,12 @@
 //!                        Policy ──next_age──► the schedule (bounds, jitter, last chance)
 //! ```
 
+mod budget;
 mod grid;
 mod habits;
 mod lifetime;
 mod observe;
+mod plot;
 mod policy;
 mod prior;
 mod problem;
@@ -24,9 +26,11 @@ mod rules;
 mod solve;
 mod table;
 
+pub use budget::{Call, Month, Threshold};
 pub use habits::{Habits, HabitsError, Measured};
 pub use lifetime::Lifetime;
 pub use observe::Observation;
+pub use plot::read_curve;
 pub use policy::{Expected, Policy};
 pub use rules::Rules;
 

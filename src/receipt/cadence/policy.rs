@@ -19,6 +19,8 @@ const CONFIRM_NONE: f64 = 2.0;
 /// … and from so many on each is. In between the share grows evenly, so that a higher target is never spent on
 /// confirming alone.
 const CONFIRM_ALL: f64 = 3.0;
+/// Above so many calls a message the bins of the grid are too coarse, and are split.
+const CALLS_PER_GRID: f64 = 48.0;
 /// Reads closer to the last chance than this share of a life cannot be told apart from it.
 const SHORTEST_HORIZON: f64 = 1e-4;
 
@@ -59,11 +61,12 @@ impl Policy {
             grid: habits.grid(),
             rules,
             horizon,
+            pieces: (target / CALLS_PER_GRID).ceil().clamp(1.0, 6.0),
             pages: habits.pages(),
         };
         let [known, unknown] = [Kind::PerReader, Kind::PerMessage].map(|kind| {
             let starts = match kind {
-                Kind::PerReader => habits.starts(),
+                Kind::PerReader => habits.starting_readers(),
                 Kind::PerMessage => &[1.0],
             };
             shape.mixture(&habits.curve(kind), starts, target)
@@ -72,7 +75,7 @@ impl Policy {
     }
 
     /// The policy for readers whose habits are known exactly: `share_read` gives the share that has read by an age, and
-    /// `readers` how many readers a message has. What the learned policies are measured against.
+    /// `readers` how many readers a message has. On a grid twice as fine: what the learned policies are measured against.
     pub fn optimal(
         share_read: impl Fn(Duration) -> f64,
         readers: u32,
@@ -84,6 +87,7 @@ impl Policy {
             grid: &grid,
             rules,
             horizon: horizon(rules, rules.key_lifetime),
+            pieces: 2.0,
             pages: 1.0,
         };
         let share = |age: f64| share_read(Duration::from_secs_f64(age));
@@ -168,6 +172,9 @@ struct Shape<'a> {
     grid: &'a Grid,
     rules: &'a Rules,
     horizon: f64,
+    /// Into how many pieces each bin of the grid is split.
+    pieces: f64,
+    /// Calls a walk.
     pages: f64,
 }
 
@@ -183,7 +190,7 @@ impl Shape<'_> {
             curve,
             self.rules,
             self.horizon,
-            target,
+            self.pieces,
             starts.len(),
         );
         problem.pages = self.pages;

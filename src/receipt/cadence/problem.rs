@@ -10,8 +10,6 @@ pub(super) const MOST_LEVELS: usize = 11;
 const SURVIVAL_STEPS: u32 = 256;
 /// No more ages than this to choose from, however short `max_interval` is.
 const MOST_AGES: usize = 1_500;
-/// Above so many calls a message the bins of the grid are too coarse, and are split.
-const CALLS_PER_GRID: f64 = 48.0;
 /// Below so small a share of readers still unread, all have read.
 const NOBODY: f64 = 1e-9;
 
@@ -51,11 +49,11 @@ impl Problem {
         curve: &Curve,
         rules: &Rules,
         horizon: f64,
-        target: f64,
+        pieces: f64,
         levels: usize,
     ) -> Self {
         let max_interval = rules.max_interval.as_secs_f64().max(1e-3);
-        let ages = ages(grid, horizon, max_interval, target);
+        let ages = ages(grid, horizon, max_interval, pieces);
         let mass: Vec<f64> = ages.iter().map(|age| curve.mass(grid, *age)).collect();
         let mut moment = vec![0.0];
         for index in 1..ages.len() {
@@ -134,10 +132,9 @@ impl Problem {
     }
 }
 
-/// The ages to choose from: the grid's edges up to the last chance, split where `max_interval` is shorter than they
-/// are wide, or where more calls are to be spent than there are edges.
-fn ages(grid: &Grid, horizon: f64, max_interval: f64, target: f64) -> Vec<f64> {
-    let pieces = (target / CALLS_PER_GRID).ceil().clamp(1.0, 6.0);
+/// The ages to choose from: the grid's edges up to the last chance, each bin split into so many `pieces`, and where
+/// `max_interval` is shorter than a bin is wide into more.
+fn ages(grid: &Grid, horizon: f64, max_interval: f64, pieces: f64) -> Vec<f64> {
     let split = horizon / max_interval < 400.0;
     let mut ages = vec![0.0];
     let ends = grid.edges()[1..]
