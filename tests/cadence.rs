@@ -1,5 +1,11 @@
 //! What the cadence promises, in a few seconds: the bench `cadence` measures the same with far more messages.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "ages within a simulated month, in milliseconds, and counts of messages fit every type here"
+)]
+
 #[path = "../benches/cadence/compare.rs"]
 mod compare;
 #[path = "../benches/cadence/crowd.rs"]

@@ -79,10 +79,10 @@ impl Scheme {
                 self.next(parameter, age)
             }))
         };
-        // 2^9 ms is half a second: dearer than anything compared. 2^28 ms is three days.
-        let (mut short, mut long) = (9.0, 28.0);
+        // From a millisecond to three days.
+        let (mut short, mut long) = (0.0, 28.0);
         let (mut dear, mut cheap) = (None, None);
-        for _ in 0..14 {
+        for _ in 0..18 {
             let middle = f64::midpoint(short, long);
             let row = run(middle);
             if row.calls > calls {

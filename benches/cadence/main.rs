@@ -3,6 +3,16 @@
 //! `cargo bench --bench cadence` prints the table of the project's bounds; `cargo bench --bench cadence -- --help` says
 //! what else there is. Every run names its seed and comes out the same again.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "a report on the terminal is what this program is for"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "ages within a simulated month, in milliseconds, and counts of messages fit every type here"
+)]
+
 mod compare;
 mod crowd;
 mod month;

@@ -77,6 +77,19 @@ struct Totals {
     delay: f64,
 }
 
+impl Totals {
+    fn each(self, change: impl Fn(f64) -> f64) -> Self {
+        Self {
+            walks: change(self.walks),
+            walk_calls: change(self.walk_calls),
+            messages: change(self.messages),
+            calls: change(self.calls),
+            reads: change(self.reads),
+            delay: change(self.delay),
+        }
+    }
+}
+
 /// A table and the estimate that reads are spread by, which lags a little behind.
 #[derive(Clone, Debug)]
 struct Learned {
@@ -169,17 +182,7 @@ impl Habits {
             *start *= factor;
         }
         self.count_starts();
-        let totals = &mut self.totals;
-        for total in [
-            &mut totals.walks,
-            &mut totals.walk_calls,
-            &mut totals.messages,
-            &mut totals.calls,
-            &mut totals.reads,
-            &mut totals.delay,
-        ] {
-            *total *= factor;
-        }
+        self.totals = self.totals.each(|total| total * factor);
     }
 
     /// [`Self::forget`] for the time since the last call of this; a clock that stands or runs backwards changes nothing.
@@ -240,8 +243,12 @@ impl Habits {
             known: rows(&self.known.table),
             unknown: rows(&self.unknown.table),
             starts: short(&self.starts),
-            totals: self.totals,
-            lifetimes: self.lifetime.spans().collect(),
+            totals: self.totals.each(shorten),
+            lifetimes: self
+                .lifetime
+                .spans()
+                .map(|(answered, gone)| (shorten(answered), shorten(gone)))
+                .collect(),
         };
         // Numbers and arrays of them cannot fail to become JSON; were it otherwise, an empty text is read as nothing.
         serde_json::to_string(&stored).unwrap_or_default()
@@ -349,10 +356,13 @@ struct Rows {
     exposure: Vec<f64>,
 }
 
-/// Seven digits: more would only lengthen the row.
 fn short(numbers: &[f64]) -> Vec<f64> {
-    let shorten = |number: &f64| format!("{number:.6e}").parse().unwrap_or(*number);
-    numbers.iter().map(shorten).collect()
+    numbers.iter().copied().map(shorten).collect()
+}
+
+/// Seven digits: more would only lengthen the row.
+fn shorten(number: f64) -> f64 {
+    format!("{number:.6e}").parse().unwrap_or(number)
 }
 
 /// Refuses what no walk can have brought.
