@@ -222,15 +222,18 @@ pub(super) fn level_of(readers: u32) -> usize {
     level.min(super::problem::MOST_LEVELS - 1)
 }
 
-/// The age that follows `age`, which need not be one of `ages`: between those that follow its neighbours. `None` from
-/// the last chance on.
+/// The age that follows `age`, which need not be one of `ages`: what follows the nearest of them. Jitter thus leads back to
+/// the plan, and never to a poll just before the last chance. `None` from the last chance on.
 fn after(ages: &[f64], next: &[usize], age: f64) -> Option<f64> {
     let above = ages.partition_point(|at| *at <= age);
     if above >= ages.len() {
         return None;
     }
     let below = above.max(1) - 1;
-    let following = |index: usize| ages[next.get(index).copied().unwrap_or(ages.len() - 1)];
-    let within = (age - ages[below]) / (ages[above] - ages[below]);
-    Some((1.0 - within) * following(below) + within * following(above))
+    let nearest = if age - ages[below] < ages[above] - age {
+        below
+    } else {
+        above
+    };
+    Some(ages[next.get(nearest).copied().unwrap_or(ages.len() - 1)])
 }

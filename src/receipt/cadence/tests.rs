@@ -5,9 +5,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::{
-    Chat, ErrorCode, Lane, Message, MessageId, MessageKey, Missing, Outcome, State, UnixMs, WalkEnd,
+    Chat, ErrorCode, Lane, Message, MessageId, MessageKey, Missing, Outcome, Phase, Schedule,
+    State, UnixMs, WalkEnd,
 };
-use super::{Habits, Observation, Policy, Rules};
+use super::{Call, Habits, Observation, Policy, Rules};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const SENT: UnixMs = UnixMs(1_790_000_000_000);
@@ -425,4 +426,48 @@ fn at_small_targets_confirming_goes_first() {
     assert_eq!(confirmed(1.2), 0);
     assert!((400..600).contains(&confirmed(2.5)), "{}", confirmed(2.5));
     assert_eq!(confirmed(8.0), 1_000);
+}
+
+#[test]
+fn the_schedule_keeps_the_last_chance_whole() {
+    let rules = Rules::default();
+    let policy = Policy::prior(&rules);
+    let schedule = Schedule {
+        rules: &rules,
+        policy: &policy,
+        lifetime: rules.key_lifetime,
+        spread: Duration::ZERO,
+    };
+    let last_chance = SENT + (rules.key_lifetime - rules.last_chance);
+    for number in 0..200 {
+        let mut row = Message {
+            key: MessageKey::from(format!("key-{number}")),
+            ..message(Some(1))
+        };
+        row = schedule.admit(&row, SENT);
+        // Jitter never makes one more poll of the one that was planned for the last chance.
+        let mut gap = Duration::ZERO;
+        while row.next_poll_at.unwrap() < last_chance {
+            let now = row.next_poll_at.unwrap();
+            assert_eq!(schedule.call(&row, now), Call::Ordinary);
+            assert_eq!(
+                schedule.refused(&row, now),
+                schedule.next_poll_at(&row, now, Phase::Cadence)
+            );
+            row.last_polled_at = Some(now);
+            row.next_poll_at = Some(schedule.next_poll_at(&row, now, Phase::Cadence));
+            gap = row.next_poll_at.unwrap().since(now);
+        }
+        assert_eq!(row.next_poll_at, Some(last_chance));
+        assert!(gap > HOUR / 2, "{gap:?}");
+        assert_eq!(schedule.call(&row, last_chance), Call::LastChance);
+        assert_eq!(
+            schedule.refused(&row, last_chance),
+            schedule.end_of_life(&row)
+        );
+        row.last_polled_at = Some(last_chance);
+        let confirming = schedule.next_poll_at(&row, last_chance, Phase::Cadence);
+        assert!(confirming > SENT + rules.key_lifetime);
+        assert_eq!(schedule.call(&row, confirming), Call::Confirm);
+    }
 }
