@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::cadence::{Policy, Rules};
+use super::cadence::{Call, Policy, Rules};
 use super::{Message, MessageKey, UnixMs};
 
 /// What a message is waiting for.
@@ -54,13 +54,25 @@ impl Schedule<'_> {
     /// When `row`, polled at `now`, is polled next.
     pub fn next_poll_at(&self, row: &Message, now: UnixMs, phase: Phase) -> UnixMs {
         let age = row.age(now);
+        let last_chance_age = self.last_chance_age(&row.key);
+        let life_is_over = last_chance_age <= age && age < self.lifetime + self.rules.last_chance;
+        if life_is_over && phase == Phase::Cadence && !self.policy.confirms(&row.key) {
+            // A confirming poll is too dear at the present target: the row ends without a call.
+            return self.end_of_life(row).max(now + Duration::from_millis(1));
+        }
         let wanted = match phase {
             Phase::Ladder if age < self.rules.generation_grace => {
                 age.mul_f64(LADDER_GROWTH).min(self.rules.generation_grace)
             }
             _ => self.next_age(row, age),
         };
-        let interval = self.jittered(&row.key, age, wanted.saturating_sub(age));
+        let interval = wanted.saturating_sub(age);
+        // The last chance has a spread of its own: jitter would pull the poll planned for it forward, and cost one more.
+        let interval = if age < last_chance_age && last_chance_age <= wanted {
+            interval
+        } else {
+            self.jittered(&row.key, age, interval)
+        };
         let bounded = interval
             .max(self.rules.min_interval)
             .min(self.rules.max_interval);
@@ -70,6 +82,29 @@ impl Schedule<'_> {
         }
         next.min(self.end_of_life(row))
             .max(now + Duration::from_millis(1))
+    }
+
+    /// What a call for `row` at `now` is for, as the budget sees it.
+    pub fn call(&self, row: &Message, now: UnixMs) -> Call {
+        let age = row.age(now);
+        if age < self.last_chance_age(&row.key) {
+            Call::Ordinary
+        } else if self.last_chance_at(row, now).is_some() {
+            Call::LastChance
+        } else {
+            Call::Confirm
+        }
+    }
+
+    /// When `row` is due next whose call at `now` was refused by the budget: at its next age, and after its last
+    /// chance no more, until the row ends without a call.
+    pub fn refused(&self, row: &Message, now: UnixMs) -> UnixMs {
+        match self.call(row, now) {
+            Call::Ordinary => self.next_poll_at(row, now, Phase::Cadence),
+            Call::LastChance | Call::Confirm => {
+                self.end_of_life(row).max(now + Duration::from_millis(1))
+            }
+        }
     }
 
     /// When the last chance of `row` is due; `None` once it was taken.

@@ -1,0 +1,128 @@
+//! A month on a budget: messages arrive evenly by chance, and every call is asked for first.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use receiptd::receipt::UnixMs;
+use receiptd::receipt::cadence::{Call, Habits, Month, Policy, Rules};
+
+use super::crowd::Crowd;
+use super::sim::{Live, Tally, schedule};
+
+/// 2026-10-31T16:00:00Z: November begins at UTC+8.
+const MONTH: UnixMs = UnixMs(1_793_462_400_000);
+
+/// What a month cost and brought.
+#[derive(Debug, Default)]
+pub(crate) struct MonthTally {
+    pub(crate) tally: Tally,
+    /// Calls counted within the month.
+    pub(crate) spent: u64,
+    /// Messages whose last chance came within the month, and those that did not get it.
+    pub(crate) last_chances: u64,
+    pub(crate) dropped: u64,
+    /// The smallest and the largest target that was set, in calls a message.
+    pub(crate) targets: (f64, f64),
+}
+
+/// Sends `messages` in a month of `budget` calls, and polls until it ends.
+pub(crate) fn run(
+    crowd: &Crowd,
+    rules: &Rules,
+    messages: u64,
+    budget: u64,
+    seed: u64,
+) -> MonthTally {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let end = MONTH.next_quota_month();
+    let length = end.since(MONTH).as_secs_f64();
+    let mut arrivals: Vec<UnixMs> = (0..messages)
+        .map(|_| MONTH + Duration::from_secs_f64(length * random.f64()))
+        .collect();
+    arrivals.sort_unstable();
+    let mut arrivals = arrivals.into_iter().peekable();
+
+    let mut habits = Habits::prior(rules);
+    let mut result = MonthTally {
+        targets: (f64::INFINITY, 0.0),
+        ..MonthTally::default()
+    };
+    let mut month = Month {
+        budget,
+        spent: 0,
+        now: MONTH,
+        owed: 0,
+        messages: 0,
+        usual: None,
+    };
+    let mut solved_for = f64::NAN;
+    let mut learned_at_solve = 0;
+    let mut policy = Policy::prior(rules);
+    let mut alive: Vec<Live> = vec![];
+    let mut due = BinaryHeap::new();
+    loop {
+        // As the daemon would: off the hot path, when the target or the habits have moved enough.
+        let target = month.target(rules);
+        let moved = solved_for.is_nan() || (target - solved_for).abs() > 0.03 * target.max(1.0);
+        if moved || month.messages > learned_at_solve + learned_at_solve / 10 + 50 {
+            policy = Policy::solve(&habits, rules, target);
+            solved_for = target;
+            learned_at_solve = month.messages;
+            result.targets = (result.targets.0.min(target), result.targets.1.max(target));
+        }
+        let schedule = schedule(rules, &policy, Some(&habits));
+        let first = due.peek().map(|Reverse((at, _))| *at);
+        let next_arrival = arrivals.peek().copied();
+        match (next_arrival, first) {
+            (Some(arrival), _) if first.is_none_or(|at| arrival <= at) => {
+                arrivals.next();
+                month.now = arrival;
+                let reads = crowd.reads(&mut random, arrival.0);
+                let mut live = Live::new(month.messages, crowd, arrival, reads, rules.key_lifetime);
+                live.row = schedule.admit(&live.row, arrival);
+                due.extend(live.due().map(|at| Reverse((at, alive.len()))));
+                month.messages += 1;
+                month.owed += u64::from(owes(&live, end));
+                result.tally.messages += 1;
+                alive.push(live);
+            }
+            (_, Some(at)) if at < end => {
+                let Some(Reverse((_, index))) = due.pop() else {
+                    break;
+                };
+                month.now = at;
+                let live = &mut alive[index];
+                // A row at the end of its life ends without a call: nobody is asked.
+                let call = Some(schedule.call(&live.row, at))
+                    .filter(|_| at < schedule.end_of_life(&live.row));
+                result.last_chances += u64::from(call == Some(Call::LastChance));
+                month.owed -= u64::from(owes(live, end));
+                if call.is_none_or(|call| month.allows(call)) {
+                    let before = result.tally.calls;
+                    let seen = live.poll(&schedule, &mut result.tally);
+                    month.spent += result.tally.calls - before;
+                    habits.forget_until(at, rules.memory);
+                    seen.iter().for_each(|seen| habits.learn(seen));
+                } else {
+                    result.dropped += u64::from(call == Some(Call::LastChance));
+                    live.row.next_poll_at = Some(schedule.refused(&live.row, at));
+                    live.row.last_chance_at = schedule
+                        .last_chance_at(&live.row, at)
+                        .filter(|_| call == Some(Call::Ordinary));
+                }
+                month.owed += u64::from(owes(live, end));
+                due.extend(live.due().map(|at| Reverse((at, index))));
+            }
+            _ => break,
+        }
+        assert!(month.spent <= budget, "a call over budget");
+    }
+    result.spent = month.spent;
+    result
+}
+
+/// Whether a message's last chance is still to come within the month.
+fn owes(live: &Live, end: UnixMs) -> bool {
+    live.due().is_some() && live.row.last_chance_at.is_some_and(|at| at < end)
+}

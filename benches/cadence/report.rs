@@ -1,0 +1,313 @@
+//! The tables that the bench prints. Each function says whether its bounds hold.
+
+use std::time::Duration;
+
+use receiptd::receipt::cadence::Rules;
+
+use super::compare::{self, Row, Scheme};
+use super::crowd::Crowd;
+use super::month;
+use super::options::Options;
+use super::sim::{self, Learner, START};
+
+/// Learned against optimum, learned against fixed, prior against fixed: no more than this, as means over the seeds.
+const BOUNDS: [(&str, f64); 3] = [
+    ("learned/optimum", 1.10),
+    ("learned/fixed", 0.42),
+    ("prior/fixed", 0.80),
+];
+/// How far the mean spend may lie from its target.
+const SPEND: f64 = 0.05;
+
+/// All ways of polling one crowd, at the calls that the learned one spent.
+struct Comparison {
+    rows: Vec<(&'static str, Row)>,
+}
+
+impl Comparison {
+    fn run(crowd: &Crowd, rules: &Rules, target: f64, options: &Options, seed: u64) -> Self {
+        let messages = sim::draw(crowd, options.messages, seed, rules.key_lifetime);
+        let lessons = (options.lessons, seed);
+        let (learned, _) = compare::learned(crowd, &messages, rules, target, lessons);
+        let calls = learned.calls;
+        let [fixed, doubling, root] = Scheme::ALL.map(|scheme| scheme.at(&messages, rules, calls));
+        let prior = compare::prior(&messages, rules, calls);
+        let optimum = compare::optimum(crowd, &messages, rules, calls);
+        Self {
+            rows: vec![
+                ("fixed", fixed),
+                ("doubling", doubling),
+                ("sqrt(age)", root),
+                ("prior", prior),
+                ("learned", learned),
+                ("optimum", optimum),
+            ],
+        }
+    }
+
+    /// Means over several seeds.
+    fn mean(runs: &[Self]) -> Self {
+        let of = |index: usize, field: fn(&Row) -> f64| {
+            runs.iter()
+                .map(|run| field(&run.rows[index].1))
+                .sum::<f64>()
+                / runs.len() as f64
+        };
+        let rows = runs[0].rows.iter().enumerate().map(|(index, (name, _))| {
+            let row = Row {
+                calls: of(index, |row| row.calls),
+                mean: of(index, |row| row.mean),
+                median: of(index, |row| row.median),
+                p95: of(index, |row| row.p95),
+            };
+            (*name, row)
+        });
+        Self {
+            rows: rows.collect(),
+        }
+    }
+
+    fn row(&self, name: &str) -> Row {
+        let found = self.rows.iter().find(|(of, _)| *of == name);
+        found.map(|(_, row)| *row).unwrap_or_default()
+    }
+
+    fn ratio(&self, of: &str, to: &str) -> f64 {
+        self.row(of).mean / self.row(to).mean
+    }
+
+    fn print(&self) {
+        println!(
+            "  {:<10} {:>8} {:>10} {:>10} {:>10}",
+            "", "calls", "mean s", "median s", "p95 s"
+        );
+        for (name, row) in &self.rows {
+            println!(
+                "  {name:<10} {:>8.2} {:>10.1} {:>10.1} {:>10.1}",
+                row.calls, row.mean, row.median, row.p95
+            );
+        }
+    }
+}
+
+/// A crowd at a target over all seeds: the table, the ratios (as means over the seeds), and whether they hold.
+fn compare_crowd(crowd: &Crowd, rules: &Rules, target: f64, options: &Options) -> (Vec<f64>, f64) {
+    let runs: Vec<Comparison> = (options.seed..options.seed + options.seeds.max(1))
+        .map(|seed| Comparison::run(crowd, rules, target, options, seed))
+        .collect();
+    let mean = Comparison::mean(&runs);
+    println!("\n{}, target {target}", crowd.name);
+    mean.print();
+    let ratios = BOUNDS.map(|(name, _)| {
+        let (of, to) = name.split_once('/').unwrap_or((name, name));
+        runs.iter().map(|run| run.ratio(of, to)).sum::<f64>() / runs.len() as f64
+    });
+    (ratios.to_vec(), mean.row("learned").calls)
+}
+
+fn introduce(options: &Options) {
+    println!(
+        "{} messages after {} to learn from, seeds {}..={}",
+        options.messages,
+        options.lessons,
+        options.seed,
+        options.seed + options.seeds.max(1) - 1
+    );
+}
+
+/// The four crowds.
+pub(crate) fn bounds(options: &Options) -> bool {
+    introduce(options);
+    let rules = sim::open_rules();
+    let mut held = true;
+    for crowd in Crowd::four() {
+        for target in &options.targets {
+            let (ratios, calls) = compare_crowd(&crowd, &rules, *target, options);
+            for ((name, bound), ratio) in BOUNDS.iter().zip(&ratios) {
+                held &= verdict(name, *ratio, *bound);
+            }
+            held &= verdict(
+                "|spend - target| / target",
+                (calls / target - 1.0).abs(),
+                SPEND,
+            );
+        }
+    }
+    println!(
+        "\n{}",
+        if held {
+            "every bound holds"
+        } else {
+            "NOT every bound holds"
+        }
+    );
+    held
+}
+
+fn verdict(name: &str, value: f64, bound: f64) -> bool {
+    let holds = value <= bound;
+    println!(
+        "  {name} {value:.3} (at most {bound}) {}",
+        if holds { "holds" } else { "FAILS" }
+    );
+    holds
+}
+
+/// One crowd, no bounds.
+pub(crate) fn crowd(options: &Options) -> bool {
+    introduce(options);
+    for target in &options.targets {
+        let (ratios, _) = compare_crowd(&options.crowd, &sim::open_rules(), *target, options);
+        for ((name, _), ratio) in BOUNDS.iter().zip(&ratios) {
+            println!("  {name} {ratio:.3}");
+        }
+    }
+    true
+}
+
+/// Groups of 50, with `expected_readers` and without.
+pub(crate) fn groups(options: &Options) -> bool {
+    for known in [true, false] {
+        let group = Crowd {
+            readers: 50,
+            known,
+            name: format!(
+                "50 readers, expected_readers {}",
+                if known { "given" } else { "absent" }
+            ),
+            ..options.crowd.clone()
+        };
+        let options = Options {
+            crowd: group,
+            messages: options.messages / 10,
+            lessons: options.lessons / 10,
+            ..options.clone()
+        };
+        crowd(&options);
+    }
+    true
+}
+
+/// Months on a budget.
+pub(crate) fn month(options: &Options, messages: u64) -> bool {
+    let rules = Rules::default();
+    let series = match messages {
+        0 => vec![150, 300, 600, 1_000, 1_500, 2_500, 4_000, 4_800, 8_000],
+        messages => vec![messages],
+    };
+    println!(
+        "{}, {} calls a month, seed {}",
+        options.crowd.name, options.budget, options.seed
+    );
+    println!(
+        "{:>9} {:>7} {:>14} {:>8} {:>10} {:>9} {:>7}",
+        "messages", "calls", "last chances", "dropped", "mean s", "reads", "missed"
+    );
+    let mut held = true;
+    for messages in series {
+        let month = month::run(
+            &options.crowd,
+            &rules,
+            messages,
+            options.budget,
+            options.seed,
+        );
+        held &= month.spent <= options.budget;
+        held &= messages > options.budget || month.dropped == 0;
+        println!(
+            "{messages:>9} {:>7} {:>14} {:>8} {:>10.0} {:>9} {:>7}",
+            month.spent,
+            month.last_chances,
+            month.dropped,
+            month.tally.mean(),
+            month.tally.delays.len(),
+            month.tally.missed,
+        );
+    }
+    held
+}
+
+/// A crowd that changes from quick to slow in mid-run, and back.
+pub(crate) fn change(options: &Options) -> bool {
+    const DAYS: u32 = 5;
+    const A_DAY: u64 = 100;
+    let rules = Rules {
+        memory: Duration::from_secs(15 * 86_400),
+        ..sim::open_rules()
+    };
+    let quick = Crowd::log_normal(1.0, 1.3, 0.05);
+    let slow = Crowd::log_normal(60.0, 1.3, 0.30);
+    let target = options.targets[0];
+    println!(
+        "{A_DAY} messages a day, memory 15 days, target {target}, seed {}",
+        options.seed
+    );
+    println!(
+        "{:>6} {:<24} {:>7} {:>10} {:>10} {:>6}",
+        "day", "crowd", "calls", "learned s", "optimum s", "ratio"
+    );
+    let mut learner = Learner::new(&rules, target);
+    let mut random = fastrand::Rng::with_seed(options.seed);
+    let (mut after_one, mut after_two) = (0.0_f64, 0.0_f64);
+    for chunk in 0..24_u32 {
+        let crowd = if (9..17).contains(&chunk) {
+            &slow
+        } else {
+            &quick
+        };
+        let since_change = chunk
+            - [0, 9, 17]
+                .into_iter()
+                .rfind(|from| *from <= chunk)
+                .unwrap_or(0);
+        let from = START + Duration::from_secs(86_400) * (chunk * DAYS);
+        let gap = Duration::from_secs(86_400 / A_DAY);
+        learner.feed(
+            crowd,
+            &rules,
+            (A_DAY * u64::from(DAYS), gap),
+            from,
+            &mut random,
+        );
+        let messages = sim::draw(
+            crowd,
+            options.messages / 4,
+            options.seed,
+            rules.key_lifetime,
+        );
+        let learned = Row::of(&sim::run(
+            &messages,
+            &rules,
+            &learner.policy,
+            Some(&learner.habits),
+        ));
+        let best = compare::optimum(crowd, &messages, &rules, learned.calls);
+        let ratio = learned.mean / best.mean;
+        // Three rows are one memory.
+        if since_change >= 3 {
+            after_one = after_one.max(ratio);
+        }
+        if since_change >= 6 {
+            after_two = after_two.max(ratio);
+        }
+        println!(
+            "{:>6} {:<24} {:>7.2} {:>10.1} {:>10.1} {ratio:>6.2}",
+            (chunk + 1) * DAYS,
+            crowd.name,
+            learned.calls,
+            learned.mean,
+            best.mean
+        );
+    }
+    // After one memory what was learned before the change still weighs 1/e, after two 1/e².
+    let one = verdict(
+        "worst ratio later than one memory after a change",
+        after_one,
+        2.0,
+    );
+    verdict(
+        "worst ratio later than two memories after a change",
+        after_two,
+        1.5,
+    ) && one
+}

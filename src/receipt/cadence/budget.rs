@@ -1,0 +1,216 @@
+//! A month's calls, made to last the month.
+
+use std::time::Duration;
+
+use super::super::UnixMs;
+use super::Rules;
+
+/// The rate of a month that began less than this ago is taken over so long: a few early messages are no rate yet.
+const SHORTEST_ELAPSED: Duration = Duration::from_secs(24 * 3_600);
+/// What is known of the months before weighs as much as so long of this one.
+const USUAL_WEIGHT: Duration = Duration::from_secs(3 * 86_400);
+/// A pending message will spend, besides its last chance, about half of what one still to come will: calls go out early.
+const PENDING_SHARE: f64 = 0.5;
+
+/// What a call is for. From the first to be dropped to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Whether a key lives on after its life: nothing is lost without it.
+    Confirm,
+    /// A poll of the cadence, or a further page or a retry of one.
+    Ordinary,
+    /// The poll after which the answer is lost for ever, and its further pages.
+    LastChance,
+}
+
+/// A budget and how its month stands. Everything is counted over all lanes that share the budget.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Month {
+    /// Metered calls that the month may cost.
+    pub budget: u64,
+    /// Metered calls made this month, those under way included.
+    pub spent: u64,
+    /// Now. The month is the calendar month at UTC+8.
+    pub now: UnixMs,
+    /// Pending messages whose last chance is still to come within the month.
+    pub owed: u64,
+    /// Messages sent since the month began.
+    pub messages: u64,
+    /// Messages a month that are usual, where that is known: steadies the first days.
+    pub usual: Option<f64>,
+}
+
+/// A share of the budget that was reached, each logged once a month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Threshold {
+    /// 80 %.
+    Low,
+    /// 100 %: nothing more goes out this month.
+    Spent,
+}
+
+impl Month {
+    /// Calls a message to spend from now on: what is left, less one last chance for each pending message, over the
+    /// messages still to come this month at its rate. Never above `calls_per_message`, which a plentiful budget leaves
+    /// as it is. Below 1 not even the last chances are covered.
+    pub fn target(&self, rules: &Rules) -> f64 {
+        let to_share = self.to_come() + PENDING_SHARE * count(self.owed);
+        let left = count(self.left().saturating_sub(self.owed));
+        if to_share <= 0.0 {
+            return if left > 0.0 {
+                rules.calls_per_message
+            } else {
+                0.0
+            };
+        }
+        (left / to_share).min(rules.calls_per_message)
+    }
+
+    /// Whether a call may go out now. Asked before each call, a month is never a call over its budget.
+    pub fn allows(&self, call: Call) -> bool {
+        let left = self.left();
+        let free = count(left) - count(self.owed);
+        match call {
+            Call::LastChance => left >= 1,
+            // Those still to come have their last chances kept for them too.
+            Call::Ordinary => left > self.owed && free >= self.to_come() + 1.0,
+            Call::Confirm => left > self.owed && free >= 2.0 * self.to_come() + 1.0,
+        }
+    }
+
+    /// Calls that are left.
+    pub fn left(&self) -> u64 {
+        self.budget.saturating_sub(self.spent)
+    }
+
+    /// Messages still to come this month, at its rate.
+    pub fn to_come(&self) -> f64 {
+        let start = self.now.quota_month_start();
+        let end = self.now.next_quota_month();
+        let length = end.since(start).as_secs_f64();
+        let elapsed = self.now.since(start);
+        let messages = count(self.messages);
+        let rate = match self.usual {
+            Some(usual) => {
+                let weight = USUAL_WEIGHT.as_secs_f64();
+                let known = usual.max(0.0) / length * weight;
+                (messages + known) / (elapsed.as_secs_f64() + weight)
+            }
+            None => messages / elapsed.max(SHORTEST_ELAPSED).as_secs_f64(),
+        };
+        rate * end.since(self.now).as_secs_f64()
+    }
+
+    /// Where the month's spend will end if messages keep coming at this rate.
+    pub fn forecast(&self, rules: &Rules) -> u64 {
+        let ahead = self.target(rules) * (self.to_come() + PENDING_SHARE * count(self.owed));
+        // Rounded, and cut off at the budget, so it fits.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let ahead = ahead.round() as u64;
+        self.spent
+            .saturating_add(self.owed)
+            .saturating_add(ahead)
+            .min(self.budget.max(self.spent))
+    }
+
+    /// The threshold that was crossed when the month's spend rose from `before` to what it is now; the higher one
+    /// where it was both.
+    pub fn crossed(&self, before: u64) -> Option<Threshold> {
+        let reached = |spent: u64| {
+            if spent >= self.budget {
+                Some(Threshold::Spent)
+            } else if spent.saturating_mul(5) >= self.budget.saturating_mul(4) {
+                Some(Threshold::Low)
+            } else {
+                None
+            }
+        };
+        let now = reached(self.spent);
+        if now > reached(before) { now } else { None }
+    }
+}
+
+/// Exact up to 2^53, far beyond a month's calls.
+#[allow(clippy::cast_precision_loss)]
+fn count(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2026-11-16T00:00:00 at UTC+8: the middle of a month of 30 days.
+    const MIDDLE: UnixMs = UnixMs(1_794_758_400_000);
+
+    fn month(spent: u64, messages: u64) -> Month {
+        Month {
+            budget: 5_000,
+            spent,
+            now: MIDDLE,
+            owed: 10,
+            messages,
+            usual: None,
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_shared_by_what_is_to_come() {
+        let rules = Rules::default();
+        assert_eq!(MIDDLE.to_string(), "2026-11-15T16:00:00.000Z");
+        // 150 more are to come, and 2,500 calls are left: the operator's 12 it is.
+        assert!((month(2_500, 150).to_come() - 150.0).abs() < 1e-6);
+        assert_eq!(month(2_500, 150).target(&rules), 12.0);
+        let short = month(2_500, 750).target(&rules);
+        assert!((short - 2_490.0 / 755.0).abs() < 1e-9, "{short}");
+        assert!(month(2_500, 4_000).target(&rules) < 1.0);
+        assert_eq!(month(5_000, 4_000).target(&rules), 0.0);
+    }
+
+    #[test]
+    fn last_chances_are_kept_for_the_pending_and_for_those_to_come() {
+        let mut tight = month(3_000, 1_985);
+        assert!(tight.allows(Call::Ordinary));
+        assert!(!tight.allows(Call::Confirm));
+        tight.spent += 5;
+        assert!(!tight.allows(Call::Ordinary));
+        assert!(tight.allows(Call::LastChance));
+        tight.spent = 4_999;
+        assert!(tight.allows(Call::LastChance));
+        tight.spent = 5_000;
+        for call in [Call::Confirm, Call::Ordinary, Call::LastChance] {
+            assert!(!tight.allows(call));
+        }
+    }
+
+    #[test]
+    fn each_threshold_is_crossed_once() {
+        let crossed: Vec<_> = (1..=5_000)
+            .filter_map(|spent| month(spent, 100).crossed(spent - 1))
+            .collect();
+        assert_eq!(crossed, [Threshold::Low, Threshold::Spent]);
+        assert_eq!(month(5_000, 1).crossed(0), Some(Threshold::Spent));
+        assert_eq!(month(4_100, 1).crossed(4_050), None);
+    }
+
+    #[test]
+    fn a_month_that_has_just_begun_has_a_rate() {
+        let start = MIDDLE.quota_month_start();
+        let fresh = Month {
+            now: start,
+            messages: 0,
+            owed: 0,
+            ..month(0, 0)
+        };
+        assert_eq!(fresh.target(&Rules::default()), 12.0);
+        let usual = Month {
+            usual: Some(2_000.0),
+            ..fresh
+        };
+        assert!(
+            (usual.to_come() - 2_000.0).abs() < 1e-6,
+            "{}",
+            usual.to_come()
+        );
+    }
+}

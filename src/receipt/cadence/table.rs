@@ -1,0 +1,276 @@
+//! A life table: how many reads were seen in each bin of age, and how much waiting they were seen in.
+//!
+//! A poll only bounds a read: it lies between two walks. Each read is spread over that interval as the present estimate
+//! would have it there, which is the expectation step of the EM algorithm for interval-censored data (Turnbull 1976);
+//! the ratio of the sums is its maximisation step, smoothed over neighbouring bins (Silverman, Jones, Wilson and
+//! Nychka 1990) since polls at the same ages every time leave the shape within an interval open.
+
+use super::grid::Grid;
+use super::prior;
+
+/// So many messages' worth of pseudo-observations stand for the prior. A few: a hundred real messages overrule it.
+const PRIOR_MESSAGES: f64 = 8.0;
+/// The standard deviation of the smoothing, in bins: a third of an octave, well below the breadth of human habits.
+const SMOOTHING_BINS: f64 = 4.0;
+/// How far the smoothing reaches, in bins.
+const SMOOTHING_REACH: usize = 10;
+
+/// Which of the two tables: their units differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `expected_readers` is known. Exposure in missing readers × seconds; a reader who has read is at risk no more.
+    PerReader,
+    /// It is not. Exposure in messages × seconds; a message brings reads for as long as it lives.
+    PerMessage,
+}
+
+/// What was seen, without the prior: two numbers a bin.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Table {
+    pub(super) kind: Kind,
+    /// Reads.
+    pub(super) events: Vec<f64>,
+    /// Seconds of waiting for a read, see [`Kind`].
+    pub(super) exposure: Vec<f64>,
+}
+
+impl Table {
+    /// Nothing seen yet.
+    pub(super) fn new(kind: Kind, grid: &Grid) -> Self {
+        Self {
+            kind,
+            events: vec![0.0; grid.bins()],
+            exposure: vec![0.0; grid.bins()],
+        }
+    }
+
+    /// Weighs all that was seen down by `factor`. The prior does not fade.
+    pub(super) fn fade(&mut self, factor: f64) {
+        for number in self.events.iter_mut().chain(&mut self.exposure) {
+            *number *= factor;
+        }
+    }
+
+    /// How many reads were seen, as far as they are remembered.
+    pub(super) fn weight(&self) -> f64 {
+        self.events.iter().sum()
+    }
+
+    /// Adds what one walk saw: `reads` somewhere in the ages `from..to` (seconds), while `waiting` more readers (or the
+    /// message itself, where their number is unknown) were waited for throughout. Returns the delay of those reads in
+    /// seconds, as far as the present estimate `curve` tells.
+    pub(super) fn add(
+        &mut self,
+        grid: &Grid,
+        curve: &Curve,
+        (from, to): (f64, f64),
+        reads: f64,
+        waiting: f64,
+    ) -> f64 {
+        let whole = curve.share(grid, from, to);
+        let span = to.min(grid.lifetime()) - from;
+        let mut delay = 0.0;
+        let mut unread = 1.0;
+        for (bin, start, end) in grid.parts(from, to) {
+            let length = end - start;
+            // Where the estimate sees nothing at all in the interval, any place in it is as good.
+            let share = if whole > f64::MIN_POSITIVE {
+                curve.share(grid, start, end) * curve.survival_from(grid, from, start) / whole
+            } else {
+                length / span
+            };
+            self.events[bin] += reads * share;
+            let read_later = (unread - share / 2.0).max(0.0);
+            let at_risk = match self.kind {
+                Kind::PerReader => waiting + reads * read_later,
+                Kind::PerMessage => waiting,
+            };
+            self.exposure[bin] += length * at_risk;
+            delay += reads * share * (to - (start + end) / 2.0);
+            unread -= share;
+        }
+        delay
+    }
+
+    /// The present estimate: what was seen and the prior together.
+    pub(super) fn curve(&self, grid: &Grid) -> Curve {
+        let lifetime = grid.lifetime();
+        let believed: Vec<f64> = grid
+            .edges()
+            .iter()
+            .map(|edge| prior::share_read_by(edge / lifetime))
+            .collect();
+        // Bins are even in the logarithm of age, so what is smoothed is the probability of a read within a bin: reads
+        // over the mean number at risk there.
+        let (events, at_risk): (Vec<f64>, Vec<f64>) = (0..grid.bins())
+            .map(|bin| {
+                let left = match self.kind {
+                    Kind::PerReader => 1.0 - (believed[bin] + believed[bin + 1]) / 2.0,
+                    Kind::PerMessage => 1.0,
+                };
+                let prior_events = PRIOR_MESSAGES * (believed[bin + 1] - believed[bin]);
+                (
+                    self.events[bin] + prior_events,
+                    self.exposure[bin] / grid.width(bin) + PRIOR_MESSAGES * left,
+                )
+            })
+            .unzip();
+        let (events, at_risk) = (smooth(&events), smooth(&at_risk));
+        let mut cumulative = Vec::with_capacity(grid.bins() + 1);
+        let mut sum = 0.0;
+        cumulative.push(sum);
+        for (events, at_risk) in events.iter().zip(&at_risk) {
+            sum += events / at_risk.max(f64::MIN_POSITIVE);
+            cumulative.push(sum);
+        }
+        Curve {
+            kind: self.kind,
+            cumulative,
+        }
+    }
+
+    /// The same observations on another grid, spread evenly within each bin.
+    pub(super) fn rebinned(&self, from: &Grid, to: &Grid) -> Self {
+        let mut table = Self::new(self.kind, to);
+        for bin in 0..from.bins() {
+            let (start, end) = (from.edges()[bin], from.edges()[bin + 1]);
+            for (target, part_start, part_end) in to.parts(start, end) {
+                let share = (part_end - part_start) / (end - start);
+                table.events[target] += self.events[bin] * share;
+                table.exposure[target] += self.exposure[bin] * share;
+            }
+        }
+        table
+    }
+}
+
+/// A weighted mean over neighbours; at the ends over those that there are.
+fn smooth(values: &[f64]) -> Vec<f64> {
+    let weight = |distance: usize| {
+        // Exact: a distance is at most SMOOTHING_REACH.
+        let distance = f64::from(u32::try_from(distance).unwrap_or(u32::MAX)) / SMOOTHING_BINS;
+        (-distance * distance / 2.0).exp()
+    };
+    let weights: Vec<f64> = (0..=SMOOTHING_REACH).map(weight).collect();
+    (0..values.len())
+        .map(|centre| {
+            let first = centre.saturating_sub(SMOOTHING_REACH);
+            let last = (centre + SMOOTHING_REACH).min(values.len() - 1);
+            let (sum, total) = (first..=last).fold((0.0, 0.0), |(sum, total), index| {
+                let weight = weights[index.abs_diff(centre)];
+                (sum + weight * values[index], total + weight)
+            });
+            sum / total
+        })
+        .collect()
+}
+
+/// An estimate of when reads happen.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Curve {
+    pub(super) kind: Kind,
+    /// At each edge of the grid: the cumulative hazard of a reader, or the mean number of reads of a message.
+    cumulative: Vec<f64>,
+}
+
+impl Curve {
+    /// A curve that is known: `share` gives what [`Self::mass`] shall give at each age in seconds.
+    pub(super) fn known(kind: Kind, grid: &Grid, share: impl Fn(f64) -> f64) -> Self {
+        let cumulative = grid.edges().iter().map(|age| match kind {
+            Kind::PerReader => -(1.0 - share(*age)).max(1e-12).ln(),
+            Kind::PerMessage => share(*age),
+        });
+        Self {
+            kind,
+            cumulative: cumulative.collect(),
+        }
+    }
+
+    /// The share of readers that have read by `age` seconds, or the mean number of reads of a message by then.
+    pub(super) fn mass(&self, grid: &Grid, age: f64) -> f64 {
+        match self.kind {
+            Kind::PerReader => -(-self.at(grid, age)).exp_m1(),
+            Kind::PerMessage => self.at(grid, age),
+        }
+    }
+
+    /// The share of a part's reads among those still at risk at its start.
+    fn share(&self, grid: &Grid, start: f64, end: f64) -> f64 {
+        let events = self.at(grid, end) - self.at(grid, start);
+        match self.kind {
+            Kind::PerReader => -(-events).exp_m1(),
+            Kind::PerMessage => events,
+        }
+    }
+
+    /// The share of those at risk at `from` that are still at risk at `at`.
+    fn survival_from(&self, grid: &Grid, from: f64, at: f64) -> f64 {
+        match self.kind {
+            Kind::PerReader => (self.at(grid, from) - self.at(grid, at)).exp(),
+            Kind::PerMessage => 1.0,
+        }
+    }
+
+    fn at(&self, grid: &Grid, age: f64) -> f64 {
+        let bin = grid.bin_of(age);
+        let within = ((age - grid.edges()[bin]) / grid.width(bin)).clamp(0.0, 1.0);
+        self.cumulative[bin] + within * (self.cumulative[bin + 1] - self.cumulative[bin])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn day() -> Grid {
+        Grid::new(Duration::from_secs(86_400))
+    }
+
+    #[test]
+    fn an_empty_table_is_the_prior() {
+        let grid = day();
+        for kind in [Kind::PerReader, Kind::PerMessage] {
+            let curve = Table::new(kind, &grid).curve(&grid);
+            for age in [10.0, 300.0, 3_600.0, 40_000.0] {
+                let believed = prior::share_read_by(age / 86_400.0);
+                let learned = curve.mass(&grid, age);
+                assert!(
+                    (learned - believed).abs() < 0.02,
+                    "{age}: {learned} {believed}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_counts_once_wherever_it_is_spread() {
+        let grid = day();
+        for kind in [Kind::PerReader, Kind::PerMessage] {
+            let mut table = Table::new(kind, &grid);
+            let curve = table.curve(&grid);
+            let delay = table.add(&grid, &curve, (100.0, 5_000.0), 3.0, 0.0);
+            assert!((table.weight() - 3.0).abs() < 1e-9);
+            assert!(delay > 0.0 && delay < 3.0 * 4_900.0);
+            // Readers who read within the interval waited a part of it; a message that nobody waits for, not at all.
+            let waited: f64 = table.exposure.iter().sum();
+            match kind {
+                Kind::PerReader => assert!((waited + delay - 3.0 * 4_900.0).abs() < 1.0),
+                Kind::PerMessage => assert_eq!(waited, 0.0),
+            }
+        }
+    }
+
+    #[test]
+    fn another_grid_keeps_the_counts() {
+        let (from, to) = (day(), Grid::new(Duration::from_secs(40_000)));
+        let mut table = Table::new(Kind::PerReader, &from);
+        let curve = table.curve(&from);
+        table.add(&from, &curve, (50.0, 900.0), 5.0, 7.0);
+        let moved = table.rebinned(&from, &to);
+        assert!((moved.weight() - 5.0).abs() < 1e-9);
+        let total = |table: &Table| table.exposure.iter().sum::<f64>();
+        assert!((total(&moved) - total(&table)).abs() < 1e-6);
+    }
+}

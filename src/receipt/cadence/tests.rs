@@ -1,0 +1,473 @@
+//! The cadence as its users see it. Random tests print their seed: proptest's own, or the one named in the message.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::super::{
+    Chat, ErrorCode, Lane, Message, MessageId, MessageKey, Missing, Outcome, Phase, Schedule,
+    State, UnixMs, WalkEnd,
+};
+use super::{Call, Habits, Observation, Policy, Rules};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const SENT: UnixMs = UnixMs(1_790_000_000_000);
+
+fn message(expected_readers: Option<u32>) -> Message {
+    Message {
+        id: MessageId(1),
+        key: MessageKey::from("k"),
+        lane: Lane {
+            account: "default".into(),
+            corp: None,
+        },
+        robot_code: None,
+        conversation: None,
+        chat: Chat::Private,
+        expected_readers,
+        sent_at: SENT,
+        lives_from: SENT,
+        state: State::Pending,
+        next_poll_at: None,
+        admitted_at: None,
+        last_polled_at: None,
+        last_complete_at: None,
+        answered_at: None,
+        reader_count: 0,
+        blocked: false,
+        last_error: None,
+        last_error_at: None,
+        send_status: None,
+        call_count: 0,
+        last_chance_at: None,
+        finished_at: None,
+    }
+}
+
+fn outcome(row: &Message, age: Duration, calls: u32, end: WalkEnd) -> Outcome {
+    Outcome {
+        claim: row.claim(),
+        started_at: SENT + age,
+        ended_at: SENT + age,
+        calls,
+        throttled: 0,
+        readers: vec![],
+        send_status: None,
+        end,
+    }
+}
+
+/// A walk at `to` after one at `from` that brought `new` readers while `missing` (or an unknown number) were waited for.
+fn walk(expected: Option<u32>, from: Duration, to: Duration, new: u32) -> Observation {
+    let mut before = message(expected);
+    if from > Duration::ZERO {
+        before.last_complete_at = Some(SENT + from);
+        before.last_polled_at = before.last_complete_at;
+    }
+    let outcome = outcome(&before, to, 1, WalkEnd::Complete);
+    Observation::of(&before, &outcome, new, &before).unwrap()
+}
+
+fn ages_from(policy: &Policy, key: &MessageKey, missing: Missing, end: Duration) -> Vec<Duration> {
+    let mut ages = vec![];
+    let mut age = Duration::ZERO;
+    while age < end {
+        let next = policy.next_age(key, age, missing);
+        assert!(next > age, "{next:?} after {age:?}");
+        ages.push(next);
+        age = next;
+        assert!(ages.len() < 5_000, "the ages do not end");
+    }
+    ages
+}
+
+/// Any lane's past: walks of any kind.
+fn habits_of_any_kind(rules: Rules) -> impl Strategy<Value = Habits> {
+    let any_walk = (
+        proptest::option::of(1_u32..3_000),
+        0_u64..90_000_000,
+        1_u64..90_000_000,
+        0_u32..3_000,
+    );
+    let walks = proptest::collection::vec(any_walk, 0..40);
+    (walks, 0_u64..1_000).prop_map(move |(walks, days)| {
+        let mut habits = Habits::prior(&rules);
+        for (expected, from, length, new) in walks {
+            let from = Duration::from_millis(from);
+            habits.learn(&walk(
+                expected,
+                from,
+                from + Duration::from_millis(length),
+                new,
+            ));
+        }
+        habits.forget(HOUR * 24 * u32::try_from(days).unwrap(), rules.memory);
+        habits
+    })
+}
+
+fn any_rules() -> impl Strategy<Value = Rules> {
+    let life = prop_oneof![Just(10_u64), 1_000_u64..100_000, Just(86_400_000)];
+    (life, 0.0..1.0_f64, 0.0..1.0_f64, 0.0..1.0_f64).prop_map(|(life, last, min, max)| {
+        let key_lifetime = Duration::from_millis(life);
+        let min_interval = key_lifetime.mul_f64(min.powi(6));
+        Rules {
+            key_lifetime,
+            last_chance: key_lifetime.mul_f64(0.5 * last),
+            min_interval,
+            max_interval: min_interval + key_lifetime.mul_f64(max.powi(3)),
+            max_age: key_lifetime * 7,
+            ..Rules::default()
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn no_table_gives_a_zero_or_endless_interval(
+        (rules, habits) in any_rules().prop_flat_map(|rules| (Just(rules.clone()), habits_of_any_kind(rules))),
+        target in prop_oneof![0.0..3.0_f64, 0.0..500.0_f64, Just(f64::NAN), Just(f64::INFINITY), Just(-1.0)],
+        readers in proptest::option::of(1_u32..5_000),
+        age in 0.0..3.0_f64,
+    ) {
+        let policy = Policy::solve(&habits, &rules, target);
+        for expected in [policy.expected(), policy.expected_unknown()] {
+            prop_assert!(expected.calls_per_message.is_finite() && expected.calls_per_message > 0.0);
+            prop_assert!(expected.mean_delay <= rules.key_lifetime);
+        }
+        let missing = readers.map_or(Missing::Unknown, Missing::Known);
+        let key = MessageKey::from("k");
+        let ages = ages_from(&policy, &key, missing, rules.key_lifetime - rules.last_chance);
+        prop_assert!(ages.len() < 2_000);
+        // The last of them is the last chance, not later.
+        let last = ages.last().copied().unwrap_or_default();
+        prop_assert!(last <= rules.key_lifetime.max(Duration::from_millis(10)), "{ages:?}");
+        let age = rules.key_lifetime.mul_f64(age);
+        prop_assert!(policy.next_age(&key, age, missing) > age);
+    }
+
+    #[test]
+    fn a_higher_target_never_means_a_later_next_poll(
+        habits in habits_of_any_kind(Rules::default()),
+        low in 0.5..40.0_f64,
+        more in 0.0..8.0_f64,
+        key in 0_u32..1_000,
+    ) {
+        let rules = Rules::default();
+        let [thrifty, lavish] = [low, low + more].map(|target| Policy::solve(&habits, &rules, target));
+        let key = MessageKey::from(format!("key-{key}"));
+        for missing in [Missing::Known(1), Missing::Known(7), Missing::Known(600), Missing::Unknown] {
+            for step in 0..200 {
+                let age = Duration::from_secs_f64(86_100.0 * 1.06_f64.powi(-step));
+                let (later, sooner) = (thrifty.next_age(&key, age, missing), lavish.next_age(&key, age, missing));
+                prop_assert!(sooner <= later, "{missing:?} at {age:?}: {sooner:?} after {later:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn habits_survive_their_json(habits in habits_of_any_kind(Rules::default())) {
+        let json = habits.to_json();
+        let read = Habits::from_json(&json, &Rules::default()).unwrap();
+        prop_assert_eq!(read.to_json(), json);
+        let (a, b) = (habits.reads(), read.reads());
+        prop_assert!((a.0 - b.0).abs() <= 1e-4 * a.0 && (a.1 - b.1).abs() <= 1e-4 * a.1);
+    }
+
+    #[test]
+    fn no_text_makes_habits_panic(text in ".{0,200}", cut in 0_usize..3_000) {
+        let rules = Rules::default();
+        let _ = Habits::from_json(&text, &rules);
+        let mut json = Habits::prior(&rules).to_json();
+        json.truncate(cut);
+        prop_assert_eq!(Habits::from_json(&json, &rules).is_err(), true);
+    }
+}
+
+#[test]
+fn the_prior_meets_the_target_and_ends_at_the_last_chance() {
+    let rules = Rules::default();
+    let policy = Policy::prior(&rules);
+    for expected in [policy.expected(), policy.expected_unknown()] {
+        assert!(
+            (expected.calls_per_message - 12.0).abs() < 1e-6,
+            "{expected:?}"
+        );
+        assert!(expected.reachable);
+    }
+    let last_chance = rules.key_lifetime - rules.last_chance;
+    for missing in [Missing::Known(1), Missing::Known(50), Missing::Unknown] {
+        let ages = ages_from(&policy, &MessageKey::from("k"), missing, last_chance);
+        assert_eq!(ages.last(), Some(&last_chance));
+    }
+}
+
+#[test]
+fn a_life_of_seconds_is_polled_as_a_day_is() {
+    let day = Rules::default();
+    let demo = Rules {
+        key_lifetime: day.key_lifetime / 2_880,
+        last_chance: day.last_chance / 2_880,
+        min_interval: Duration::ZERO,
+        ..day.clone()
+    };
+    let day = Rules {
+        min_interval: Duration::ZERO,
+        ..day
+    };
+    let key = MessageKey::from("k");
+    let [long, short] = [day, demo].map(|rules| {
+        ages_from(
+            &Policy::prior(&rules),
+            &key,
+            Missing::Known(1),
+            rules.key_lifetime - rules.last_chance,
+        )
+    });
+    assert_eq!(long.len(), short.len());
+    for (long, short) in long.iter().zip(&short) {
+        assert!((long.as_secs_f64() / 2_880.0 - short.as_secs_f64()).abs() < 1e-3);
+    }
+}
+
+#[test]
+fn stored_habits_of_another_kind_are_refused() {
+    let rules = Rules::default();
+    let json = Habits::prior(&rules).to_json();
+    for (from, to) in [
+        ("\"version\":1", "\"version\":2"),
+        ("\"events\":[0.0,", "\"events\":["),
+        ("\"events\":[0.0,", "\"events\":[-1.0,"),
+        ("\"events\":[0.0,", "\"events\":[1e300,"),
+        ("\"key_lifetime_s\":86400.0", "\"key_lifetime_s\":-1.0"),
+    ] {
+        let damaged = json.replacen(from, to, 1);
+        assert_ne!(damaged, json);
+        assert!(Habits::from_json(&damaged, &rules).is_err(), "{to}");
+    }
+}
+
+#[test]
+fn habits_move_to_another_key_lifetime() {
+    let rules = Rules::default();
+    let mut habits = Habits::prior(&rules);
+    for _ in 0..500 {
+        habits.learn(&walk(Some(1), 2 * HOUR, 3 * HOUR, 1));
+    }
+    let shorter = Rules {
+        key_lifetime: 6 * HOUR,
+        ..rules
+    };
+    let moved = Habits::from_json(&habits.to_json(), &shorter).unwrap();
+    assert!((moved.reads().0 - 500.0).abs() < 0.1);
+    // Of those that had not read after an hour and a half, nearly all have after four.
+    let [before, after] = [HOUR * 3 / 2, 4 * HOUR].map(|age| 1.0 - moved.share_read_by(age, true));
+    assert!(after < 0.3 * before, "{before} {after}");
+}
+
+#[test]
+fn what_was_learned_fades_toward_the_prior() {
+    let rules = Rules::default();
+    let prior = Habits::prior(&rules).share_read_by(HOUR / 60, true);
+    let mut habits = Habits::prior(&rules);
+    for _ in 0..2_000 {
+        habits.learn(&walk(Some(1), Duration::ZERO, HOUR / 60, 1));
+    }
+    let learned = habits.share_read_by(HOUR / 60, true);
+    assert!(learned > 0.9, "{learned}");
+    habits.forget(rules.memory, rules.memory);
+    assert!((habits.reads().0 - 2_000.0 / std::f64::consts::E).abs() < 1.0);
+    habits.forget(rules.memory * 30, rules.memory);
+    let json = habits.to_json();
+    let faded = Habits::from_json(&json, &rules)
+        .unwrap()
+        .share_read_by(HOUR / 60, true);
+    assert!((faded - prior).abs() < 0.01, "{faded} {prior}");
+    // A clock that was set back changes nothing.
+    habits.forget_until(SENT, rules.memory);
+    let before = habits.reads();
+    habits.forget_until(UnixMs(5), rules.memory);
+    assert_eq!(habits.reads(), before);
+}
+
+/// Reads after an exponential time of mean 20 minutes by 90 % of readers, polled at ages that vary from message to
+/// message as jitter and two mixed policies make them vary.
+#[test]
+fn the_learned_curve_comes_close_to_the_truth() {
+    let mut random = fastrand::Rng::with_seed(4_711);
+    let rules = Rules::default();
+    let truth = |age: Duration| 0.9 * (1.0 - (-age.as_secs_f64() / 1_200.0).exp());
+    for expected in [Some(1), None] {
+        let mut habits = Habits::prior(&rules);
+        for _ in 0..2_000 {
+            let read = (random.f64() < 0.9).then(|| -1_200.0 * (1.0 - random.f64()).ln());
+            let (mut from, mut seen) = (0.0, false);
+            for poll in [60.0, 300.0, 900.0, 2_400.0, 7_200.0, 86_100.0] {
+                let to = poll * (0.8 + 0.4 * random.f64());
+                let new = !seen && read.is_some_and(|read| read <= to);
+                let [start, end] = [from, to].map(Duration::from_secs_f64);
+                habits.learn(&walk(expected, start, end, u32::from(new)));
+                seen |= new;
+                from = to;
+                if seen && expected.is_some() {
+                    break;
+                }
+            }
+        }
+        let read_at_all = if expected.is_some() {
+            1.0
+        } else {
+            truth(24 * HOUR)
+        };
+        for minutes in [1, 2, 5, 10, 20, 40, 90, 600] {
+            let age = HOUR * minutes / 60;
+            let learned = habits.share_read_by(age, expected.is_some());
+            let true_share = truth(age) / read_at_all;
+            assert!(
+                (learned - true_share).abs() < 0.035,
+                "expected {expected:?}, {minutes} min: {learned} for {true_share}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_cut_walk_teaches_its_readers_and_leaves_the_rest_to_the_next() {
+    let mut habits = Habits::prior(&Rules::default());
+    let before = message(Some(5));
+    let cut = outcome(
+        &before,
+        HOUR,
+        2,
+        WalkEnd::Cut(ErrorCode::from("system.error")),
+    );
+    habits.learn(&Observation::of(&before, &cut, 2, &before).unwrap());
+    assert!((habits.reads().0 - 2.0).abs() < 1e-9);
+    assert_eq!(
+        Observation::of(
+            &before,
+            &outcome(&before, HOUR, 0, WalkEnd::Released),
+            0,
+            &before
+        ),
+        None
+    );
+    let measured = habits.measured().unwrap();
+    assert_eq!((measured.calls_per_message, measured.messages), (2.0, 1.0));
+}
+
+#[test]
+fn only_the_expiry_of_a_key_that_had_answered_teaches_a_lifetime() {
+    let rules = Rules::default();
+    let gone = WalkEnd::NotGeneratedOrExpired(ErrorCode::from("processQueryKey.expireTime"));
+    let expired = |answered: bool| {
+        let mut before = message(Some(1));
+        before.last_polled_at = Some(SENT + 8 * HOUR);
+        before.last_complete_at = before.last_polled_at.filter(|_| answered);
+        before.answered_at = before.last_complete_at;
+        let after = Message {
+            state: State::Expired,
+            ..before.clone()
+        };
+        let outcome = outcome(&before, 12 * HOUR, 1, gone.clone());
+        Observation::of(&before, &outcome, 0, &after).unwrap()
+    };
+    let mut habits = Habits::prior(&rules);
+    (0..50).for_each(|_| habits.learn(&expired(false)));
+    assert_eq!(habits.lifetime(&rules), rules.key_lifetime);
+    (0..20).for_each(|_| habits.learn(&expired(true)));
+    assert_eq!(habits.lifetime(&rules), 10 * HOUR);
+    let read = Habits::from_json(&habits.to_json(), &rules).unwrap();
+    assert_eq!(read.lifetime(&rules), 10 * HOUR);
+    // The policy plans for the life that was learned.
+    let policy = Policy::solve(&read, &rules, 12.0);
+    let last_chance = 10 * HOUR - rules.last_chance;
+    let ages = ages_from(
+        &policy,
+        &MessageKey::from("k"),
+        Missing::Known(1),
+        last_chance,
+    );
+    assert_eq!(ages.last(), Some(&last_chance));
+}
+
+#[test]
+fn walks_of_several_pages_are_paid_from_the_same_target() {
+    let rules = Rules::default();
+    let mut habits = Habits::prior(&rules);
+    let before = message(Some(1));
+    for _ in 0..2_000 {
+        let outcome = outcome(&before, HOUR, 3, WalkEnd::Complete);
+        habits.learn(&Observation::of(&before, &outcome, 0, &before).unwrap());
+    }
+    let polls = |habits: &Habits| {
+        let policy = Policy::solve(habits, &rules, 24.0);
+        assert!((policy.expected_unknown().calls_per_message - 24.0).abs() < 1e-6);
+        ages_from(&policy, &MessageKey::from("k"), Missing::Unknown, 23 * HOUR).len()
+    };
+    let (paged, plain) = (polls(&habits), polls(&Habits::prior(&rules)));
+    assert!(
+        paged * 2 < plain,
+        "{paged} walks of three calls, {plain} of one"
+    );
+}
+
+#[test]
+fn at_small_targets_confirming_goes_first() {
+    let rules = Rules::default();
+    let habits = Habits::prior(&rules);
+    let confirmed = |target: f64| {
+        let policy = Policy::solve(&habits, &rules, target);
+        let keys = (0..1_000).map(|n| MessageKey::from(format!("key-{n}")));
+        keys.filter(|key| policy.confirms(key)).count()
+    };
+    assert_eq!(confirmed(1.2), 0);
+    assert!((400..600).contains(&confirmed(2.5)), "{}", confirmed(2.5));
+    assert_eq!(confirmed(8.0), 1_000);
+}
+
+#[test]
+fn the_schedule_keeps_the_last_chance_whole() {
+    let rules = Rules::default();
+    let policy = Policy::prior(&rules);
+    let schedule = Schedule {
+        rules: &rules,
+        policy: &policy,
+        lifetime: rules.key_lifetime,
+        spread: Duration::ZERO,
+    };
+    let last_chance = SENT + (rules.key_lifetime - rules.last_chance);
+    for number in 0..200 {
+        let mut row = Message {
+            key: MessageKey::from(format!("key-{number}")),
+            ..message(Some(1))
+        };
+        row = schedule.admit(&row, SENT);
+        // Jitter never makes one more poll of the one that was planned for the last chance.
+        let mut gap = Duration::ZERO;
+        while row.next_poll_at.unwrap() < last_chance {
+            let now = row.next_poll_at.unwrap();
+            assert_eq!(schedule.call(&row, now), Call::Ordinary);
+            assert_eq!(
+                schedule.refused(&row, now),
+                schedule.next_poll_at(&row, now, Phase::Cadence)
+            );
+            row.last_polled_at = Some(now);
+            row.next_poll_at = Some(schedule.next_poll_at(&row, now, Phase::Cadence));
+            gap = row.next_poll_at.unwrap().since(now);
+        }
+        assert_eq!(row.next_poll_at, Some(last_chance));
+        assert!(gap > HOUR / 2, "{gap:?}");
+        assert_eq!(schedule.call(&row, last_chance), Call::LastChance);
+        assert_eq!(
+            schedule.refused(&row, last_chance),
+            schedule.end_of_life(&row)
+        );
+        row.last_polled_at = Some(last_chance);
+        let confirming = schedule.next_poll_at(&row, last_chance, Phase::Cadence);
+        assert!(confirming > SENT + rules.key_lifetime);
+        assert_eq!(schedule.call(&row, confirming), Call::Confirm);
+    }
+}

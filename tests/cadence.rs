@@ -1,0 +1,133 @@
+//! What the cadence promises, in a few seconds: the bench `cadence` measures the same with far more messages.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "ages within a simulated month, in milliseconds, and counts of messages fit every type here"
+)]
+
+#[path = "../benches/cadence/compare.rs"]
+mod compare;
+#[path = "../benches/cadence/crowd.rs"]
+mod crowd;
+#[path = "../benches/cadence/month.rs"]
+mod month;
+#[path = "../benches/cadence/sim.rs"]
+mod sim;
+
+use std::time::Duration;
+
+use compare::{Row, Scheme};
+use crowd::Crowd;
+use receiptd::receipt::cadence::Rules;
+
+const SEED: u64 = 20_261_123;
+
+#[test]
+fn learned_calls_are_well_spent_in_every_crowd() {
+    let rules = sim::open_rules();
+    for crowd in Crowd::four() {
+        let messages = sim::draw(&crowd, 2_000, SEED, rules.key_lifetime);
+        let target = 8.0;
+        let (learned, _) = compare::learned(&crowd, &messages, &rules, target, (1_000, SEED));
+        let fixed = Scheme::Fixed.at(&messages, &rules, learned.calls);
+        let optimum = compare::optimum(&crowd, &messages, &rules, learned.calls);
+        let prior = compare::prior(&messages, &rules, learned.calls);
+        let seen = format!(
+            "{}, seed {SEED}: {learned:?} {fixed:?} {optimum:?}",
+            crowd.name
+        );
+        // Wider than the bench's bounds: half the lessons, a tenth of the messages, one seed.
+        assert!(learned.mean <= 1.2 * optimum.mean, "{seen}");
+        assert!(learned.mean <= 0.42 * fixed.mean, "{seen}");
+        assert!(prior.mean <= 0.8 * fixed.mean, "{seen} {prior:?}");
+        assert!((learned.calls / target - 1.0).abs() < 0.12, "{seen}");
+        // The optimum is one: nothing that was measured beats it by more than chance.
+        for scheme in Scheme::ALL {
+            let row = scheme.at(&messages, &rules, learned.calls);
+            assert!(row.mean > 0.95 * optimum.mean, "{scheme:?} {row:?} {seen}");
+        }
+    }
+}
+
+#[test]
+fn groups_are_served_with_their_size_known_and_unknown() {
+    let rules = sim::open_rules();
+    for known in [true, false] {
+        let crowd = Crowd {
+            readers: 50,
+            known,
+            ..Crowd::log_normal(5.0, 1.8, 0.15)
+        };
+        let messages = sim::draw(&crowd, 200, SEED, rules.key_lifetime);
+        let (learned, _) = compare::learned(&crowd, &messages, &rules, 12.0, (60, SEED));
+        let optimum = compare::optimum(&crowd, &messages, &rules, learned.calls);
+        assert!(
+            (learned.calls / 12.0 - 1.0).abs() < 0.05,
+            "known {known}, seed {SEED}: {learned:?}"
+        );
+        assert!(
+            learned.mean < 1.15 * optimum.mean,
+            "known {known}, seed {SEED}: {learned:?} {optimum:?}"
+        );
+    }
+}
+
+#[test]
+fn the_bounds_of_the_operator_win_and_the_spend_follows() {
+    let crowd = Crowd::log_normal(5.0, 1.8, 0.15);
+    let rules = Rules {
+        min_interval: Duration::from_secs(1_800),
+        max_interval: Duration::from_secs(3 * 3_600),
+        ..Rules::default()
+    };
+    let messages = sim::draw(&crowd, 1_000, SEED, rules.key_lifetime);
+    for target in [4.0, 40.0] {
+        let policy = receiptd::receipt::cadence::Policy::optimal(
+            |age| crowd.share_read(age),
+            1,
+            &rules,
+            target,
+        );
+        let row = Row::of(&sim::run(&messages, &rules, &policy, None));
+        let expected = policy.expected();
+        assert!(
+            (row.calls / expected.calls_per_message - 1.0).abs() < 0.07,
+            "target {target}, seed {SEED}: {row:?} {expected:?}"
+        );
+        assert_eq!(expected.reachable, target < 5.0, "{expected:?}");
+    }
+}
+
+#[test]
+fn a_month_is_never_a_call_over_its_budget_and_last_chances_come_first() {
+    let crowd = Crowd::log_normal(5.0, 1.8, 0.15);
+    let rules = Rules::default();
+    // A tenth of the bench's months: 500 calls.
+    let months = [30, 150, 400, 800].map(|messages| {
+        let month = month::run(&crowd, &rules, messages, 500, SEED);
+        println!(
+            "{messages}: {} calls, {:.0} s",
+            month.spent,
+            month.tally.mean()
+        );
+        assert!(month.spent <= 500);
+        if messages <= 400 {
+            assert_eq!(month.dropped, 0, "{messages} messages, seed {SEED}");
+            assert_eq!(month.tally.missed, 0, "{messages} messages, seed {SEED}");
+        }
+        month
+    });
+    let mean = months.each_ref().map(|month| month.tally.mean());
+    assert!(
+        mean.windows(2).all(|pair| pair[0] < pair[1]),
+        "seed {SEED}: {mean:?}"
+    );
+    let [_, _, _, beyond] = months;
+    assert!(beyond.dropped > 0);
+    let served = beyond.last_chances - beyond.dropped;
+    assert!(
+        served > 400,
+        "{served} last chances of 500 calls, seed {SEED}"
+    );
+}
