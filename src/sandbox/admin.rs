@@ -146,7 +146,8 @@ fn answer(shared: &Shared, method: &str, request: &Request) -> Result<Value, Str
         ("POST", "/sandbox/outage") => {
             let new: NewOutage = parse(&request.body)?;
             let kind = mischief(new.kind.as_deref().unwrap_or("drop=before"))?;
-            inner.outage = Some((Instant::now() + span(&new.length)?, kind));
+            let until = Instant::now().checked_add(span(&new.length)?);
+            inner.outage = Some((until.ok_or("that is too long")?, kind));
             json!({ "outage": new.length })
         }
         ("POST", "/sandbox/accounts") => {

@@ -95,7 +95,7 @@ impl FaultPlan {
     pub fn fault(&self, key: &str, n: u32) -> Option<&Mischief> {
         // Every (in_a_row + 1)th call is clean, counted from a place of the key's own: O(1) and a hard limit.
         let turn = u64::from(self.in_a_row) + 1;
-        if (hash(self.seed, key, u64::MAX) % turn + u64::from(n)) % turn == 0 {
+        if (hash(self.seed, key, u64::MAX) % turn + u64::from(n)).is_multiple_of(turn) {
             return None;
         }
         let mut left = fraction(hash(self.seed, key, u64::from(n)));

@@ -77,7 +77,7 @@ pub(super) fn grant(shared: &Shared, which: Grant, request: &Request) -> Reply {
             .log
             .violation(seq, "", format!("{}: {what}", request.path));
     }
-    reply.wait += shared.latency(seq);
+    reply.wait = reply.wait.saturating_add(shared.latency(seq));
     call.status = reply.status();
     inner.log.record(call);
     reply

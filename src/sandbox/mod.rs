@@ -55,9 +55,20 @@
 //!
 //! # Other processes
 //!
-//! `PUT /sandbox/messages`, `GET /sandbox/truth`, `/sandbox/log?after=SEQ`, `/sandbox/violations`, `/sandbox/counts`;
-//! `POST /sandbox/faults`, `/sandbox/outage`, `/sandbox/accounts`, `/sandbox/tokens/revoke`, `/sandbox/clock`: all
-//! JSON, their shapes in `admin.rs`.
+//! All JSON, and only for who may reach the address; what a body leaves out stays as it is.
+//!
+//! | call | body or answer |
+//! |---|---|
+//! | `PUT /sandbox/messages` | `{"key", "chat", "sentAt", "rule", "readers": [{"userId", "afterMs"}]}`, or a list of them |
+//! | `GET /sandbox/truth?key=` | a list of [`Truth`] |
+//! | `GET /sandbox/log?after=SEQ&key=` | a list of [`Call`] |
+//! | `GET /sandbox/violations` | a list of [`Violation`] |
+//! | `GET /sandbox/counts` | [`Counts`] |
+//! | `POST /sandbox/faults` | `{"seed", "rates": {"html": 0.01}, "inARow", "tokensToo", "outages": {"every", "length"}}`, or `null` |
+//! | `POST /sandbox/outage` | `{"for": "5s", "kind": "html"}` |
+//! | `POST /sandbox/accounts` | `{"key", "secret", "ticket", "corps", "refusal", "callsPerSecond", "monthlyCalls"}` |
+//! | `POST /sandbox/tokens/revoke` | `{"app"}`, or nothing for all |
+//! | `POST /sandbox/clock` | `{"advanceMs"}` |
 
 mod admin;
 mod bodies;
@@ -68,6 +79,7 @@ mod grants;
 mod limits;
 mod log;
 mod mischief;
+mod pages;
 mod paging;
 mod query;
 mod random;
@@ -212,7 +224,12 @@ impl Sandbox {
 
     /// Everything fails in one way for so long.
     pub fn outage(&self, how: Mischief, length: Duration) {
-        self.shared.lock().outage = Some((Instant::now() + length, how));
+        let now = Instant::now();
+        // A century is for ever, and fits into an Instant.
+        let until = now
+            .checked_add(length)
+            .unwrap_or_else(|| now + Duration::from_secs(3_155_760_000));
+        self.shared.lock().outage = Some((until, how));
     }
 
     /// Changes an app that is known by its key; whether there is one.

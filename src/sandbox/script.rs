@@ -8,6 +8,9 @@ use super::mischief::{Mischief, parse_status};
 use super::random::{Stream, hash};
 use crate::receipt::{Chat, UnixMs};
 
+/// Largest crowd that is made up: a key must not cost the sandbox its memory.
+const LARGEST_CROWD: u32 = 100_000;
+
 /// Someone who got the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipient {
@@ -115,7 +118,13 @@ impl Script {
         };
         let text = || Some(value.to_owned());
         match name {
-            "readers" => self.crowd_size = Some(number(item, value)?),
+            "readers" => {
+                let size = number(item, value)?;
+                if size > LARGEST_CROWD {
+                    return Err(format!("{item}: at most {LARGEST_CROWD}"));
+                }
+                self.crowd_size = Some(size);
+            }
             "median" => self.median = span()?,
             "sigma" => self.sigma = Some(number(item, value)?),
             "never" => self.never = Some(number(item, value)?),
@@ -173,7 +182,7 @@ impl Script {
         let size = match self.crowd_size {
             Some(size) => u64::from(size),
             // Whole seconds of a span are the plainest rounding without a cast.
-            None => Duration::try_from_secs_f64(usual.round().clamp(1.0, 100_000.0))
+            None => Duration::try_from_secs_f64(usual.round().clamp(1.0, f64::from(LARGEST_CROWD)))
                 .map_or(1, |rounded| rounded.as_secs()),
         };
         let median = self.median.unwrap_or(rules.median).as_secs_f64();
@@ -262,6 +271,7 @@ mod tests {
     fn a_wrong_rule_is_refused_in_words() {
         for wrong in [
             "readers=many",
+            "readers=100001",
             "recall=5",
             "status=503",
             "code=x*y",

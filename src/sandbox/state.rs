@@ -128,7 +128,8 @@ impl Shared {
     /// A message's age in message time.
     pub(super) fn age(&self, sent_at: i64) -> Duration {
         let ms = u64::try_from(self.now_ms().saturating_sub(sent_at)).unwrap_or(0);
-        Duration::from_millis(ms).mul_f64(self.config.time_scale)
+        let seconds = Duration::from_millis(ms).as_secs_f64() * self.config.time_scale;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
     /// When a message reaches an age, on the sandbox's clock.
