@@ -2,6 +2,7 @@
 
 pub mod dingtalk;
 pub mod receipt;
+pub mod sandbox;
 pub mod settings;
 pub mod store;
 pub mod telemetry;
