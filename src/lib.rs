@@ -1,5 +1,6 @@
 //! receiptd polls DingTalk for the read receipts of bot messages.
 
+pub mod daemon;
 pub mod dingtalk;
 pub mod receipt;
 pub mod sandbox;

@@ -59,6 +59,7 @@ pub fn settle(
             fail_with(&mut next, code, now);
             next.blocked = false;
             if finished_by_pages(&mut next, outcome, now) {
+                // The pages before the refusal said it all.
             } else if next.answered_at.is_some() {
                 finish(&mut next, State::Expired, now);
             } else if row.age(now) < schedule.rules.generation_grace {
@@ -116,11 +117,12 @@ fn cut_short(next: &mut Message, outcome: &Outcome, now: UnixMs, schedule: &Sche
 
 /// The key expired within the walk: what the pages before it said is the last word.
 fn finished_by_pages(next: &mut Message, outcome: &Outcome, now: UnixMs) -> bool {
-    match outcome.send_status {
-        Some(SendStatus::Recalled) => finish(next, State::Recalled, now),
-        Some(SendStatus::Success) if all_read(next) => finish(next, State::Complete, now),
+    let state = match outcome.send_status {
+        Some(SendStatus::Recalled) => State::Recalled,
+        Some(SendStatus::Success) if all_read(next) => State::Complete,
         _ => return false,
-    }
+    };
+    finish(next, state, now);
     true
 }
 

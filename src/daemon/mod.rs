@@ -1,0 +1,5 @@
+//! Wires the three rooms, supervises them, stops them.
+
+mod clock;
+
+pub use clock::Clock;
