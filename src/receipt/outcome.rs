@@ -32,6 +32,22 @@ pub struct Outcome {
     pub end: WalkEnd,
 }
 
+impl Outcome {
+    /// A claim that ended at `at` before any call.
+    pub fn without_call(claim: Claim, at: UnixMs, end: WalkEnd) -> Self {
+        Self {
+            claim,
+            started_at: at,
+            ended_at: at,
+            calls: 0,
+            throttled: 0,
+            readers: Vec::new(),
+            send_status: None,
+            end,
+        }
+    }
+}
+
 /// How a walk ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WalkEnd {

@@ -44,7 +44,7 @@ pub fn settle(
             match &next.send_status {
                 Some(SendStatus::Recalled) => finish(&mut next, State::Recalled, now),
                 Some(SendStatus::Success) if all_read(&next) => {
-                    finish(&mut next, State::Complete, now)
+                    finish(&mut next, State::Complete, now);
                 }
                 Some(SendStatus::Processing) => poll_again(&mut next, now, Phase::Ladder, schedule),
                 _ => poll_again(&mut next, now, Phase::Cadence, schedule),

@@ -1,0 +1,89 @@
+//! What all lanes share: the egress address's ceiling, its bans, and the workers' places.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// Spaces calls evenly, so that no second of the endpoint's clock sees more than the rate.
+#[derive(Debug)]
+pub(super) struct Pace {
+    next: Instant,
+}
+
+/// Part of the rate that is used: the rest is left for jitter on the way.
+const USED_SHARE: f64 = 0.95;
+/// How much lateness of a timer may be caught up: far below the 5 % of a second that are left for jitter.
+const CATCH_UP: Duration = Duration::from_millis(5);
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self {
+            next: Instant::now(),
+        }
+    }
+
+    /// When the next call may go out.
+    pub(super) fn due(&self) -> Instant {
+        self.next
+    }
+
+    /// A call goes out at `now`.
+    pub(super) fn step(&mut self, now: Instant, calls_per_second: u32) {
+        let interval = Duration::from_secs_f64(1.0 / (f64::from(calls_per_second) * USED_SHARE));
+        let from = now
+            .checked_sub(CATCH_UP)
+            .map_or(self.next, |late| self.next.max(late));
+        self.next = from + interval;
+    }
+}
+
+/// The egress address: its pace, its bans, and the places for calls under way.
+#[derive(Debug)]
+pub(super) struct Address {
+    pace: Mutex<Pace>,
+    places: Arc<Semaphore>,
+    banned_until: std::sync::Mutex<Option<Instant>>,
+}
+
+/// A place among the calls under way.
+#[derive(Debug)]
+pub(super) struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+/// How long DingTalk bans an address.
+const BAN: Duration = Duration::from_secs(300);
+
+impl Address {
+    pub(super) fn new(concurrency: usize) -> Self {
+        Self {
+            pace: Mutex::new(Pace::new()),
+            places: Arc::new(Semaphore::new(concurrency)),
+            banned_until: std::sync::Mutex::new(None),
+        }
+    }
+
+    /// Waits for the address's turn and a free place, then counts the call. One walk of each lane waits here.
+    pub(super) async fn enter(&self, calls_per_second: u32) -> Option<Place> {
+        let mut pace = self.pace.lock().await;
+        tokio::time::sleep_until(pace.due()).await;
+        let place = self.places.clone().acquire_owned().await.ok()?;
+        pace.step(Instant::now(), calls_per_second);
+        Some(Place(place))
+    }
+
+    pub(super) fn ban(&self) {
+        *self.lock() = Some(Instant::now() + BAN);
+    }
+
+    /// The end of a ban that still holds.
+    pub(super) fn banned_until(&self) -> Option<Instant> {
+        self.lock().filter(|until| *until > Instant::now())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.banned_until
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,303 @@
+//! A lane's turnstile: each call of the lane passes it, in order, when token, pace, pauses and budget allow.
+
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::Instant;
+
+use super::Clock;
+use super::address::{Address, Pace, Place};
+use super::health::{Condition, Health};
+use super::lanes::Spent;
+use super::tokens::TicketSource;
+use crate::dingtalk::{
+    AccessToken, Client, Credentials, Failure, Freshness, TokenCache, TokenRefusal,
+};
+use crate::receipt::{ErrorCode, Lane};
+use crate::settings::{Account, Settings};
+
+/// All of the configuration that a lane's calls need; a walk under way keeps the one it started with.
+#[derive(Clone)]
+pub(super) struct LaneSetup {
+    pub(super) account: Arc<Account>,
+    pub(super) credentials: Credentials,
+    pub(super) client: Client,
+    pub(super) settings: Arc<Settings>,
+    pub(super) budget: Option<Arc<Spent>>,
+}
+
+/// What the calls of a lane share.
+pub(super) struct Gate {
+    pub(super) lane: Lane,
+    turn: Arc<Mutex<Turn>>,
+    health: StdMutex<Health>,
+    address: Arc<Address>,
+    tickets: TicketSource,
+    /// Of the secret and the ticket that were refused last.
+    refused: StdMutex<Option<u64>>,
+}
+
+struct Turn {
+    pace: Pace,
+    tokens: TokenCache,
+}
+
+/// Leave for one call.
+pub(super) struct Pass {
+    pub(super) token: AccessToken,
+    /// Held while a single walk probes for its lane.
+    probe: Option<OwnedMutexGuard<Turn>>,
+    _place: Place,
+}
+
+/// Why there is no leave.
+pub(super) enum Closed {
+    /// The lane may not call for long: give the row back.
+    Later,
+    /// The lane was refused just now, while this walk asked.
+    Refused(ErrorCode),
+    /// The token endpoint is in trouble: as a *retry* answer, but not metered.
+    Trouble(Failure),
+}
+
+/// A walk that has called nobody yet is given back rather than held for a wait longer than this.
+const WORTH_WAITING: Duration = Duration::from_secs(2);
+
+impl Gate {
+    pub(super) fn new(lane: Lane, address: Arc<Address>, tickets: TicketSource) -> Self {
+        Self {
+            lane,
+            turn: Arc::new(Mutex::new(Turn {
+                pace: Pace::new(),
+                tokens: TokenCache::default(),
+            })),
+            health: StdMutex::new(Health::new(Instant::now())),
+            address,
+            tickets,
+            refused: StdMutex::new(None),
+        }
+    }
+
+    pub(super) fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many claims of the lane may be out, and from when.
+    pub(super) fn allowance(&self, calls_per_second: u32, most: usize) -> (Instant, usize) {
+        let health = self.health();
+        let banned = self.address.banned_until();
+        let from = banned.map_or(health.not_before, |until| until.max(health.not_before));
+        let probing_only =
+            health.is_closed() || (health.is_probing() && health.last_success_at.is_some());
+        let rate = usize::try_from(calls_per_second).unwrap_or(usize::MAX);
+        (
+            from,
+            if probing_only {
+                1
+            } else {
+                rate.clamp(4, most.max(4))
+            },
+        )
+    }
+
+    /// Waits for the lane's turn. `fresh`: the walk has made no call yet.
+    pub(super) async fn enter(
+        &self,
+        setup: &LaneSetup,
+        clock: &Clock,
+        fresh: bool,
+    ) -> Result<Pass, Closed> {
+        let mut turn = self.turn.clone().lock_owned().await;
+        self.wait_out_pauses(fresh).await?;
+        let token = self.token(&mut turn, setup, clock).await?;
+        if let Some(budget) = &setup.budget
+            && !budget.spend(clock.now())
+        {
+            let until = clock.now().next_quota_month().since(clock.now());
+            let code = ErrorCode::from("budget.spent");
+            if self.health().exhaust(Instant::now(), code, until) {
+                tracing::warn!(
+                    account = %self.lane.account,
+                    "account {}: the month's budget is spent; its messages wait for the next month", self.lane
+                );
+            }
+            return Err(Closed::Later);
+        }
+        tokio::time::sleep_until(turn.pace.due()).await;
+        let Some(place) = self
+            .address
+            .enter(setup.settings.endpoint.calls_per_second)
+            .await
+        else {
+            return Err(Closed::Later);
+        };
+        turn.pace
+            .step(Instant::now(), setup.account.calls_per_second);
+        let probe = self.health().is_probing().then_some(turn);
+        Ok(Pass {
+            token,
+            probe,
+            _place: place,
+        })
+    }
+
+    async fn wait_out_pauses(&self, fresh: bool) -> Result<(), Closed> {
+        loop {
+            let now = Instant::now();
+            let banned = self.address.banned_until();
+            let (until, closed) = {
+                let health = self.health();
+                (
+                    banned.map_or(health.not_before, |b| b.max(health.not_before)),
+                    health.is_closed(),
+                )
+            };
+            let wait = until.saturating_duration_since(now);
+            if wait.is_zero() {
+                return Ok(());
+            }
+            if closed || (fresh && wait > WORTH_WAITING) {
+                return Err(Closed::Later);
+            }
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    async fn token(
+        &self,
+        turn: &mut Turn,
+        setup: &LaneSetup,
+        clock: &Clock,
+    ) -> Result<AccessToken, Closed> {
+        let asked_at = Instant::now();
+        if turn.tokens.freshness(asked_at.into_std()) != Freshness::Valid {
+            match self
+                .tickets
+                .fetch(&setup.client, &setup.account, &setup.credentials)
+                .await
+            {
+                Ok(issued) => turn.tokens.set(issued, asked_at.into_std()),
+                Err(refusal) => {
+                    // A token that still lives serves on while its successor cannot be had.
+                    if let Some(token) = turn.tokens.token(asked_at.into_std()) {
+                        return Ok(token.clone());
+                    }
+                    return Err(self.no_token(refusal, setup, clock).await);
+                }
+            }
+        }
+        match turn.tokens.token(asked_at.into_std()) {
+            Some(token) => Ok(token.clone()),
+            None => Err(Closed::Later),
+        }
+    }
+
+    async fn no_token(&self, refusal: TokenRefusal, setup: &LaneSetup, clock: &Clock) -> Closed {
+        let code = refusal.code();
+        match refusal {
+            TokenRefusal::Upstream(failure) => {
+                self.trouble(setup);
+                Closed::Trouble(failure)
+            }
+            TokenRefusal::Throttled { window, .. } => {
+                self.health().throttled(Instant::now(), window);
+                Closed::Later
+            }
+            TokenRefusal::AddressBanned => {
+                self.ban();
+                Closed::Later
+            }
+            refusal @ (TokenRefusal::Refused { .. }
+            | TokenRefusal::TicketMissing
+            | TokenRefusal::SecretUnreadable(_)) => {
+                let print = self
+                    .tickets
+                    .fingerprint(&setup.account, &setup.credentials)
+                    .await;
+                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(print);
+                self.block(&code, &refusal.to_string(), clock);
+                Closed::Refused(code)
+            }
+        }
+    }
+
+    /// Opens a lane for a probe whose secret or ticket is no longer the one that was refused.
+    pub(super) async fn reconsider(&self, setup: &LaneSetup) {
+        let before = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if before.is_none() || !self.health().is_closed() {
+            return;
+        }
+        let print = self
+            .tickets
+            .fingerprint(&setup.account, &setup.credentials)
+            .await;
+        if before != Some(print) {
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.health().probe_now(Instant::now());
+        }
+    }
+
+    /// The endpoint answered with a page.
+    pub(super) fn answered(&self, clock: &Clock) {
+        if self.health().answered(clock.now()) {
+            tracing::info!(account = %self.lane.account, "account {}: works again", self.lane);
+        }
+    }
+
+    pub(super) fn trouble(&self, setup: &LaneSetup) {
+        self.health()
+            .trouble(Instant::now(), setup.settings.retry.initial_interval);
+    }
+
+    pub(super) fn throttled(&self, failure: &Failure, window: Duration) {
+        let window = failure
+            .retry_after
+            .map_or(window, |asked| asked.max(window));
+        let was = self.health().condition.clone();
+        self.health().throttled(Instant::now(), window);
+        if was != Condition::Throttled {
+            tracing::warn!(
+                account = %self.lane.account, error.code = %failure.code,
+                "account {}: throttled ({}); waiting {} s", self.lane, failure.code, window.as_secs()
+            );
+        }
+    }
+
+    pub(super) fn block(&self, code: &ErrorCode, why: &str, clock: &Clock) {
+        let _ = clock;
+        if self.health().block(Instant::now(), code.clone()) {
+            tracing::error!(
+                account = %self.lane.account, error.code = %code,
+                "account {}: blocked ({code}): {why}; its messages wait, one call probes now and then", self.lane
+            );
+        }
+    }
+
+    pub(super) fn exhausted(&self, code: &ErrorCode, clock: &Clock) {
+        let until = clock.now().next_quota_month().since(clock.now());
+        if self.health().exhaust(Instant::now(), code.clone(), until) {
+            tracing::warn!(
+                account = %self.lane.account, error.code = %code,
+                "account {}: the organisation's calls of this month are used up; one call an hour probes", self.lane
+            );
+        }
+    }
+
+    pub(super) fn ban(&self) {
+        self.address.ban();
+        tracing::error!(
+            "DingTalk has banned this address: all accounts stop for five minutes; lower [endpoint] calls_per_second, \
+             or find who else calls from it"
+        );
+    }
+
+    /// Forgets a token that was refused.
+    pub(super) async fn invalidate(&self, pass: Pass) {
+        let Pass { token, probe, .. } = pass;
+        match probe {
+            Some(mut turn) => turn.tokens.invalidate(&token),
+            None => self.turn.lock().await.tokens.invalidate(&token),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! One key, page by page: a job becomes an outcome.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+use super::gate::{Closed, Gate, LaneSetup};
+use super::{Clock, Stop};
+use crate::dingtalk::{Failure, Page, PageToken, Query};
+use crate::receipt::{
+    Disposition, ErrorCode, Message, Outcome, SeenReader, SendStatus, UnixMs, UserId, WalkEnd,
+};
+
+/// A claimed row with all that its walk needs.
+pub(super) struct Job {
+    pub(super) message: Message,
+    pub(super) gate: Arc<Gate>,
+    pub(super) setup: LaneSetup,
+}
+
+/// Runs every job as a task of its own until the jobs end, and waits for the last. The calls under way at once are
+/// bounded by the address's places; what waits holds none.
+pub(super) async fn pool(
+    mut jobs: mpsc::Receiver<Job>,
+    outcomes: mpsc::Sender<Outcome>,
+    clock: Clock,
+    stop: Stop,
+) {
+    let mut walks = JoinSet::new();
+    let mut open = true;
+    while open || !walks.is_empty() {
+        tokio::select! {
+            job = jobs.recv(), if open => match job {
+                Some(job) => {
+                    let (outcomes, clock, stop) = (outcomes.clone(), clock.clone(), stop.clone());
+                    walks.spawn(async move {
+                        let claim = job.message.claim();
+                        let at = clock.now();
+                        // A task of its own, so that a panic is this key's error and nobody else's.
+                        let walk = tokio::spawn(Walk::new(job, clock, stop.clone()).run());
+                        let outcome = walk.await.unwrap_or_else(|panic| {
+                            tracing::error!(message.key = %claim.key, "message {}: its walk panicked: {panic}", claim.key);
+                            Outcome::without_call(claim, at, WalkEnd::Cut(ErrorCode::from("receiptd.panic")))
+                        });
+                        // A closed channel means that the reconciler is gone, which ends the daemon.
+                        let _ = outcomes.send(outcome).await;
+                    });
+                }
+                None => open = false,
+            },
+            Some(_) = walks.join_next(), if !walks.is_empty() => {}
+        }
+    }
+}
+
+/// Pages a walk at most.
+const MOST_PAGES: u32 = 200;
+/// How often a walk begins again from its first page.
+const MOST_RESTARTS: u32 = 3;
+
+struct Walk {
+    job: Job,
+    clock: Clock,
+    stop: Stop,
+    backoff: Backoff,
+    outcome: Outcome,
+    known: HashSet<UserId>,
+    tokens_met: HashSet<PageToken>,
+    next: Option<PageToken>,
+    pages: u32,
+    restarts: u32,
+    page_size: u16,
+    token_refused: bool,
+}
+
+impl Walk {
+    fn new(job: Job, clock: Clock, stop: Stop) -> Self {
+        let at = clock.now();
+        Self {
+            backoff: Backoff::new(&job.setup.settings.retry),
+            outcome: Outcome::without_call(job.message.claim(), at, WalkEnd::Released),
+            known: HashSet::new(),
+            tokens_met: HashSet::new(),
+            next: None,
+            pages: 0,
+            restarts: 0,
+            page_size: job.setup.settings.endpoint.page_size,
+            token_refused: false,
+            job,
+            clock,
+            stop,
+        }
+    }
+
+    async fn run(mut self) -> Outcome {
+        let end = loop {
+            if let Some(end) = self.call().await {
+                break end;
+            }
+        };
+        self.outcome.end = end;
+        self.outcome.ended_at = self.clock.now();
+        self.outcome
+    }
+
+    /// One call; `Some` where it was the walk's last.
+    async fn call(&mut self) -> Option<WalkEnd> {
+        let fresh = self.outcome.calls == 0;
+        let hard = self.stop.hard.clone();
+        let soft = self.stop.soft.clone();
+        let pass = tokio::select! {
+            biased;
+            () = hard.cancelled() => return Some(WalkEnd::Released),
+            () = soft.cancelled(), if fresh => return Some(WalkEnd::Released),
+            pass = self.job.gate.enter(&self.job.setup, &self.clock, fresh) => pass,
+        };
+        let pass = match pass {
+            Ok(pass) => pass,
+            Err(Closed::Later) => return Some(WalkEnd::Released),
+            Err(Closed::Refused(code)) => return Some(WalkEnd::LaneBlocked(code)),
+            Err(Closed::Trouble(failure)) => return self.wait(failure.code).await,
+        };
+        if fresh {
+            self.outcome.started_at = self.clock.now();
+        }
+        let row = &self.job.message;
+        let robot = row
+            .robot_code
+            .as_ref()
+            .or(self.job.setup.account.robot_code.as_ref());
+        let query = Query {
+            chat: row.chat,
+            key: &row.key,
+            robot_code: robot.map(crate::receipt::RobotCode::as_str),
+            conversation: row
+                .conversation
+                .as_ref()
+                .map(crate::receipt::ConversationId::as_str),
+            page_size: self.page_size,
+            next_token: self.next.as_ref(),
+        };
+        let asked = Instant::now();
+        // Counted before the answer: a call that a hard stop cuts off may have arrived.
+        self.outcome.calls += 1;
+        let answer = tokio::select! {
+            biased;
+            () = hard.cancelled() => return Some(WalkEnd::Released),
+            answer = self.job.setup.client.query(&pass.token, &query) => answer,
+        };
+        self.backoff.charge(asked.elapsed());
+        match answer {
+            Ok(page) => {
+                self.job.gate.answered(&self.clock);
+                drop(pass);
+                self.page(page)
+            }
+            Err(failure) => {
+                if !failure.metered {
+                    self.outcome.calls -= 1;
+                }
+                tracing::debug!(
+                    message.key = %self.job.message.key, error.code = %failure.code,
+                    "message {}: {failure}", self.job.message.key
+                );
+                if failure.disposition == Disposition::RefreshToken {
+                    self.job.gate.invalidate(pass).await;
+                } else {
+                    self.learn_of_lane(&failure);
+                    drop(pass);
+                }
+                self.failed(failure).await
+            }
+        }
+    }
+
+    fn page(&mut self, page: Page) -> Option<WalkEnd> {
+        let seen_at: UnixMs = self.clock.now();
+        self.backoff.relieve();
+        self.token_refused = false;
+        self.pages += 1;
+        for user_id in page.readers {
+            if self.known.insert(user_id.clone()) {
+                self.outcome.readers.push(SeenReader { user_id, seen_at });
+            }
+        }
+        // RECALLED beats what an earlier page said, and is not taken back by a later one.
+        if self.outcome.send_status != Some(SendStatus::Recalled) {
+            self.outcome.send_status = Some(page.send_status);
+        }
+        match page.next {
+            None => Some(WalkEnd::Complete),
+            // A token that comes back within the walk leads nowhere new.
+            Some(token) if !self.tokens_met.insert(token.clone()) => Some(WalkEnd::Complete),
+            Some(_) if self.pages >= MOST_PAGES => {
+                Some(WalkEnd::Cut(ErrorCode::from("walk.tooManyPages")))
+            }
+            Some(token) => {
+                self.next = Some(token);
+                None
+            }
+        }
+    }
+
+    fn learn_of_lane(&self, failure: &Failure) {
+        let gate = &self.job.gate;
+        match failure.disposition {
+            Disposition::Retry => gate.trouble(&self.job.setup),
+            Disposition::Throttled { window } => gate.throttled(failure, window),
+            Disposition::QuotaExhausted => gate.exhausted(&failure.code, &self.clock),
+            Disposition::LaneBlocked => gate.block(&failure.code, &failure.detail, &self.clock),
+            Disposition::AddressBanned => gate.ban(),
+            _ => gate.health().refused_message(),
+        }
+    }
+
+    async fn failed(&mut self, failure: Failure) -> Option<WalkEnd> {
+        let code = failure.code.clone();
+        match failure.disposition {
+            Disposition::Retry => self.wait(code).await,
+            Disposition::Throttled { .. } => {
+                self.outcome.throttled += 1;
+                None
+            }
+            Disposition::QuotaExhausted | Disposition::LaneBlocked => {
+                Some(WalkEnd::LaneBlocked(code))
+            }
+            Disposition::AddressBanned => Some(WalkEnd::Released),
+            Disposition::RefreshToken if self.token_refused => {
+                let why =
+                    "a new token is refused as well; check the app's credentials and base_url";
+                self.job.gate.block(&code, why, &self.clock);
+                Some(WalkEnd::LaneBlocked(code))
+            }
+            Disposition::RefreshToken => {
+                self.token_refused = true;
+                None
+            }
+            Disposition::Blocked => Some(WalkEnd::Blocked(code)),
+            Disposition::RobotRejected if self.job.message.robot_code.is_none() => {
+                Some(WalkEnd::Blocked(code))
+            }
+            Disposition::Rejected | Disposition::RobotRejected => Some(WalkEnd::Rejected(code)),
+            Disposition::RestartPaging if self.restarts < MOST_RESTARTS && self.next.is_some() => {
+                self.restarts += 1;
+                self.next = None;
+                self.tokens_met.clear();
+                None
+            }
+            Disposition::SmallerPages if self.page_size > 1 => {
+                self.page_size /= 2;
+                None
+            }
+            Disposition::RestartPaging | Disposition::SmallerPages => Some(WalkEnd::Cut(code)),
+            Disposition::NotGeneratedOrExpired => Some(WalkEnd::NotGeneratedOrExpired(code)),
+        }
+    }
+
+    /// Waits as the backoff says; `Some` where it gives up, or where the stop comes first.
+    async fn wait(&mut self, code: ErrorCode) -> Option<WalkEnd> {
+        let Some(wait) = self.backoff.next() else {
+            return Some(WalkEnd::Cut(code));
+        };
+        tokio::select! {
+            () = self.stop.soft.cancelled() => Some(WalkEnd::Released),
+            () = tokio::time::sleep(wait) => None,
+        }
+    }
+}
