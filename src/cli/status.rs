@@ -10,7 +10,7 @@ use humantime::format_duration;
 use serde_json::{Value, json};
 
 use super::{STALE, common};
-use crate::receipt::{Message, MessageKey, State, UnixMs};
+use crate::receipt::{CorpId, ErrorCode, Message, MessageKey, SendStatus, State, UnixMs};
 use crate::store::sqlite::{DaemonLock, Role, SqliteStore, lock_path};
 use crate::store::{CallCount, LaneTotals, Reader, Store as _};
 
@@ -74,9 +74,14 @@ fn calls_of<'a>(calls: &'a [CallCount], lane: &LaneTotals) -> Option<&'a CallCou
     calls.iter().find(|count| count.lane == lane.lane)
 }
 
-/// What the daemon last published beside its lock; `None` where it did not yet.
+/// What the daemon last published, beside the database as it is configured or as its lock names it; `None` where it
+/// did not yet.
 fn published(database: &Path) -> Option<Value> {
-    let text = std::fs::read_to_string(lock_path(database).with_extension("status")).ok()?;
+    let mut beside = database.as_os_str().to_owned();
+    beside.push(".status");
+    let text = std::fs::read_to_string(beside)
+        .or_else(|_| std::fs::read_to_string(lock_path(database).with_extension("status")))
+        .ok()?;
     serde_json::from_str(&text).ok()
 }
 
@@ -173,7 +178,7 @@ fn as_json(
                 .collect();
             json!({
                 "account": lane.lane.account.as_str(),
-                "corp_id": lane.lane.corp.as_ref().map(|corp| corp.as_str()),
+                "corp_id": lane.lane.corp.as_ref().map(CorpId::as_str),
                 "pending": lane.pending,
                 "due": lane.due,
                 "overdue_s": overdue(lane, now).map(|age| age.as_secs()),
@@ -290,7 +295,7 @@ fn message_json(message: &Message, readers: &[Reader]) -> Value {
         "process_query_key": message.key.as_str(),
         "state": message.state.as_str(),
         "account": message.lane.account.as_str(),
-        "corp_id": message.lane.corp.as_ref().map(|corp| corp.as_str()),
+        "corp_id": message.lane.corp.as_ref().map(CorpId::as_str),
         "chat": message.chat.as_str(),
         "sent_at": message.sent_at.0,
         "admitted_at": time(message.admitted_at),
@@ -299,9 +304,9 @@ fn message_json(message: &Message, readers: &[Reader]) -> Value {
         "last_complete_at": time(message.last_complete_at),
         "next_poll_at": time(message.next_poll_at),
         "finished_at": time(message.finished_at),
-        "send_status": message.send_status.as_ref().map(|status| status.as_str()),
+        "send_status": message.send_status.as_ref().map(SendStatus::as_str),
         "call_count": message.call_count,
-        "last_error": message.last_error.as_ref().map(|code| code.as_str()),
+        "last_error": message.last_error.as_ref().map(ErrorCode::as_str),
         "last_error_at": time(message.last_error_at),
         "blocked": message.blocked,
         "expected_readers": message.expected_readers,
