@@ -1,5 +1,6 @@
 //! receiptd polls DingTalk for the read receipts of bot messages.
 
+pub mod cli;
 pub mod daemon;
 pub mod dingtalk;
 pub mod receipt;

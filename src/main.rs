@@ -1,3 +1,5 @@
 //! Parse, load, hand over.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    receiptd::cli::main_with(std::env::args_os())
+}

@@ -11,7 +11,7 @@ use crate::sandbox::{App, CrowdRules, FaultPlan, Mischief, Outages, Sandbox, San
 /// Serve an imitation of DingTalk's endpoint, to work without an account
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = HELP)]
-pub struct Args {
+pub(super) struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8888")]
     listen: SocketAddr,
@@ -94,7 +94,7 @@ PUT /sandbox/messages, POST /sandbox/faults /sandbox/outage /sandbox/accounts
     -d '{\"key\":\"mine\",\"chat\":\"group\",\"readers\":[{\"userId\":\"ann\",\"afterMs\":5000}]}'";
 
 /// Serves until SIGINT or SIGTERM.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let json = args.json;
     let sandbox = start(args).await?;
     let text = if json {

@@ -1,0 +1,66 @@
+//! What the commands share: settings, the database, and what a word on the command line may be.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use crate::daemon::Clock;
+use crate::receipt::{MessageKey, State, UnixMs};
+use crate::settings::{Loaded, SettingsError, load, process_environment};
+use crate::store::sqlite::{OpenError, Role, SqliteStore};
+
+/// Rows written in one go by `retry` and `prune`, so that the daemon and the feeders have their turn in between.
+pub(super) const BATCH: usize = 500;
+
+/// Reads the settings of this process.
+pub(super) fn settings(config: Option<&Path>) -> Result<Loaded, SettingsError> {
+    load(config, process_environment())
+}
+
+/// Opens the configured database.
+pub(super) async fn store(loaded: &Loaded, role: Role) -> Result<SqliteStore, OpenError> {
+    SqliteStore::open(&loaded.settings.database, role).await
+}
+
+/// The time of day.
+pub(super) fn now() -> UnixMs {
+    Clock::system().now()
+}
+
+/// Writes lines to standard output.
+pub(super) fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", text.trim_end_matches('\n'))?;
+    out.flush()
+}
+
+/// A message's key, as the table takes it.
+pub(super) fn key(text: &str) -> Result<MessageKey, String> {
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+    match printable && (1..=512).contains(&text.len()) {
+        true => Ok(MessageKey::from(text)),
+        false => Err("a key is 1 to 512 printable ASCII characters without spaces".to_owned()),
+    }
+}
+
+/// A final state.
+pub(super) fn final_state(text: &str) -> Result<State, String> {
+    State::parse(text)
+        .filter(|state| state.is_final())
+        .ok_or_else(|| "write complete, recalled, expired, failed or cancelled".to_owned())
+}
+
+/// A state that `retry` leads out of.
+pub(super) fn retryable_state(text: &str) -> Result<State, String> {
+    match State::parse(text) {
+        Some(state @ (State::Failed | State::Expired | State::Cancelled)) => Ok(state),
+        _ => Err("write failed, expired or cancelled".to_owned()),
+    }
+}
+
+/// A name of 1 to `most` characters.
+pub(super) fn name(text: &str, most: usize) -> Result<String, String> {
+    match (1..=most).contains(&text.chars().count()) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("write 1 to {most} characters")),
+    }
+}

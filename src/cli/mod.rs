@@ -1,0 +1,153 @@
+//! The commands, a file each; what they share is in `common`.
+
+mod add;
+mod check;
+mod common;
+mod completions;
+mod demo;
+mod demo_report;
+mod migrate;
+mod prune;
+mod retry;
+mod run;
+mod sandbox;
+mod status;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::settings::SettingsError;
+
+/// Something failed.
+const FAILED: u8 = 1;
+/// Wrong usage or configuration.
+const MISUSED: u8 = 2;
+/// `status`: nobody works on what is pending, or the work lags behind.
+const STALE: u8 = 3;
+
+/// Polls DingTalk for the read receipts of bot messages and writes the readers to SQLite
+#[derive(Debug, Parser)]
+#[command(name = "receiptd", version, after_help = EXAMPLES)]
+struct Cli {
+    /// The configuration [default: /etc/receiptd/receiptd.toml, where it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  receiptd demo                                   # see it work, without an account
+  receiptd --config receiptd.toml check           # does everything work?
+  receiptd --config receiptd.toml run
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 (status) nobody works or work is overdue";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Migrate(migrate::Args),
+    Check(check::Args),
+    Status(status::Args),
+    Add(add::Args),
+    Retry(retry::Args),
+    Prune(prune::Args),
+    Sandbox(sandbox::Args),
+    Demo(demo::Args),
+    Completions(completions::Args),
+}
+
+/// Parses, runs the command and says how it ended; `args` begins with the program's name.
+pub fn main_with<I, T>(args: I) -> ExitCode
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nowhere to complain if this cannot be written.
+            let _ = error.print();
+            return match error.use_stderr() {
+                true => ExitCode::from(MISUSED),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(cli)),
+        Err(error) => Err(anyhow::Error::new(error).context("no threads can be started")),
+    };
+    ended.unwrap_or_else(|error| failed(&error))
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let config = cli.config.as_deref();
+    match cli.command {
+        Command::Run(args) => run::run(config, &args).await,
+        Command::Migrate(args) => migrate::run(config, &args).await,
+        Command::Check(args) => check::run(config, &args).await,
+        Command::Status(args) => status::run(config, &args).await,
+        Command::Add(args) => add::run(config, args).await,
+        Command::Retry(args) => retry::run(config, args).await,
+        Command::Prune(args) => prune::run(config, &args).await,
+        Command::Sandbox(args) => sandbox::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(&args).await,
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let reader_gone = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+    if reader_gone {
+        // `receiptd status | head` has what it wanted.
+        return ExitCode::SUCCESS;
+    }
+    // Nowhere to complain if this cannot be written.
+    let _ = writeln!(io::stderr().lock(), "receiptd: {error:#}");
+    match error.downcast_ref::<SettingsError>() {
+        Some(_) => ExitCode::from(MISUSED),
+        None => ExitCode::from(FAILED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound_and_every_command_shows_an_example() {
+        let mut grammar = Cli::command();
+        grammar.build();
+        grammar.clone().debug_assert();
+        for command in grammar.get_subcommands_mut() {
+            let name = command.get_name().to_owned();
+            if name == "help" {
+                continue;
+            }
+            let help = command.render_long_help().to_string();
+            assert!(help.contains(&format!("receiptd {name}")), "{help}");
+            assert!(help.contains("Example"), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_what_the_table_takes() {
+        assert!(common::key("abc=;sb:").is_ok());
+        for wrong in ["", "a b", "ä", &"x".repeat(513)] {
+            assert!(common::key(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `receiptd prune`: removes finished messages and their readers.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::common;
+use crate::receipt::State;
+use crate::store::sqlite::Role;
+use crate::store::{Pruned, Store as _};
+
+/// Remove messages that finished long ago, with their readers
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  receiptd prune --older-than 90d --dry-run
+  receiptd prune --older-than 30d --state expired")]
+pub(super) struct Args {
+    /// Those that finished so long ago
+    #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+    older_than: Duration,
+    /// Only in this state: complete, recalled, expired, failed or cancelled
+    #[arg(long, value_parser = common::final_state)]
+    state: Option<State>,
+    /// Only count
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<ExitCode> {
+    let loaded = common::settings(config)?;
+    let before = common::now() - args.older_than;
+    let role = match args.dry_run {
+        true => Role::Reader,
+        false => Role::Writer,
+    };
+    let store = common::store(&loaded, role).await?;
+    let mut all = Pruned::default();
+    if args.dry_run {
+        all = store.prunable(before, args.state).await?;
+    } else {
+        loop {
+            let some = store.prune(before, args.state, common::BATCH).await?;
+            if some == Pruned::default() {
+                break;
+            }
+            all.messages += some.messages;
+            all.readers += some.readers;
+        }
+    }
+    store.close().await;
+    common::say(&match (args.json, args.dry_run) {
+        (true, dry_run) => serde_json::json!({
+            "messages": all.messages, "readers": all.readers, "dry_run": dry_run,
+        })
+        .to_string(),
+        (false, true) => format!(
+            "{} messages and {} readers would be removed",
+            all.messages, all.readers
+        ),
+        (false, false) => format!(
+            "{} messages and {} readers removed",
+            all.messages, all.readers
+        ),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
