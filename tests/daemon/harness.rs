@@ -1,0 +1,169 @@
+//! A daemon as a child process, a sandbox, and a database that others read and write with `sqlite3`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use receiptd::sandbox::{Sandbox, SandboxConfig};
+
+/// How long a condition may take at the most.
+const BOUND: Duration = Duration::from_secs(60);
+
+pub struct House {
+    pub sandbox: Sandbox,
+    pub dir: tempfile::TempDir,
+    daemon: Option<Child>,
+}
+
+impl House {
+    /// A running sandbox and a migrated database; no daemon yet. `accounts` is appended to the configuration.
+    pub async fn new(config: SandboxConfig, accounts: &str) -> Self {
+        let sandbox = Sandbox::start(config).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let house = Self { sandbox, dir, daemon: None };
+        house.configure(accounts);
+        let migrated = house.command("migrate").output().unwrap();
+        assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        house
+    }
+
+    pub fn configure(&self, accounts: &str) {
+        let text = format!(
+            r#"
+[database]
+url = "sqlite://{}"
+[endpoint]
+base_url = "{}"
+request_timeout = "2s"
+[retry]
+initial_interval = "20ms"
+max_interval = "100ms"
+max_elapsed_time = "2s"
+[cadence]
+calls_per_message = 12
+min_interval = "50ms"
+max_interval = "8s"
+generation_grace = "1500ms"
+key_lifetime = "8s"
+last_chance = "400ms"
+max_age = "14s"
+[log]
+filter = "info"
+{accounts}
+"#,
+            self.database().display(),
+            self.sandbox.base_url()
+        );
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.dir.path().join("receiptd.db")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("receiptd.toml")
+    }
+
+    pub fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+        command.arg(subcommand).arg("--config").arg(self.config());
+        command
+    }
+
+    pub fn start(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .unwrap();
+        self.daemon =
+            Some(self.command("run").stdout(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
+    pub fn kill(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.daemon.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the end of a daemon that was told to stop.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        let mut daemon = self.daemon.take().unwrap();
+        let since = Instant::now();
+        loop {
+            if let Some(status) = daemon.try_wait().unwrap() {
+                return status;
+            }
+            if since.elapsed() > BOUND {
+                daemon.kill().unwrap();
+                panic!("the daemon did not stop\n{}", self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The rows of a statement, cells parted by `|`, through the `sqlite3` shell.
+    pub fn sql(&self, statement: &str) -> Vec<String> {
+        sql(&self.database(), statement)
+    }
+
+    /// Waits until `statement` prints `wanted`.
+    pub async fn until(&self, statement: &str, wanted: &str) {
+        let since = Instant::now();
+        loop {
+            let got = self.sql(statement).join("\n");
+            if got == wanted {
+                return;
+            }
+            assert!(
+                since.elapsed() < BOUND,
+                "{statement}: wanted {wanted}, still {got}\n{}\n{}",
+                self.sql("SELECT process_query_key, state, last_error, next_poll_at FROM messages WHERE state = 'pending' LIMIT 5")
+                    .join("\n"),
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            // It may have ended by itself, which the test has noticed elsewhere.
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+fn sql(database: &Path, statement: &str) -> Vec<String> {
+    let output = Command::new("sqlite3")
+        .args(["-cmd", ".timeout 10000"])
+        .arg(database)
+        .arg(statement)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{statement}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+/// An internal account of the sandbox's own app.
+pub const DEFAULT_ACCOUNT: &str = r#"
+[accounts.default]
+app = "internal"
+app_key = "sandbox"
+app_secret = "sandbox"
+calls_per_second = 400
+"#;
