@@ -106,7 +106,14 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     let work = async {
         // The feeder and the watcher side by side: rows arrive while others are polled.
         tokio::try_join!(
-            feed(args, &database, &sandbox, &keys, whole.mul_f64(0.15)),
+            feed(
+                args,
+                &database,
+                &store,
+                &sandbox,
+                &keys,
+                whole.mul_f64(0.15)
+            ),
             watch_progress(args, &store, &sandbox, bound),
         )
     };
@@ -199,6 +206,7 @@ fn keys(args: &Args) -> Vec<MessageKey> {
 async fn feed(
     args: &Args,
     database: &Path,
+    store: &SqliteStore,
     sandbox: &Sandbox,
     keys: &[MessageKey],
     span: Duration,
@@ -210,10 +218,15 @@ async fn feed(
         .await
         .context("the feeder cannot open the database")?;
     let mut random = fastrand::Rng::with_seed(args.seed);
-    let start = tokio::time::Instant::now();
     let step = span / args.messages;
-    let mut at = start;
-    for key in keys {
+    let mut at = tokio::time::Instant::now();
+    for (n, key) in keys.iter().enumerate() {
+        if n == 1 {
+            // The daemon plans its polls once at its start; messages sent meanwhile would lose a great part of so
+            // short a day. `watch_progress` bounds the wait.
+            until_polled(store, &keys[0]).await?;
+            at = tokio::time::Instant::now();
+        }
         tokio::time::sleep_until(at).await;
         at += step;
         let (chat, size) = match random.u32(..10) {
@@ -241,6 +254,18 @@ async fn feed(
     }
     connection.close().await?;
     Ok(())
+}
+
+/// Waits for a message's first poll.
+async fn until_polled(store: &SqliteStore, key: &MessageKey) -> anyhow::Result<()> {
+    let mut beat = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        beat.tick().await;
+        let found = store.message(key).await?;
+        if found.is_some_and(|(message, _)| message.last_polled_at.is_some()) {
+            return Ok(());
+        }
+    }
 }
 
 /// A line a second until all messages are final.
