@@ -43,11 +43,14 @@ struct Turn {
     tokens: TokenCache,
 }
 
+/// The lane's turn, kept by the one walk that probes for its lane: the rest wait behind it.
+pub(super) struct Turnstile(OwnedMutexGuard<Turn>);
+
 /// Leave for one call.
 pub(super) struct Pass {
     pub(super) token: AccessToken,
-    /// Held while a single walk probes for its lane.
-    probe: Option<OwnedMutexGuard<Turn>>,
+    /// Kept while a single walk probes for its lane, through its waits too.
+    pub(super) probe: Option<Turnstile>,
     _place: Place,
 }
 
@@ -101,16 +104,20 @@ impl Gate {
         )
     }
 
-    /// Waits for the lane's turn. `fresh`: the walk has made no call yet.
+    /// Waits for the lane's turn, unless the walk has `kept` it. `fresh`: the walk has made no call yet.
     pub(super) async fn enter(
         &self,
         setup: &LaneSetup,
         clock: &Clock,
         fresh: bool,
+        kept: Option<Turnstile>,
     ) -> Result<Pass, Closed> {
-        let mut turn = self.turn.clone().lock_owned().await;
+        let mut turn = match kept {
+            Some(Turnstile(turn)) => turn,
+            None => self.turn.clone().lock_owned().await,
+        };
         self.wait_out_pauses(fresh).await?;
-        let token = self.token(&mut turn, setup, clock).await?;
+        let token = self.token(&mut turn, setup).await?;
         if let Some(budget) = &setup.budget
             && !budget.spend(clock.now())
         {
@@ -134,7 +141,7 @@ impl Gate {
         };
         turn.pace
             .step(Instant::now(), setup.account.calls_per_second);
-        let probe = self.health().is_probing().then_some(turn);
+        let probe = self.health().is_probing().then_some(Turnstile(turn));
         Ok(Pass {
             token,
             probe,
@@ -164,12 +171,7 @@ impl Gate {
         }
     }
 
-    async fn token(
-        &self,
-        turn: &mut Turn,
-        setup: &LaneSetup,
-        clock: &Clock,
-    ) -> Result<AccessToken, Closed> {
+    async fn token(&self, turn: &mut Turn, setup: &LaneSetup) -> Result<AccessToken, Closed> {
         let asked_at = Instant::now();
         if turn.tokens.freshness(asked_at.into_std()) != Freshness::Valid {
             match self
@@ -183,7 +185,7 @@ impl Gate {
                     if let Some(token) = turn.tokens.token(asked_at.into_std()) {
                         return Ok(token.clone());
                     }
-                    return Err(self.no_token(refusal, setup, clock).await);
+                    return Err(self.no_token(refusal, setup).await);
                 }
             }
         }
@@ -193,7 +195,7 @@ impl Gate {
         }
     }
 
-    async fn no_token(&self, refusal: TokenRefusal, setup: &LaneSetup, clock: &Clock) -> Closed {
+    async fn no_token(&self, refusal: TokenRefusal, setup: &LaneSetup) -> Closed {
         let code = refusal.code();
         match refusal {
             TokenRefusal::Upstream(failure) => {
@@ -216,7 +218,7 @@ impl Gate {
                     .fingerprint(&setup.account, &setup.credentials)
                     .await;
                 *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(print);
-                self.block(&code, &refusal.to_string(), clock);
+                self.block(&code, &refusal.to_string());
                 Closed::Refused(code)
             }
         }
@@ -264,8 +266,7 @@ impl Gate {
         }
     }
 
-    pub(super) fn block(&self, code: &ErrorCode, why: &str, clock: &Clock) {
-        let _ = clock;
+    pub(super) fn block(&self, code: &ErrorCode, why: &str) {
         if self.health().block(Instant::now(), code.clone()) {
             tracing::error!(
                 account = %self.lane.account, error.code = %code,
@@ -296,7 +297,7 @@ impl Gate {
     pub(super) async fn invalidate(&self, pass: Pass) {
         let Pass { token, probe, .. } = pass;
         match probe {
-            Some(mut turn) => turn.tokens.invalidate(&token),
+            Some(Turnstile(mut turn)) => turn.tokens.invalidate(&token),
             None => self.turn.lock().await.tokens.invalidate(&token),
         }
     }

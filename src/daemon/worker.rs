@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::gate::{Closed, Gate, LaneSetup};
+use super::gate::{Closed, Gate, LaneSetup, Turnstile};
 use super::{Clock, Stop};
 use crate::dingtalk::{Failure, Page, PageToken, Query};
 use crate::receipt::{
@@ -70,6 +70,8 @@ struct Walk {
     outcome: Outcome,
     known: HashSet<UserId>,
     tokens_met: HashSet<PageToken>,
+    /// The lane's turn, while this walk probes for it.
+    kept: Option<Turnstile>,
     next: Option<PageToken>,
     pages: u32,
     restarts: u32,
@@ -85,6 +87,7 @@ impl Walk {
             outcome: Outcome::without_call(job.message.claim(), at, WalkEnd::Released),
             known: HashSet::new(),
             tokens_met: HashSet::new(),
+            kept: None,
             next: None,
             pages: 0,
             restarts: 0,
@@ -112,13 +115,14 @@ impl Walk {
         let fresh = self.outcome.calls == 0;
         let hard = self.stop.hard.clone();
         let soft = self.stop.soft.clone();
+        let kept = self.kept.take();
         let pass = tokio::select! {
             biased;
             () = hard.cancelled() => return Some(WalkEnd::Released),
             () = soft.cancelled(), if fresh => return Some(WalkEnd::Released),
-            pass = self.job.gate.enter(&self.job.setup, &self.clock, fresh) => pass,
+            pass = self.job.gate.enter(&self.job.setup, &self.clock, fresh, kept) => pass,
         };
-        let pass = match pass {
+        let mut pass = match pass {
             Ok(pass) => pass,
             Err(Closed::Later) => return Some(WalkEnd::Released),
             Err(Closed::Refused(code)) => return Some(WalkEnd::LaneBlocked(code)),
@@ -170,6 +174,9 @@ impl Walk {
                     self.job.gate.invalidate(pass).await;
                 } else {
                     self.learn_of_lane(&failure);
+                    if failure.disposition == Disposition::Retry {
+                        self.kept = pass.probe.take();
+                    }
                     drop(pass);
                 }
                 self.failed(failure).await
@@ -211,7 +218,7 @@ impl Walk {
             Disposition::Retry => gate.trouble(&self.job.setup),
             Disposition::Throttled { window } => gate.throttled(failure, window),
             Disposition::QuotaExhausted => gate.exhausted(&failure.code, &self.clock),
-            Disposition::LaneBlocked => gate.block(&failure.code, &failure.detail, &self.clock),
+            Disposition::LaneBlocked => gate.block(&failure.code, &failure.detail),
             Disposition::AddressBanned => gate.ban(),
             _ => gate.health().refused_message(),
         }
@@ -232,7 +239,7 @@ impl Walk {
             Disposition::RefreshToken if self.token_refused => {
                 let why =
                     "a new token is refused as well; check the app's credentials and base_url";
-                self.job.gate.block(&code, why, &self.clock);
+                self.job.gate.block(&code, why);
                 Some(WalkEnd::LaneBlocked(code))
             }
             Disposition::RefreshToken => {

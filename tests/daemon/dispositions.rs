@@ -36,13 +36,20 @@ async fn a_code_that_is_the_messages_own_decides_its_row_and_no_other() {
     for (n, (code, robot, state)) in CODES.iter().enumerate() {
         let key = format!("sb:code={code};k{n:02}");
         let robot = if *robot { "'itself'" } else { "NULL" };
-        house.sql(&format!("INSERT INTO messages (process_query_key, robot_code) VALUES ('{key}', {robot})"));
+        house.sql(&format!(
+            "INSERT INTO messages (process_query_key, robot_code) VALUES ('{key}', {robot})"
+        ));
         let code = code.split('/').next().unwrap();
         wanted.push(format!("{code}|{state}"));
     }
     house.sql("INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;well', 1)");
     house.start();
-    house.until("SELECT state FROM messages WHERE process_query_key LIKE '%;well'", "complete").await;
+    house
+        .until(
+            "SELECT state FROM messages WHERE process_query_key LIKE '%;well'",
+            "complete",
+        )
+        .await;
     house
         .until(
             "SELECT last_error, state FROM messages WHERE process_query_key LIKE 'sb:code=%' ORDER BY substr(process_query_key, -3)",
@@ -50,7 +57,9 @@ async fn a_code_that_is_the_messages_own_decides_its_row_and_no_other() {
         )
         .await;
     // What stayed pending is failed when its life ends so.
-    house.until("SELECT count(*) FROM messages WHERE state = 'pending'", "0").await;
+    house
+        .until("SELECT count(*) FROM messages WHERE state = 'pending'", "0")
+        .await;
     let ends = house.sql("SELECT DISTINCT state FROM messages WHERE last_error = 'bot.stopped'");
     assert_eq!(ends, ["failed"]);
 }
@@ -59,10 +68,26 @@ async fn a_code_that_is_the_messages_own_decides_its_row_and_no_other() {
 async fn trouble_of_the_moment_costs_no_message() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
     let troubles = [
-        "code=system.error*3", "code=system.error/400*2", "code=system.busy*2", "code=ServiceUnavailable*2", "html*3",
-        "html-ok*2", "empty-object*2", "empty-body*2", "errcode404*2", "redirect*2", "drop=before*2",
-        "drop=after-head*2", "drop=mid-body*2", "truncate*2", "huge*1", "throttle*2", "dead-token*1", "bare401*1",
-        "hang=3s*1", "fields=no-status*2",
+        "code=system.error*3",
+        "code=system.error/400*2",
+        "code=system.busy*2",
+        "code=ServiceUnavailable*2",
+        "html*3",
+        "html-ok*2",
+        "empty-object*2",
+        "empty-body*2",
+        "errcode404*2",
+        "redirect*2",
+        "drop=before*2",
+        "drop=after-head*2",
+        "drop=mid-body*2",
+        "truncate*2",
+        "huge*1",
+        "throttle*2",
+        "dead-token*1",
+        "bare401*1",
+        "hang=3s*1",
+        "fields=no-status*2",
     ];
     for (n, trouble) in troubles.iter().enumerate() {
         house.sql(&format!(
@@ -71,7 +96,14 @@ async fn trouble_of_the_moment_costs_no_message() {
     }
     house.start();
     house
-        .until("SELECT state, count(*), sum(reader_count) FROM messages GROUP BY state", &format!("complete|{}|{}", troubles.len(), 2 * troubles.len()))
+        .until(
+            "SELECT state, count(*), sum(reader_count) FROM messages GROUP BY state",
+            &format!("complete|{}|{}", troubles.len(), 2 * troubles.len()),
+        )
         .await;
-    assert!(house.sandbox.violations().is_empty(), "{:?}", house.sandbox.violations());
+    assert!(
+        house.sandbox.violations().is_empty(),
+        "{:?}",
+        house.sandbox.violations()
+    );
 }

@@ -9,25 +9,33 @@ use receiptd::sandbox::{Sandbox, SandboxConfig};
 /// How long a condition may take at the most.
 const BOUND: Duration = Duration::from_secs(60);
 
-pub struct House {
-    pub sandbox: Sandbox,
-    pub dir: tempfile::TempDir,
+pub(crate) struct House {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) dir: tempfile::TempDir,
     daemon: Option<Child>,
 }
 
 impl House {
     /// A running sandbox and a migrated database; no daemon yet. `accounts` is appended to the configuration.
-    pub async fn new(config: SandboxConfig, accounts: &str) -> Self {
+    pub(crate) async fn new(config: SandboxConfig, accounts: &str) -> Self {
         let sandbox = Sandbox::start(config).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let house = Self { sandbox, dir, daemon: None };
+        let house = Self {
+            sandbox,
+            dir,
+            daemon: None,
+        };
         house.configure(accounts);
         let migrated = house.command("migrate").output().unwrap();
-        assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        assert!(
+            migrated.status.success(),
+            "{}",
+            String::from_utf8_lossy(&migrated.stderr)
+        );
         house
     }
 
-    pub fn configure(&self, accounts: &str) {
+    pub(crate) fn configure(&self, accounts: &str) {
         let text = format!(
             r#"
 [database]
@@ -57,7 +65,7 @@ filter = "info"
         std::fs::write(self.config(), text).unwrap();
     }
 
-    pub fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.dir.path().join("receiptd.db")
     }
 
@@ -65,36 +73,44 @@ filter = "info"
         self.dir.path().join("receiptd.toml")
     }
 
-    pub fn command(&self, subcommand: &str) -> Command {
+    pub(crate) fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
         command.arg(subcommand).arg("--config").arg(self.config());
         command
     }
 
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.dir.path().join("log"))
             .unwrap();
-        self.daemon =
-            Some(self.command("run").stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        self.daemon = Some(
+            self.command("run")
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut daemon = self.daemon.take().unwrap();
         daemon.kill().unwrap();
         daemon.wait().unwrap();
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.daemon.as_ref().unwrap().id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        let sent = Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .unwrap();
         assert!(sent.success());
     }
 
     /// Waits for the end of a daemon that was told to stop.
-    pub async fn ended(&mut self) -> std::process::ExitStatus {
+    pub(crate) async fn ended(&mut self) -> std::process::ExitStatus {
         let mut daemon = self.daemon.take().unwrap();
         let since = Instant::now();
         loop {
@@ -109,17 +125,17 @@ filter = "info"
         }
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
     /// The rows of a statement, cells parted by `|`, through the `sqlite3` shell.
-    pub fn sql(&self, statement: &str) -> Vec<String> {
+    pub(crate) fn sql(&self, statement: &str) -> Vec<String> {
         sql(&self.database(), statement)
     }
 
     /// Waits until `statement` prints `wanted`.
-    pub async fn until(&self, statement: &str, wanted: &str) {
+    pub(crate) async fn until(&self, statement: &str, wanted: &str) {
         let since = Instant::now();
         loop {
             let got = self.sql(statement).join("\n");
@@ -155,12 +171,19 @@ fn sql(database: &Path, statement: &str) -> Vec<String> {
         .arg(statement)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{statement}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    assert!(
+        output.status.success(),
+        "{statement}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 /// An internal account of the sandbox's own app.
-pub const DEFAULT_ACCOUNT: &str = r#"
+pub(crate) const DEFAULT_ACCOUNT: &str = r#"
 [accounts.default]
 app = "internal"
 app_key = "sandbox"

@@ -21,12 +21,30 @@ async fn a_wrong_secret_blocks_its_account_alone_until_the_file_is_mended() {
         "INSERT INTO messages (process_query_key, account, expected_readers) VALUES
          ('sb:readers=1,median=1ms,never=0;wrong', 'wrong', 1), ('sb:readers=1,median=1ms,never=0;right', 'default', 1)",
     );
-    house.until("SELECT state FROM messages WHERE account = 'default'", "complete").await;
-    house.until("SELECT state, last_error FROM messages WHERE account = 'wrong'", "pending|invalidClientIdOrSecret").await;
-    assert!(!house.log().contains("not this one"), "the secret is in the log");
+    house
+        .until(
+            "SELECT state FROM messages WHERE account = 'default'",
+            "complete",
+        )
+        .await;
+    house
+        .until(
+            "SELECT state, last_error FROM messages WHERE account = 'wrong'",
+            "pending|invalidClientIdOrSecret",
+        )
+        .await;
+    assert!(
+        !house.log().contains("not this one"),
+        "the secret is in the log"
+    );
     assert!(house.log().contains("account wrong"), "{}", house.log());
     write_secret(&secret, "sandbox");
-    house.until("SELECT state, last_error IS NULL FROM messages WHERE account = 'wrong'", "complete|1").await;
+    house
+        .until(
+            "SELECT state, last_error IS NULL FROM messages WHERE account = 'wrong'",
+            "complete|1",
+        )
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,12 +55,28 @@ async fn an_unknown_account_waits_for_the_configuration_that_names_it() {
         "INSERT INTO messages (process_query_key, account, expected_readers) VALUES
          ('sb:readers=1,median=1ms,never=0;later', 'later', 1), ('sb:readers=1,median=1ms,never=0;now', 'default', 1)",
     );
-    house.until("SELECT state FROM messages WHERE account = 'default'", "complete").await;
-    house.until("SELECT state, last_error FROM messages WHERE account = 'later'", "pending|account.unknown").await;
-    let with_it = DEFAULT_ACCOUNT.to_owned() + &DEFAULT_ACCOUNT.replace("accounts.default", "accounts.later");
+    house
+        .until(
+            "SELECT state FROM messages WHERE account = 'default'",
+            "complete",
+        )
+        .await;
+    house
+        .until(
+            "SELECT state, last_error FROM messages WHERE account = 'later'",
+            "pending|account.unknown",
+        )
+        .await;
+    let with_it =
+        DEFAULT_ACCOUNT.to_owned() + &DEFAULT_ACCOUNT.replace("accounts.default", "accounts.later");
     house.configure(&with_it);
     house.signal("HUP");
-    house.until("SELECT state FROM messages WHERE account = 'later'", "complete").await;
+    house
+        .until(
+            "SELECT state FROM messages WHERE account = 'later'",
+            "complete",
+        )
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
