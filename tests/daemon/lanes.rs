@@ -1,0 +1,203 @@
+//! What is an account's own: refusals of all its calls, its pace, its tickets. Never another's.
+
+use receiptd::sandbox::{App, SandboxConfig};
+
+use super::harness::{DEFAULT_ACCOUNT, House};
+
+/// A second app of the sandbox, and its account.
+const OTHER_ACCOUNT: &str = r#"
+[accounts.other]
+app = "internal"
+app_key = "other"
+app_secret = "other"
+calls_per_second = 400
+"#;
+
+const TWO_MESSAGES: &str = "INSERT INTO messages (process_query_key, account, expected_readers) VALUES
+    ('sb:readers=1,median=1ms,never=0;o', 'other', 1), ('sb:readers=1,median=1ms,never=0;d', 'default', 1)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_account_waits_alone_and_probes_until_it_is_mended() {
+    for code in [
+        "Forbidden.AccessDenied.AccessTokenPermissionDenied",
+        "Forbidden.AccessDenied.IpNotInWhiteList",
+        "InvalidAuthentication",
+    ] {
+        let accounts = format!("{DEFAULT_ACCOUNT}{OTHER_ACCOUNT}");
+        let mut house = House::new(SandboxConfig::default(), &accounts).await;
+        let mut app = App::internal("other", "other");
+        app.refusal = Some(code.to_owned());
+        house.sandbox.add_app(app);
+        house.start();
+        house.sql(TWO_MESSAGES);
+        house
+            .until(
+                "SELECT state FROM messages WHERE account = 'default'",
+                "complete",
+            )
+            .await;
+        house
+            .until(
+                "SELECT state, last_error FROM messages WHERE account = 'other'",
+                &format!("pending|{code}"),
+            )
+            .await;
+        assert!(
+            house.log().contains("ERROR account other: blocked"),
+            "{}",
+            house.log()
+        );
+        house.sandbox.change_app("other", |app| app.refusal = None);
+        house
+            .until(
+                "SELECT state FROM messages WHERE account = 'other'",
+                "complete",
+            )
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_up_month_stops_its_account_after_one_call() {
+    let accounts = format!("{DEFAULT_ACCOUNT}{OTHER_ACCOUNT}");
+    let mut house = House::new(SandboxConfig::default(), &accounts).await;
+    let mut app = App::internal("other", "other");
+    app.refusal = Some("Forbidden.AccessDenied.ApiCountLimitForOrg".to_owned());
+    house.sandbox.add_app(app);
+    house.start();
+    house.sql(TWO_MESSAGES);
+    house.sql(
+        "INSERT INTO messages (process_query_key, account) VALUES ('sb:readers=1;o2', 'other')",
+    );
+    house
+        .until(
+            "SELECT state FROM messages WHERE account = 'default'",
+            "complete",
+        )
+        .await;
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE last_error LIKE '%ApiCountLimitForOrg'",
+            "1",
+        )
+        .await;
+    // The next probe is an hour away: rows end with their life, and no second call goes out.
+    house
+        .until("SELECT count(*) FROM messages WHERE state = 'failed'", "2")
+        .await;
+    let calls = house.sandbox.calls_after(0);
+    let asked = calls
+        .iter()
+        .filter(|call| call.key.ends_with(";o") || call.key.ends_with(";o2"))
+        .count();
+    assert_eq!(asked, 1, "{calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_third_party_app_waits_for_its_ticket_and_its_organisation() {
+    let accounts = format!(
+        "{DEFAULT_ACCOUNT}\n[accounts.suite]\napp = \"third_party\"\napp_key = \"suite\"\napp_secret = \"s3cret-of-suite\"\n"
+    );
+    let mut house = House::new(SandboxConfig::default(), &accounts).await;
+    house.sandbox.add_app(App::third_party(
+        "suite",
+        "s3cret-of-suite",
+        "ticket-1",
+        &["corp-a"],
+    ));
+    house.start();
+    house.sql(
+        "INSERT INTO messages (process_query_key, account, corp_id, expected_readers) VALUES
+         ('sb:readers=1,median=1ms,never=0;a', 'suite', 'corp-a', 1), ('sb:readers=1,median=1ms,never=0;n', 'suite', NULL, 1),
+         ('sb:readers=1,median=1ms,never=0;d', 'default', NULL, 1)",
+    );
+    house
+        .until(
+            "SELECT state FROM messages WHERE account = 'default'",
+            "complete",
+        )
+        .await;
+    house
+        .until(
+            "SELECT last_error FROM messages WHERE account = 'suite' AND corp_id IS NULL",
+            "corp_id.missing",
+        )
+        .await;
+    house
+        .until(
+            "SELECT state, last_error IS NOT NULL FROM messages WHERE corp_id = 'corp-a'",
+            "pending|1",
+        )
+        .await;
+    house.sql("INSERT INTO suite_tickets (suite_key, ticket) VALUES ('suite', 'ticket-1')");
+    house
+        .until(
+            "SELECT state FROM messages WHERE corp_id = 'corp-a'",
+            "complete",
+        )
+        .await;
+    assert!(
+        !house.log().contains("s3cret-of-suite") && !house.log().contains("ticket-1"),
+        "{}",
+        house.log()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_second_sees_more_calls_than_the_account_may_make() {
+    let config = SandboxConfig {
+        calls_per_second: 20,
+        ..SandboxConfig::default()
+    };
+    let account = DEFAULT_ACCOUNT.replace("calls_per_second = 400", "calls_per_second = 20");
+    let mut house = House::new(config, &account).await;
+    house.start();
+    let values: Vec<String> = (0..80)
+        .map(|n| format!("('sb:readers=1,median=1ms,never=0;p{n}', 1)"))
+        .collect();
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES {}",
+        values.join(",")
+    ));
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE state = 'complete'",
+            "80",
+        )
+        .await;
+    // A throttled answer is a violation in the sandbox's eyes.
+    assert!(
+        house.sandbox.violations().is_empty(),
+        "{:?}",
+        house.sandbox.violations()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_the_middle_of_a_call_keeps_what_it_brings_and_a_second_signal_does_not_wait() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.start();
+    house.sql("INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0,latency=1s;slow', 1)");
+    let under_way = "SELECT count(*) FROM messages WHERE admitted_at IS NOT NULL AND next_poll_at < 1000 * strftime('%s', 'now')";
+    house.until(under_way, "1").await;
+    house.signal("TERM");
+    assert!(house.ended().await.success(), "{}", house.log());
+    house.start();
+    house.until("SELECT state FROM messages", "complete").await;
+    house.sql("INSERT INTO messages (process_query_key) VALUES ('sb:hang=1h;stuck')");
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE state = 'pending' AND admitted_at IS NOT NULL",
+            "1",
+        )
+        .await;
+    house.signal("TERM");
+    house.signal("TERM");
+    house.ended().await;
+    house
+        .until(
+            "SELECT state FROM messages WHERE process_query_key LIKE '%stuck'",
+            "pending",
+        )
+        .await;
+}
