@@ -5,3 +5,4 @@ mod dispositions;
 mod end_to_end;
 mod harness;
 mod healing;
+mod learning;
