@@ -10,7 +10,7 @@ const LEARNED: &str =
 
 fn insert(house: &House, name: &str, count: usize) {
     let values: Vec<String> = (0..count)
-        .map(|n| format!("('sb:readers=1,median=300ms,never=0,expire=7s;{name}-{n}', 1)"))
+        .map(|n| format!("('sb:readers=1,median=300ms,sigma=0.3,never=0,expire=7s;{name}-{n}', 1)"))
         .collect();
     house.sql(&format!(
         "INSERT INTO messages (process_query_key, expected_readers) VALUES {}",
