@@ -16,6 +16,7 @@ mod gate;
 mod health;
 mod in_flight;
 mod lanes;
+mod lessons;
 mod plans;
 mod reconciler;
 mod scheduler;
@@ -78,7 +79,7 @@ pub async fn run<S: Store>(
     let in_flight = Arc::new(in_flight::InFlight::default());
     let lanes = Arc::new(lanes::Lanes::new(&now, tokens::TicketSource::of(&store))?);
     lanes.load_spent(&store.calls_in(&clock.now().quota_month()).await?);
-    let plans = Arc::new(plans::Plans::new(&now));
+    let plans = Arc::new(plans::Plans::new(&now, &store.habits().await?));
     let (jobs_in, jobs_out) = mpsc::channel(now.workers.concurrency);
     let (outcomes_in, outcomes_out) = mpsc::channel(now.workers.concurrency * 4);
 

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::in_flight::InFlight;
-use super::plans::Plans;
+use super::lessons::Lessons;
+use super::plans::{Plans, Solved};
 use super::{Clock, DaemonError, Stop};
-use crate::receipt::{Lane, Message, Outcome, settle};
+use crate::receipt::{Lane, Message, Outcome, UnixMs, settle};
 use crate::settings::Settings;
 use crate::store::{CallCount, Found, Store, Writes};
 use crate::telemetry::{LineBudget, Repeats};
@@ -56,10 +58,24 @@ impl<S: Store> Reconciler<S> {
         let mut tally = Tally::default();
         let mut lines = LineBudget::new();
         let mut next_summary = Instant::now() + self.summary_interval();
+        // One policy at a time is solved, on a thread that may block.
+        let mut solving: JoinSet<Solved> = JoinSet::new();
         loop {
+            if solving.is_empty()
+                && let Some(task) = self.plans.next_task()
+            {
+                solving.spawn_blocking(|| task.solve());
+            }
             let taken = tokio::select! {
                 taken = self.outcomes.recv_many(&mut batch, BATCH) => Some(taken),
                 () = tokio::time::sleep_until(next_summary) => None,
+                Some(solved) = solving.join_next(), if !solving.is_empty() => {
+                    match solved {
+                        Ok(solved) => self.plans.install(solved),
+                        Err(error) => tracing::error!("a cadence could not be solved, the old one stays: {error}"),
+                    }
+                    None
+                }
             };
             if taken == Some(0) {
                 return Ok(());
@@ -90,22 +106,27 @@ impl<S: Store> Reconciler<S> {
     async fn commit(&self, batch: &[Outcome]) -> Result<Vec<Settled>, DaemonError> {
         let mut patience = PATIENCE;
         let mut repeats = Repeats::new();
+        // Outlive an attempt: the store may find that an earlier one was written after all, and then decides no more.
+        let mut settled = Vec::new();
+        let mut lessons = Lessons::default();
         loop {
-            let mut settled = Vec::new();
-            let plan = self.plans.plan();
+            let now = self.clock.now();
             let done = self
                 .store
                 .commit(batch, |found| {
-                    settled = settle_all(found, &plan.schedule());
+                    (settled, lessons) = settle_all(found, &self.plans, now);
                     Writes {
                         messages: settled.iter().map(|change| change.after.clone()).collect(),
                         calls: count_calls(batch),
-                        habits: Vec::new(),
+                        habits: lessons.rows(),
                     }
                 })
                 .await;
             match done {
-                Ok(()) => return Ok(settled),
+                Ok(()) => {
+                    lessons.keep(&self.plans);
+                    return Ok(settled);
+                }
                 Err(error) if error.is_transient() && !self.stop.hard.is_cancelled() => {
                     if repeats.admit("commit", std::time::Instant::now()).is_some() {
                         tracing::warn!(
@@ -169,21 +190,25 @@ impl Tally {
     }
 }
 
-fn settle_all(found: &[Found<'_>], schedule: &crate::receipt::Schedule<'_>) -> Vec<Settled> {
-    found
+fn settle_all(found: &[Found<'_>], plans: &Plans, now: UnixMs) -> (Vec<Settled>, Lessons) {
+    let mut lessons = Lessons::default();
+    let settled = found
         .iter()
         .filter_map(|found| {
             let before = found.row.clone()?;
             let new_readers = found.new_readers.len();
             let count = u32::try_from(new_readers).unwrap_or(u32::MAX);
-            let after = settle(&before, found.outcome, count, schedule);
+            let lesson = lessons.of(&before.lane, plans, now);
+            let after = settle(&before, found.outcome, count, &lesson.plan.schedule());
+            lesson.learn(&before, found.outcome, count, &after);
             Some(Settled {
                 before,
                 after,
                 new_readers,
             })
         })
-        .collect()
+        .collect();
+    (settled, lessons)
 }
 
 fn count_calls(batch: &[Outcome]) -> Vec<CallCount> {

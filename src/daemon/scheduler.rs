@@ -163,10 +163,9 @@ impl<S: Store> Scheduler<S> {
                 return Ok(());
             }
             let all = rows.len() < ARRIVALS;
-            let plan = self.plans.plan();
             let admitted: Vec<Message> = rows
                 .iter()
-                .map(|row| plan.schedule().admit(row, now))
+                .map(|row| self.plans.plan(&row.lane).schedule().admit(row, now))
                 .collect();
             self.store.admit(&admitted).await?;
             if all || self.stop.soft.is_cancelled() {
@@ -179,7 +178,7 @@ impl<S: Store> Scheduler<S> {
     async fn start(&self, row: Message, now: UnixMs) {
         self.in_flight.take(row.id, row.lane.clone());
         let claim = row.claim();
-        if now >= self.plans.plan().schedule().end_of_life(&row) {
+        if now >= self.plans.plan(&row.lane).schedule().end_of_life(&row) {
             let outcome = Outcome::without_call(claim, now, WalkEnd::Aged);
             // A closed channel means that the reconciler is gone, which ends the daemon.
             let _ = self.outcomes.send(outcome).await;

@@ -6,3 +6,4 @@ mod end_to_end;
 mod harness;
 mod healing;
 mod lanes;
+mod learning;
