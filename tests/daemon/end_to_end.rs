@@ -24,35 +24,35 @@ fn messages() -> Vec<(String, &'static str, Option<u32>)> {
     (0..300)
         .map(|n| match n % 10 {
             0 => (
-                format!("sb:readers=350,median=1s,sigma=0.5,expire=6s;group-{n}"),
+                format!("sb:readers=350,median=1s,sigma=0.5,expire=9s;group-{n}"),
                 "group",
                 None,
             ),
             1 => (
-                format!("sb:readers=30,median=1s,sigma=0.5,never=0,expire=7s;expected-{n}"),
+                format!("sb:readers=30,median=1s,sigma=0.5,never=0,expire=9s;expected-{n}"),
                 "group",
                 Some(30),
             ),
             2 => (
-                format!("sb:readers=5,median=500ms,recall=2s,expire=7s;recalled-{n}"),
+                format!("sb:readers=5,median=500ms,recall=2s,expire=9s;recalled-{n}"),
                 "private",
                 None,
             ),
             3 => (
-                format!("sb:readers=1,generate=500ms,processing=1s,expire=7s;late-{n}"),
+                format!("sb:readers=1,generate=500ms,processing=1s,expire=9s;late-{n}"),
                 "private",
                 None,
             ),
             4 => (
                 format!(
-                    "sb:readers=1,median=300ms,never=0,expire=7s,code=system.error*2;trouble-{n}"
+                    "sb:readers=1,median=300ms,sigma=0.5,never=0,expire=9s,code=system.error*2;trouble-{n}"
                 ),
                 "private",
                 Some(1),
             ),
             5 => (format!("sb:generate=1h;never-{n}"), "private", None),
             _ => (
-                format!("sb:readers=3,median=800ms,sigma=0.8,expire=6s;plain-{n}"),
+                format!("sb:readers=3,median=800ms,sigma=0.8,expire=9s;plain-{n}"),
                 "private",
                 None,
             ),
