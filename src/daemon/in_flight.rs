@@ -4,19 +4,48 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
-use crate::receipt::{Lane, MessageId};
+use crate::receipt::{Claim, Lane, MessageId};
 
 /// The claims that are out. They need no row in the database: after a crash everything due is simply due.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    claims: Mutex<HashMap<MessageId, Lane>>,
+    claims: Mutex<HashMap<MessageId, Held>>,
     freed: Notify,
 }
 
+#[derive(Debug)]
+struct Held {
+    claim: Claim,
+    recall: CancellationToken,
+}
+
 impl InFlight {
-    pub(super) fn take(&self, id: MessageId, lane: Lane) {
-        self.lock().insert(id, lane);
+    /// Notes a claim; the token tells its walk that the row is no longer what was claimed.
+    pub(super) fn take(&self, claim: Claim) -> CancellationToken {
+        let recall = CancellationToken::new();
+        let held = Held {
+            claim,
+            recall: recall.clone(),
+        };
+        self.lock().insert(held.claim.id, held);
+        recall
+    }
+
+    /// Calls walks back whose row was cancelled, deleted or re-scheduled meanwhile.
+    pub(super) fn recall(&self, ids: &[MessageId]) {
+        let claims = self.lock();
+        for held in ids.iter().filter_map(|id| claims.get(id)) {
+            held.recall.cancel();
+        }
+    }
+
+    pub(super) fn claims(&self) -> Vec<Claim> {
+        self.lock()
+            .values()
+            .map(|held| held.claim.clone())
+            .collect()
     }
 
     /// Frees committed claims and wakes the scheduler.
@@ -42,10 +71,13 @@ impl InFlight {
     }
 
     pub(super) fn of_lane(&self, lane: &Lane) -> usize {
-        self.lock().values().filter(|held| *held == lane).count()
+        self.lock()
+            .values()
+            .filter(|held| held.claim.lane == *lane)
+            .count()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<MessageId, Lane>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<MessageId, Held>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

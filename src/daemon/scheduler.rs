@@ -37,6 +37,8 @@ const ARRIVALS: usize = 500;
 const CLAIMS_A_PLACE: usize = 4;
 /// Rows at the end of their life in lanes that may not call are looked for so often, since it reads the whole lane.
 const SWEEP: Duration = Duration::from_secs(30);
+/// Walks that wait are called back this soon after a feeder cancelled, deleted or re-scheduled their row.
+const RECALL: Duration = Duration::from_millis(100);
 /// After a passing error of the database.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -44,6 +46,7 @@ impl<S: Store> Scheduler<S> {
     pub(super) async fn run(mut self) -> std::result::Result<(), DaemonError> {
         let mut repeats = Repeats::new();
         let mut last_sweep: Option<Instant> = None;
+        let mut last_recall = Instant::now();
         // Resolves at once the first time, so registering before the query loses nothing.
         while !self.stop.soft.is_cancelled() {
             if self.settings.has_changed().unwrap_or(false) {
@@ -54,7 +57,11 @@ impl<S: Store> Scheduler<S> {
             if sweep {
                 last_sweep = Some(Instant::now());
             }
-            let wake = match self.round(sweep, &mut repeats).await {
+            let recall = last_recall.elapsed() >= RECALL;
+            if recall {
+                last_recall = Instant::now();
+            }
+            let wake = match self.round(sweep, recall, &mut repeats).await {
                 Ok(wake) => wake,
                 Err(error) if error.is_transient() => {
                     if repeats
@@ -67,7 +74,11 @@ impl<S: Store> Scheduler<S> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let wake = wake.min(Instant::now() + BEAT);
+            let wake = if self.in_flight.len() > 0 {
+                wake.min(last_recall + RECALL)
+            } else {
+                wake.min(Instant::now() + BEAT)
+            };
             tokio::select! {
                 () = self.stop.soft.cancelled() => break,
                 () = tokio::time::sleep_until(wake) => {}
@@ -92,7 +103,11 @@ impl<S: Store> Scheduler<S> {
     }
 
     /// Claims what may start; when to look again at the latest.
-    async fn round(&self, sweep: bool, repeats: &mut Repeats) -> Result<Instant> {
+    async fn round(&self, sweep: bool, recall: bool, repeats: &mut Repeats) -> Result<Instant> {
+        if recall && self.in_flight.len() > 0 {
+            self.in_flight
+                .recall(&self.store.stale(&self.in_flight.claims()).await?);
+        }
         self.admit_arrivals().await?;
         let mut wake = Instant::now() + BEAT;
         let lanes = self.store.lanes(&self.in_flight.ids()).await?;
@@ -176,8 +191,8 @@ impl<S: Store> Scheduler<S> {
 
     /// Sends a claimed row to the workers, or ends it where it is older than `max_age`.
     async fn start(&self, row: Message, now: UnixMs) {
-        self.in_flight.take(row.id, row.lane.clone());
         let claim = row.claim();
+        let recall = self.in_flight.take(claim.clone());
         if now >= self.plans.plan(&row.lane).schedule().end_of_life(&row) {
             let outcome = Outcome::without_call(claim, now, WalkEnd::Aged);
             // A closed channel means that the reconciler is gone, which ends the daemon.
@@ -193,6 +208,7 @@ impl<S: Store> Scheduler<S> {
                         message: row,
                         gate,
                         setup,
+                        recall,
                     })
                     .await
                     .is_err()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::gate::{Closed, Gate, LaneSetup, Turnstile};
@@ -20,6 +21,8 @@ pub(super) struct Job {
     pub(super) message: Message,
     pub(super) gate: Arc<Gate>,
     pub(super) setup: LaneSetup,
+    /// Cancelled when the row is no longer what was claimed: no further call for it.
+    pub(super) recall: CancellationToken,
 }
 
 /// Runs every job as a task of its own until the jobs end, and waits for the last. The calls under way at once are
@@ -120,6 +123,7 @@ impl Walk {
             biased;
             () = hard.cancelled() => return Some(WalkEnd::Released),
             () = soft.cancelled(), if fresh => return Some(WalkEnd::Released),
+            () = self.job.recall.cancelled() => return Some(WalkEnd::Released),
             pass = self.job.gate.enter(&self.job.setup, &self.clock, fresh, kept) => pass,
         };
         let mut pass = match pass {
@@ -273,6 +277,7 @@ impl Walk {
         };
         tokio::select! {
             () = self.stop.soft.cancelled() => Some(WalkEnd::Released),
+            () = self.job.recall.cancelled() => Some(WalkEnd::Released),
             () = tokio::time::sleep(wait) => None,
         }
     }

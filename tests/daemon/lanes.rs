@@ -201,3 +201,55 @@ async fn a_stop_in_the_middle_of_a_call_keeps_what_it_brings_and_a_second_signal
         )
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_cancelled_while_its_walk_waits_is_not_called_again() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    // Trouble without end: its walk waits in backoff most of the time.
+    house.sql("INSERT INTO messages (process_query_key) VALUES ('sb:code=system.error;gone')");
+    house.start();
+    let since = std::time::Instant::now();
+    while house
+        .sandbox
+        .calls_after(0)
+        .iter()
+        .filter(|call| call.key.ends_with(";gone"))
+        .count()
+        < 3
+    {
+        assert!(since.elapsed().as_secs() < 60, "{}", house.log());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    house.sql("UPDATE messages SET state = 'cancelled' WHERE process_query_key LIKE '%;gone'");
+    house
+        .until(
+            "SELECT call_count >= 3, finished_at IS NOT NULL FROM messages",
+            "1|1",
+        )
+        .await;
+    let last = house
+        .sandbox
+        .calls_after(0)
+        .iter()
+        .map(|call| call.seq)
+        .max()
+        .unwrap();
+    house.sql("INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;next', 1)");
+    house
+        .until(
+            "SELECT state FROM messages WHERE process_query_key LIKE '%;next'",
+            "complete",
+        )
+        .await;
+    assert!(
+        house
+            .sandbox
+            .calls_after(last)
+            .iter()
+            .all(|call| !call.key.ends_with(";gone"))
+    );
+    assert_eq!(
+        house.sql("SELECT state FROM messages WHERE process_query_key LIKE '%;gone'"),
+        ["cancelled"]
+    );
+}
