@@ -20,7 +20,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::settings::SettingsError;
+use crate::settings::{SettingsError, process_environment};
+use crate::telemetry::Surroundings;
 
 /// Something failed.
 const FAILED: u8 = 1;
@@ -113,8 +114,19 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         // `receiptd status | head` has what it wanted.
         return ExitCode::SUCCESS;
     }
+    // The journal reads a line's priority from its beginning, and takes one without for informational.
+    let surroundings = Surroundings::of_process(process_environment());
+    let priority = match surroundings.stderr_is_the_journal() {
+        true => "<3>",
+        false => "",
+    };
+    let text = format!("receiptd: {error:#}");
+    let text: Vec<String> = text
+        .lines()
+        .map(|line| format!("{priority}{line}\n"))
+        .collect();
     // Nowhere to complain if this cannot be written.
-    let _ = writeln!(io::stderr().lock(), "receiptd: {error:#}");
+    let _ = io::stderr().lock().write_all(text.concat().as_bytes());
     match error.downcast_ref::<SettingsError>() {
         Some(_) => ExitCode::from(MISUSED),
         None => ExitCode::from(FAILED),

@@ -3,15 +3,16 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::common;
+use super::{FAILED, common};
 use crate::daemon::{self, Clock, Stop};
-use crate::settings::{Settings, process_environment};
+use crate::settings::{Loaded, Settings, process_environment};
 use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
 use crate::telemetry::{self, Surroundings, Telemetry};
 
@@ -24,12 +25,28 @@ pub(super) struct Args {}
 
 pub(super) async fn run(config: Option<&Path>, _args: &Args) -> anyhow::Result<ExitCode> {
     let loaded = common::settings(config)?;
-    let settings = Arc::new(loaded.settings);
     let surroundings = Surroundings::of_process(process_environment());
-    let telemetry = telemetry::init(&settings.log, &surroundings)?;
-    for warning in &loaded.warnings {
-        tracing::warn!("configuration: {warning}");
-    }
+    let telemetry = telemetry::init(&loaded.settings.log, &surroundings)?;
+    let started = Instant::now();
+    // From here on all is said in the log, the end too: that is where an operator looks, and what a priority filters.
+    Ok(match serve(config, loaded, &telemetry).await {
+        Ok(()) => {
+            let uptime_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let uptime = humantime::format_duration(Duration::from_secs(uptime_ms / 1000));
+            tracing::info!(uptime_ms, "receiptd has stopped after {uptime}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::error!(error, "receiptd ends: {error}");
+            ExitCode::from(FAILED)
+        }
+    })
+}
+
+async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> anyhow::Result<()> {
+    say_what_is_in_force(&loaded);
+    let settings = Arc::new(loaded.settings);
     // Before the database is opened: a signal during a long migration is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be watched")?;
@@ -37,6 +54,7 @@ pub(super) async fn run(config: Option<&Path>, _args: &Args) -> anyhow::Result<E
     let lock = DaemonLock::acquire(&settings.database.path)?;
     let store = SqliteStore::open_reporting(&settings.database, Role::Owner, &mut |step| {
         tracing::info!(
+            schema.version = step.version,
             "database: bringing the schema to version {}: {}",
             step.version,
             step.description
@@ -44,19 +62,24 @@ pub(super) async fn run(config: Option<&Path>, _args: &Args) -> anyhow::Result<E
     })
     .await?;
     let store = Arc::new(store);
+    let database = settings.database.path.clone();
     let (now_in_force, watched) = watch::channel(settings);
     let stop = Stop::default();
     let daemon = daemon::run(Arc::clone(&store), watched, Clock::system(), stop.clone());
     tokio::pin!(daemon);
+    tracing::info!(
+        database.path = %database.display(),
+        "receiptd serves {}", database.display()
+    );
     tell(&[NotifyState::Ready]);
     let ended = loop {
         tokio::select! {
             ended = &mut daemon => break ended,
-            _ = terminate.recv() => stop_now(&stop),
-            _ = interrupt.recv() => stop_now(&stop),
+            _ = terminate.recv() => stop_now("SIGTERM", &stop, &now_in_force),
+            _ = interrupt.recv() => stop_now("SIGINT", &stop, &now_in_force),
             _ = hangup.recv() => {
                 reloading();
-                reload(config, &now_in_force, &telemetry);
+                reload(config, &now_in_force, telemetry);
                 tell(&[NotifyState::Ready]);
             }
         }
@@ -65,14 +88,49 @@ pub(super) async fn run(config: Option<&Path>, _args: &Args) -> anyhow::Result<E
     store.close().await;
     drop(lock);
     ended?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+/// The first lines: which receiptd, and every setting, secrets redacted.
+fn say_what_is_in_force(loaded: &Loaded) {
+    let version = env!("CARGO_PKG_VERSION");
+    let file = loaded.file.as_deref().map(Path::display);
+    let read = match &file {
+        Some(file) => format!("{file} and the environment"),
+        None => "defaults and the environment, there is no file".to_owned(),
+    };
+    tracing::info!(
+        version,
+        settings.file = file.map(tracing::field::display),
+        "receiptd {version} starts, configured by {read}"
+    );
+    for (section, values) in loaded.settings.describe_by_section() {
+        tracing::info!(
+            settings.section = section,
+            settings.values = values,
+            "settings: [{section}] {values}"
+        );
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!(warning, "configuration: {warning}");
+    }
 }
 
 /// The first time with grace, the second at once.
-fn stop_now(stop: &Stop) {
+fn stop_now(signal: &'static str, stop: &Stop, settings: &watch::Sender<Arc<Settings>>) {
     if stop.soft.is_cancelled() {
+        tracing::info!(
+            signal,
+            "receiptd stops at once: a second signal ({signal}); what is under way is polled again"
+        );
         stop.hard.cancel();
     } else {
+        let grace = settings.borrow().workers.shutdown_grace;
+        tracing::info!(
+            signal,
+            "receiptd stops ({signal}): the calls under way have {} to end",
+            humantime::format_duration(grace)
+        );
         tell(&[NotifyState::Stopping]);
         stop.soft.cancel();
     }
@@ -87,30 +145,40 @@ fn reload(
     let loaded = match common::settings(config) {
         Ok(loaded) => loaded,
         Err(error) => {
-            tracing::error!("the configuration is not changed, the new one is refused: {error}");
+            tracing::error!(
+                error = %error,
+                "configuration: the new one is refused, the old one stays: {error}"
+            );
             return;
         }
     };
     for warning in &loaded.warnings {
-        tracing::warn!("configuration: {warning}");
+        tracing::warn!(warning, "configuration: {warning}");
     }
     for key in running.needs_restart(&loaded.settings) {
-        tracing::warn!("configuration: {key} changes only with a restart");
+        tracing::warn!(
+            settings.key = key,
+            "configuration: {key} changes only with a restart"
+        );
     }
     let new = loaded.settings.reloaded_over(&running);
     if let Err(error) = telemetry.set_filter(&new.log.filter) {
-        tracing::warn!("configuration: log.filter stays as it was: {error}");
+        tracing::warn!(error = %error, "configuration: log.filter stays as it was: {error}");
     }
     let changes = running.changes(&new);
     for change in &changes {
+        let new = change.new.as_deref().unwrap_or("gone");
+        let old = change.old.as_deref().unwrap_or("not there");
         tracing::info!(
-            "configuration: {} is {} (was {})",
-            change.key,
-            change.new.as_deref().unwrap_or("gone"),
-            change.old.as_deref().unwrap_or("not there"),
+            settings.key = change.key,
+            settings.new = new,
+            settings.old = old,
+            "configuration: {} is {new} (was {old})",
+            change.key
         );
     }
-    tracing::info!("configuration read again, {} changes", changes.len());
+    let changes = changes.len();
+    tracing::info!(changes, "configuration: read again, {changes} changes");
     now_in_force.send_replace(Arc::new(new));
 }
 
@@ -125,6 +193,6 @@ fn reloading() {
 /// Tells systemd, where it started us and asked for it.
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!("systemd could not be told: {error}");
+        tracing::warn!(error = %error, "systemd could not be told: {error}");
     }
 }

@@ -66,6 +66,21 @@ impl Settings {
         shown.0
     }
 
+    /// As [`Self::describe`], a section after the other: its name and its settings in one line, `key = value, …`.
+    pub fn describe_by_section(&self) -> Vec<(String, String)> {
+        let mut sections: Vec<(String, String)> = Vec::new();
+        for (key, value) in self.describe() {
+            let (section, word) = key.rsplit_once('.').unwrap_or(("", &key));
+            match sections.last_mut() {
+                Some((last, values)) if last == section => {
+                    values.push_str(&format!(", {word} = {value}"));
+                }
+                _ => sections.push((section.to_owned(), format!("{word} = {value}"))),
+            }
+        }
+        sections
+    }
+
     fn describe_accounts(&self, shown: &mut Shown) {
         for (name, account) in &self.accounts {
             let mut add =

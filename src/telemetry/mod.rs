@@ -8,6 +8,7 @@
 //! `RECEIPTD_MESSAGE_KEY=...`.
 
 mod filter;
+mod panics;
 mod repeats;
 mod surroundings;
 mod text;
@@ -63,10 +64,11 @@ pub enum TelemetryError {
 type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
 type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
 
-/// Sets the process's log up, once.
+/// Sets the process's log up, once. A panic is said there too, as one line.
 pub fn init(log: &Log, surroundings: &Surroundings) -> Result<Telemetry, TelemetryError> {
     let (subscriber, telemetry) = build(log, surroundings, BoxMakeWriter::new(io::stderr))?;
     subscriber.try_init()?;
+    std::panic::set_hook(Box::new(panics::tell));
     Ok(telemetry)
 }
 

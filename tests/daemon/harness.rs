@@ -129,6 +129,15 @@ filter = "info"
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// Waits until the log holds `text`.
+    pub(crate) async fn until_logged(&self, text: &str) {
+        let since = Instant::now();
+        while !self.log().contains(text) {
+            assert!(since.elapsed() < BOUND, "no {text:?} in\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The rows of a statement, cells parted by `|`, through the `sqlite3` shell.
     pub(crate) fn sql(&self, statement: &str) -> Vec<String> {
         sql(&self.database(), statement)

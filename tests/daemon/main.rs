@@ -7,3 +7,4 @@ mod harness;
 mod healing;
 mod lanes;
 mod learning;
+mod logs;

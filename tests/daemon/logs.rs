@@ -1,0 +1,53 @@
+//! What the daemon says of itself: its beginning, its settings, its end.
+
+use receiptd::sandbox::SandboxConfig;
+
+use super::harness::{DEFAULT_ACCOUNT, House};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_tells_start_settings_and_stop_and_no_secret() {
+    let account = DEFAULT_ACCOUNT.replace("\"sandbox\"\ncalls", "\"hush-hush\"\ncalls");
+    assert!(account.contains("app_secret = \"hush-hush\""), "{account}");
+    let mut house = House::new(SandboxConfig::default(), &account).await;
+    house.start();
+    house.until_logged("receiptd serves").await;
+    house.signal("TERM");
+    assert!(house.ended().await.success());
+    let log = house.log();
+    let version = env!("CARGO_PKG_VERSION");
+    let configured = house.dir.path().join("receiptd.toml");
+    let database = house.database();
+    let expected = [
+        format!("INFO receiptd {version} starts, configured by {} and the environment", configured.display()),
+        format!("INFO settings: [database] url = sqlite://{}, synchronous = full", database.display()),
+        "INFO settings: [accounts.default] app = internal, app_key = sandbox, app_secret = [redacted], calls_per_second = 400"
+            .to_owned(),
+        "WARN configuration: ".to_owned(),
+        format!("INFO receiptd serves {}", database.display()),
+        "INFO receiptd stops (SIGTERM): the calls under way have 15s to end".to_owned(),
+        "INFO receiptd has stopped after ".to_owned(),
+    ];
+    let mut rest = log.as_str();
+    for line in expected {
+        let Some((_, after)) = rest.split_once(&line) else {
+            panic!("{line:?} is not there, or not in its place:\n{log}");
+        };
+        rest = after;
+    }
+    assert!(!log.contains("hush-hush"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_needs_a_person_is_an_error_in_the_log_itself() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    std::fs::write(house.database(), "this is no database at all").unwrap();
+    house.start();
+    assert_eq!(house.ended().await.code(), Some(1));
+    let log = house.log();
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.contains("ERROR receiptd ends: "), "{log}");
+    assert!(
+        last.contains(&house.database().display().to_string()),
+        "{log}"
+    );
+}
