@@ -11,6 +11,10 @@ use crate::store::sqlite::{OpenError, Role, SqliteStore};
 /// Rows written in one go by `retry` and `prune`, so that the daemon and the feeders have their turn in between.
 pub(super) const BATCH: usize = 500;
 
+/// What to say where nobody filled the configuration in yet.
+pub(super) const NO_ACCOUNT: &str =
+    "none is configured; write an [accounts.default] with app_key and app_secret_file";
+
 /// Reads the settings of this process.
 pub(super) fn settings(config: Option<&Path>) -> Result<Loaded, SettingsError> {
     load(config, process_environment())

@@ -6,6 +6,7 @@ mod common;
 mod completions;
 mod demo;
 mod demo_report;
+mod man;
 mod migrate;
 mod prune;
 mod retry;
@@ -61,6 +62,7 @@ enum Command {
     Sandbox(sandbox::Args),
     Demo(demo::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Parses, runs the command and says how it ended; `args` begins with the program's name.
@@ -103,6 +105,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sandbox(args) => sandbox::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args).await,
         Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }
 
@@ -153,6 +156,27 @@ mod tests {
             assert!(help.contains(&format!("receiptd {name}")), "{help}");
             assert!(help.contains("Example"), "{name}: {help}");
         }
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page_with_its_example() {
+        let directory = tempfile::tempdir().unwrap();
+        let pages = directory.path().to_str().unwrap();
+        main_with(["receiptd", "man", pages]);
+        let mut grammar = Cli::command();
+        grammar.build();
+        let mut names = vec!["receiptd.1".to_owned()];
+        for command in grammar.get_subcommands() {
+            if command.get_name() != "help" {
+                names.push(format!("receiptd-{}.1", command.get_name()));
+            }
+        }
+        for name in &names {
+            let page = std::fs::read_to_string(directory.path().join(name)).unwrap();
+            assert!(page.contains("Example"), "{name}: {page}");
+        }
+        let written = std::fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(written, names.len());
     }
 
     #[test]

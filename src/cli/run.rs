@@ -10,9 +10,9 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{FAILED, common};
+use super::{FAILED, MISUSED, common};
 use crate::daemon::{self, Clock, Stop};
-use crate::settings::{Loaded, Settings, process_environment};
+use crate::settings::{DEFAULT_PATH, Loaded, Settings, process_environment};
 use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
 use crate::telemetry::{self, Surroundings, Telemetry};
 
@@ -21,12 +21,26 @@ use crate::telemetry::{self, Surroundings, Telemetry};
 #[command(after_help = "\
 Example:
   receiptd run --config receiptd.toml")]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Do not start before the configuration names an account (the packaged service does not)
+    #[arg(long)]
+    require_account: bool,
+}
 
-pub(super) async fn run(config: Option<&Path>, _args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<ExitCode> {
     let loaded = common::settings(config)?;
     let surroundings = Surroundings::of_process(process_environment());
     let telemetry = telemetry::init(&loaded.settings.log, &surroundings)?;
+    if args.require_account && loaded.settings.accounts.is_empty() {
+        let file = loaded.file.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
+        tracing::error!(
+            settings.file = %file.display(),
+            "receiptd does not start: {}: accounts: {}",
+            file.display(),
+            common::NO_ACCOUNT
+        );
+        return Ok(ExitCode::from(MISUSED));
+    }
     let started = Instant::now();
     // From here on all is said in the log, the end too: that is where an operator looks, and what a priority filters.
     Ok(match serve(config, loaded, &telemetry).await {
