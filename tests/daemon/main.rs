@@ -3,6 +3,7 @@
 
 mod dispositions;
 mod end_to_end;
+#[path = "../harness/mod.rs"]
 mod harness;
 mod healing;
 mod lanes;

@@ -1,7 +1,10 @@
 //! A daemon as a child process, a sandbox, and a database that others read and write with `sqlite3`.
 
+#![allow(dead_code, reason = "every test target uses a part of it")]
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use receiptd::sandbox::{Sandbox, SandboxConfig};
@@ -12,20 +15,16 @@ const BOUND: Duration = Duration::from_secs(60);
 pub(crate) struct House {
     pub(crate) sandbox: Sandbox,
     pub(crate) dir: tempfile::TempDir,
+    /// For every command of this house: settings (`RECEIPTD__…`), points of failure (`FAILPOINTS`).
+    pub(crate) environment: BTreeMap<&'static str, String>,
+    database: PathBuf,
     daemon: Option<Child>,
 }
 
 impl House {
     /// A running sandbox and a migrated database; no daemon yet. `accounts` is appended to the configuration.
     pub(crate) async fn new(config: SandboxConfig, accounts: &str) -> Self {
-        let sandbox = Sandbox::start(config).await.unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let house = Self {
-            sandbox,
-            dir,
-            daemon: None,
-        };
-        house.configure(accounts);
+        let house = Self::empty(config, accounts).await;
         let migrated = house.command("migrate").output().unwrap();
         assert!(
             migrated.status.success(),
@@ -33,6 +32,33 @@ impl House {
             String::from_utf8_lossy(&migrated.stderr)
         );
         house
+    }
+
+    /// A running sandbox and a configuration; no database yet.
+    pub(crate) async fn empty(config: SandboxConfig, accounts: &str) -> Self {
+        let sandbox = Sandbox::start(config).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let house = Self {
+            sandbox,
+            database: dir.path().join("receiptd.db"),
+            dir,
+            environment: BTreeMap::new(),
+            daemon: None,
+        };
+        house.configure(accounts);
+        house
+    }
+
+    /// Says a setting over the file: `house.set("RECEIPTD__CADENCE__MAX_AGE", "60s")`.
+    pub(crate) fn set(&mut self, variable: &'static str, value: &str) {
+        self.environment.insert(variable, value.to_owned());
+    }
+
+    /// Keeps the database in another directory, for commands to come.
+    pub(crate) fn move_database(&mut self, directory: &Path) {
+        self.database = directory.join("receiptd.db");
+        let url = format!("sqlite://{}", self.database.display());
+        self.set("RECEIPTD__DATABASE__URL", &url);
     }
 
     pub(crate) fn configure(&self, accounts: &str) {
@@ -66,7 +92,7 @@ filter = "info"
     }
 
     pub(crate) fn database(&self) -> PathBuf {
-        self.dir.path().join("receiptd.db")
+        self.database.clone()
     }
 
     fn config(&self) -> PathBuf {
@@ -75,11 +101,20 @@ filter = "info"
 
     pub(crate) fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
-        command.arg(subcommand).arg("--config").arg(self.config());
+        command
+            .arg(subcommand)
+            .arg("--config")
+            .arg(self.config())
+            .envs(&self.environment);
         command
     }
 
     pub(crate) fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts the daemon with variables of its own beside the house's.
+    pub(crate) fn start_with(&mut self, environment: &[(&str, &str)]) {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -87,6 +122,7 @@ filter = "info"
             .unwrap();
         self.daemon = Some(
             self.command("run")
+                .envs(environment.iter().copied())
                 .stdout(Stdio::null())
                 .stderr(log)
                 .spawn()
@@ -94,23 +130,28 @@ filter = "info"
         );
     }
 
-    pub(crate) fn kill(&mut self) {
+    /// `kill -9`; how the daemon ended, which may have been before.
+    pub(crate) fn kill(&mut self) -> ExitStatus {
         let mut daemon = self.daemon.take().unwrap();
         daemon.kill().unwrap();
-        daemon.wait().unwrap();
+        daemon.wait().unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.as_ref().unwrap().id()
+    }
+
+    /// Whether the daemon has not ended yet.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.daemon.as_mut().unwrap().try_wait().unwrap().is_none()
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.daemon.as_ref().unwrap().id().to_string();
-        let sent = Command::new("kill")
-            .args(["-s", name, &pid])
-            .status()
-            .unwrap();
-        assert!(sent.success());
+        signal(self.pid(), name);
     }
 
     /// Waits for the end of a daemon that was told to stop.
-    pub(crate) async fn ended(&mut self) -> std::process::ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let mut daemon = self.daemon.take().unwrap();
         let since = Instant::now();
         loop {
@@ -171,6 +212,15 @@ impl Drop for House {
             let _ = daemon.wait();
         }
     }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill")
+        .args(["-s", name, &pid.to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
 }
 
 fn sql(database: &Path, statement: &str) -> Vec<String> {
