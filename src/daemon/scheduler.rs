@@ -193,6 +193,7 @@ impl<S: Store> Scheduler<S> {
     async fn start(&self, row: Message, now: UnixMs) {
         let claim = row.claim();
         let recall = self.in_flight.take(claim.clone());
+        fail::fail_point!("daemon.claim", |_| std::process::abort());
         if now >= self.plans.plan(&row.lane).schedule().end_of_life(&row) {
             let outcome = Outcome::without_call(claim, now, WalkEnd::Aged);
             // A closed channel means that the reconciler is gone, which ends the daemon.

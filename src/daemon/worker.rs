@@ -189,6 +189,7 @@ impl Walk {
     }
 
     fn page(&mut self, page: Page) -> Option<WalkEnd> {
+        fail::fail_point!("daemon.page", |_| std::process::abort());
         let seen_at: UnixMs = self.clock.now();
         self.backoff.relieve();
         self.token_refused = false;

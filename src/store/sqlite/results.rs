@@ -85,7 +85,7 @@ impl SqliteStore {
             .bind(&*token)
             .execute(&mut *connection)
             .await?;
-        fail::fail_point!("store.commit.before");
+        fail::fail_point!("store.commit.before", |_| std::process::abort());
         // Before the COMMIT and not after its failure: this future may be dropped while it waits for it.
         *unsure = Some(Unsure {
             token: token.clone(),
@@ -103,7 +103,7 @@ impl SqliteStore {
             }
         }
         *unsure = None;
-        fail::fail_point!("store.commit.after");
+        fail::fail_point!("store.commit.after", |_| std::process::abort());
         Ok(())
     }
 

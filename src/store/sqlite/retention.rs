@@ -104,7 +104,7 @@ impl SqliteStore {
             .bind(limit_word(limit.saturating_mul(2)))
             .execute(&mut *connection)
             .await?;
-        fail::fail_point!("store.prune");
+        fail::fail_point!("store.prune", |_| std::process::abort());
         transaction.commit().await?;
         Ok(Pruned { messages, readers })
     }
