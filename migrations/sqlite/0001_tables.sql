@@ -79,8 +79,8 @@ CREATE TABLE messages (
     )
 );
 
--- Rows that the scheduler has not placed yet: what a feeder's INSERT costs beside the unique key.
-CREATE INDEX messages_new ON messages (id) WHERE admitted_at IS NULL AND state = 'pending';
+-- Rows that the scheduler has not placed yet, lane by lane: what a feeder's INSERT costs beside the unique key.
+CREATE INDEX messages_new ON messages (account, ifnull(corp_id, '')) WHERE admitted_at IS NULL AND state = 'pending';
 
 -- Claims: the due rows of a lane.
 CREATE INDEX messages_due ON messages (account, ifnull(corp_id, ''), next_poll_at)

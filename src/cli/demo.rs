@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::common;
 use super::demo_report::{self, Spent};
-use crate::daemon::{self, Clock, Stop};
+use crate::daemon::{self, Clock, Stop, Vitals};
 use crate::receipt::{Chat, MessageKey};
 use crate::sandbox::{CrowdRules, Sandbox, SandboxConfig, Script};
 use crate::settings::{Settings, from_text};
@@ -93,7 +93,7 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     let stop = Stop::default();
     let mut daemon = tokio::spawn({
         let (store, stop) = (Arc::clone(&store), stop.clone());
-        daemon::run(store, watched, Clock::system(), stop)
+        daemon::run(store, watched, Clock::system(), Vitals::default(), stop)
     });
     if !args.json {
         common::say(&format!(

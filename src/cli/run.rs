@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{FAILED, MISUSED, common};
-use crate::daemon::{self, Clock, Stop};
+use crate::daemon::{self, Clock, Stop, Vitals};
 use crate::settings::{DEFAULT_PATH, Loaded, Settings, process_environment};
 use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
 use crate::telemetry::{self, Surroundings, Telemetry};
@@ -79,7 +79,13 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let database = settings.database.path.clone();
     let (now_in_force, watched) = watch::channel(settings);
     let stop = Stop::default();
-    let daemon = daemon::run(Arc::clone(&store), watched, Clock::system(), stop.clone());
+    let daemon = daemon::run(
+        Arc::clone(&store),
+        watched,
+        Clock::system(),
+        Vitals::default(),
+        stop.clone(),
+    );
     tokio::pin!(daemon);
     tracing::info!(
         database.path = %database.display(),

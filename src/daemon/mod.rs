@@ -6,6 +6,8 @@
 //!     └────────────── what is in flight ◄───────┘
 //! ```
 //!
+//! Beside them the keeper counts, prunes and writes the summary, and the planner solves policies.
+//!
 //! Both channels are bounded: a full one is the only back-pressure. What is claimed stays in flight until its outcome
 //! is committed, so a crash costs no key more than one repeated poll.
 
@@ -15,23 +17,31 @@ mod clock;
 mod gate;
 mod health;
 mod in_flight;
+mod keeper;
 mod lanes;
 mod lessons;
+mod planner;
 mod plans;
+mod pulse;
 mod reconciler;
 mod scheduler;
 mod status_file;
+mod tally;
 mod tokens;
+mod vitals;
 mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 pub use clock::Clock;
-pub use status_file::{LaneCondition, Published, status_path};
+pub use pulse::{CoreLoop, Pulse};
+pub use status_file::{Backlog, LaneCondition, LoopBeat, Published, status_path};
+pub use vitals::Vitals;
 
 use crate::dingtalk::ClientError;
 use crate::settings::Settings;
@@ -63,7 +73,7 @@ pub enum DaemonError {
 /// Beyond `shutdown_grace`, a stop takes so long at most, whoever holds the database.
 const STOP_MARGIN: Duration = Duration::from_secs(4);
 
-/// Serves until `stop`, or until a core loop ends.
+/// Serves until `stop`, or until a core loop ends; `vitals` lets the caller watch.
 ///
 /// The caller has opened the store as its owner, holds the daemon's lock, and watches for signals.
 ///
@@ -73,6 +83,7 @@ pub async fn run<S: Store>(
     store: Arc<S>,
     settings: watch::Receiver<Arc<Settings>>,
     clock: Clock,
+    vitals: Vitals,
     stop: Stop,
 ) -> Result<(), DaemonError> {
     let now = settings.borrow().clone();
@@ -80,6 +91,8 @@ pub async fn run<S: Store>(
     let lanes = Arc::new(lanes::Lanes::new(&now, tokens::TicketSource::of(&store))?);
     lanes.load_spent(&store.calls_in(&clock.now().quota_month()).await?);
     let plans = Arc::new(plans::Plans::new(&now, &store.habits().await?));
+    let tally = Arc::new(tally::Tally::default());
+    let backlog = Arc::new(Mutex::new(None));
     let (jobs_in, jobs_out) = mpsc::channel(now.workers.concurrency);
     let (outcomes_in, outcomes_out) = mpsc::channel(now.workers.concurrency * 4);
 
@@ -93,6 +106,7 @@ pub async fn run<S: Store>(
             in_flight: in_flight.clone(),
             jobs: jobs_in,
             outcomes: outcomes_in.clone(),
+            vitals: vitals.clone(),
             stop: stop.clone(),
         }
         .run(),
@@ -101,34 +115,54 @@ pub async fn run<S: Store>(
         jobs_out,
         outcomes_in,
         clock.clone(),
+        vitals.clone(),
         stop.clone(),
     ));
     let mut reconciler = tokio::spawn(
         reconciler::Reconciler {
-            store,
-            settings: settings.clone(),
+            store: store.clone(),
             clock: clock.clone(),
-            plans,
+            plans: plans.clone(),
             in_flight: in_flight.clone(),
+            tally: tally.clone(),
+            vitals: vitals.clone(),
             outcomes: outcomes_out,
             stop: stop.clone(),
         }
         .run(),
     );
-    let status = tokio::spawn(status_file::publish(
-        settings.clone(),
+    let mut keeper = tokio::spawn(
+        keeper::Keeper {
+            store,
+            settings: settings.clone(),
+            clock: clock.clone(),
+            in_flight: in_flight.clone(),
+            tally,
+            backlog: backlog.clone(),
+            vitals: vitals.clone(),
+            stop: stop.clone(),
+        }
+        .run(),
+    );
+    let mut planner = tokio::spawn(planner::run(plans, vitals.clone(), stop.clone()));
+    let publisher = status_file::Publisher {
+        settings: settings.clone(),
         clock,
         lanes,
         in_flight,
-        stop.soft.clone(),
-    ));
+        backlog,
+        vitals,
+    };
+    let publishing = tokio::spawn(publisher.run(stop.soft.clone()));
 
     let early = tokio::select! {
         biased;
         () = stop.soft.cancelled() => Ok(()),
-        end = &mut scheduler => ended("scheduler", end),
-        end = &mut workers => ended("worker pool", end.map(Ok)),
-        end = &mut reconciler => ended("reconciler", end),
+        end = &mut scheduler => ended(CoreLoop::Scheduler, end),
+        end = &mut workers => ended(CoreLoop::Workers, end.map(Ok)),
+        end = &mut reconciler => ended(CoreLoop::Reconciler, end),
+        end = &mut keeper => ended(CoreLoop::Keeper, end),
+        end = &mut planner => ended(CoreLoop::Planner, end),
     };
     if early.is_err() {
         stop.hard.cancel();
@@ -143,10 +177,10 @@ pub async fn run<S: Store>(
         () = tokio::time::sleep(grace) => stop.hard.cancel(),
     }
     let last_commit = tokio::time::timeout(STOP_MARGIN, &mut reconciler).await;
-    status.abort();
+    publishing.abort();
     match last_commit {
         Ok(Ok(end)) => end,
-        Ok(Err(_)) => Err(DaemonError::Ended("reconciler")),
+        Ok(Err(_)) => Err(DaemonError::Ended(CoreLoop::Reconciler.as_str())),
         Err(_) => {
             reconciler.abort();
             tracing::warn!(
@@ -158,11 +192,11 @@ pub async fn run<S: Store>(
 }
 
 fn ended(
-    room: &'static str,
-    end: Result<Result<(), DaemonError>, tokio::task::JoinError>,
+    room: CoreLoop,
+    end: Result<Result<(), DaemonError>, JoinError>,
 ) -> Result<(), DaemonError> {
     match end {
         Ok(Err(error)) => Err(error),
-        Ok(Ok(())) | Err(_) => Err(DaemonError::Ended(room)),
+        Ok(Ok(())) | Err(_) => Err(DaemonError::Ended(room.as_str())),
     }
 }

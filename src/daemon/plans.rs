@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::receipt::cadence::{Habits, Policy, Rules};
 use crate::receipt::{Lane, Schedule};
 use crate::settings::Settings;
@@ -16,7 +18,11 @@ const NEW_SHARE: f64 = 0.1;
 
 /// The plans and habits of all lanes.
 #[derive(Debug)]
-pub(super) struct Plans(Mutex<Kept>);
+pub(super) struct Plans {
+    kept: Mutex<Kept>,
+    /// There may be a policy to solve.
+    changed: Notify,
+}
 
 #[derive(Debug)]
 struct Kept {
@@ -140,7 +146,10 @@ impl Plans {
                 }
             })
             .collect();
-        Self(Mutex::new(Kept { prior, lanes }))
+        Self {
+            kept: Mutex::new(Kept { prior, lanes }),
+            changed: Notify::new(),
+        }
     }
 
     /// The plan in force for a lane.
@@ -180,6 +189,14 @@ impl Plans {
             let policy = learned.plan.policy.clone();
             learned.plan = Plan::of(&prior.rules, policy, &learned.habits);
         }
+        if learned.is_stale() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Resolves when there may be a policy to solve.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// The next policy to solve, if any; its lane counts as served.
@@ -219,10 +236,12 @@ impl Plans {
             *learned = Learned::unsolved(rebinned(&learned.habits, &prior.rules), &prior);
         }
         kept.prior = prior;
+        drop(kept);
+        self.changed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,25 +4,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::sync::mpsc;
 
 use super::in_flight::InFlight;
 use super::lessons::Lessons;
-use super::plans::{Plans, Solved};
+use super::plans::Plans;
+use super::pulse::{BEAT, CoreLoop};
+use super::tally::{Counted, Tally};
+use super::vitals::Vitals;
 use super::{Clock, DaemonError, Stop};
 use crate::receipt::{Lane, Message, Outcome, UnixMs, settle};
-use crate::settings::Settings;
 use crate::store::{CallCount, Found, Store, Writes};
 use crate::telemetry::{LineBudget, Repeats};
 
 pub(super) struct Reconciler<S> {
     pub(super) store: Arc<S>,
-    pub(super) settings: watch::Receiver<Arc<Settings>>,
     pub(super) clock: Clock,
     pub(super) plans: Arc<Plans>,
     pub(super) in_flight: Arc<InFlight>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) vitals: Vitals,
     pub(super) outcomes: mpsc::Receiver<Outcome>,
     pub(super) stop: Stop,
 }
@@ -35,16 +36,6 @@ const BREATH: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_millis(50);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the summary counts.
-#[derive(Debug, Default)]
-struct Tally {
-    polls: u64,
-    calls: u64,
-    throttled: u64,
-    readers: u64,
-    finished: u64,
-}
-
 /// A message that changed in a commit.
 struct Settled {
     before: Message,
@@ -55,51 +46,27 @@ struct Settled {
 impl<S: Store> Reconciler<S> {
     pub(super) async fn run(mut self) -> Result<(), DaemonError> {
         let mut batch = Vec::with_capacity(BATCH);
-        let mut tally = Tally::default();
         let mut lines = LineBudget::new();
-        let mut next_summary = Instant::now() + self.summary_interval();
-        // One policy at a time is solved, on a thread that may block.
-        let mut solving: JoinSet<Solved> = JoinSet::new();
         loop {
-            if solving.is_empty()
-                && let Some(task) = self.plans.next_task()
-            {
-                solving.spawn_blocking(|| task.solve());
-            }
-            let taken = tokio::select! {
-                taken = self.outcomes.recv_many(&mut batch, BATCH) => Some(taken),
-                () = tokio::time::sleep_until(next_summary) => None,
-                Some(solved) = solving.join_next(), if !solving.is_empty() => {
-                    match solved {
-                        Ok(solved) => self.plans.install(solved),
-                        Err(error) => tracing::error!("a cadence could not be solved, the old one stays: {error}"),
-                    }
-                    None
-                }
-            };
-            if taken == Some(0) {
-                return Ok(());
-            }
-            if Instant::now() >= next_summary {
-                self.summarise(&mut tally, &mut lines).await;
-                next_summary = Instant::now() + self.summary_interval();
-            }
-            if batch.is_empty() {
-                continue;
+            self.vitals.pulse().beat(CoreLoop::Reconciler);
+            tokio::select! {
+                taken = self.outcomes.recv_many(&mut batch, BATCH) => if taken == 0 {
+                    return Ok(());
+                },
+                () = tokio::time::sleep(BEAT) => continue,
             }
             let settled = self.commit(&batch).await?;
-            tally.add(&batch, &settled);
             for change in &settled {
                 tell(change, &mut lines);
             }
+            self.tally.add(Counted {
+                lines_left_out: lines.take_left_out(),
+                ..count(&batch, &settled)
+            });
             self.in_flight
                 .free(batch.drain(..).map(|outcome| outcome.claim.id));
             tokio::time::sleep(BREATH).await;
         }
-    }
-
-    fn summary_interval(&self) -> Duration {
-        self.settings.borrow().log.summary_interval
     }
 
     /// Commits until it is done: a locked or full database is back-pressure, not a loss.
@@ -110,6 +77,7 @@ impl<S: Store> Reconciler<S> {
         let mut settled = Vec::new();
         let mut lessons = Lessons::default();
         loop {
+            self.vitals.pulse().beat(CoreLoop::Reconciler);
             let now = self.clock.now();
             let done = self
                 .store
@@ -142,52 +110,20 @@ impl<S: Store> Reconciler<S> {
             }
         }
     }
-
-    async fn summarise(&self, tally: &mut Tally, lines: &mut LineBudget) {
-        let now = self.clock.now();
-        let totals = self.store.totals(now).await.unwrap_or_default();
-        let pending: u64 = totals.iter().map(|lane| lane.pending).sum();
-        let due: u64 = totals.iter().map(|lane| lane.due).sum();
-        let oldest = totals.iter().filter_map(|lane| lane.oldest_due).min();
-        let lag_ms = oldest.map_or(0, |at| now.since(at).as_millis());
-        let wal_bytes = self.store.housekeep().await.unwrap_or(0);
-        let Tally {
-            polls,
-            calls,
-            throttled,
-            readers,
-            finished,
-        } = std::mem::take(tally);
-        tracing::info!(
-            pending,
-            due,
-            lag_ms,
-            in_flight = self.in_flight.len(),
-            polls,
-            calls,
-            throttled,
-            readers,
-            finished,
-            lines_left_out = lines.take_left_out(),
-            wal_bytes,
-            "summary: {pending} pending, {due} due (oldest {lag_ms} ms), {polls} polls with {calls} calls, \
-             {readers} readers seen, {finished} messages finished"
-        );
-    }
 }
 
-impl Tally {
-    fn add(&mut self, batch: &[Outcome], settled: &[Settled]) {
-        for outcome in batch {
-            self.polls += u64::from(outcome.calls > 0);
-            self.calls += u64::from(outcome.calls);
-            self.throttled += u64::from(outcome.throttled);
-        }
-        for change in settled {
-            self.readers += u64::try_from(change.new_readers).unwrap_or(0);
-            self.finished += u64::from(change.after.state != change.before.state);
-        }
+fn count(batch: &[Outcome], settled: &[Settled]) -> Counted {
+    let mut counted = Counted::default();
+    for outcome in batch {
+        counted.polls += u64::from(outcome.calls > 0);
+        counted.calls += u64::from(outcome.calls);
+        counted.throttled += u64::from(outcome.throttled);
     }
+    for change in settled {
+        counted.readers += u64::try_from(change.new_readers).unwrap_or(0);
+        counted.finished += u64::from(change.after.state != change.before.state);
+    }
+    counted
 }
 
 fn settle_all(found: &[Found<'_>], plans: &Plans, now: UnixMs) -> (Vec<Settled>, Lessons) {

@@ -1,14 +1,18 @@
 //! What is due, whose turn it is: rows become jobs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::clock::{Step, Steps};
 use super::in_flight::InFlight;
 use super::lanes::Lanes;
 use super::plans::Plans;
+use super::pulse::{BEAT, CoreLoop};
+use super::vitals::Vitals;
 use super::worker::Job;
 use super::{Clock, DaemonError, Stop};
 use crate::receipt::{ErrorCode, Lane, Message, Outcome, UnixMs, WalkEnd};
@@ -25,13 +29,14 @@ pub(super) struct Scheduler<S> {
     pub(super) in_flight: Arc<InFlight>,
     pub(super) jobs: mpsc::Sender<Job>,
     pub(super) outcomes: mpsc::Sender<Outcome>,
+    pub(super) vitals: Vitals,
     pub(super) stop: Stop,
 }
 
-/// The longest sleep: a loop that waits still turns.
-const BEAT: Duration = Duration::from_secs(5);
-/// New rows placed in the cadence at once.
-const ARRIVALS: usize = 500;
+/// Rows placed in the cadence, or ended, in one transaction.
+const SLICE: usize = 500;
+/// Between such transactions, so that feeders and the reconciler get at the write lock too.
+const BREATH: Duration = Duration::from_millis(5);
 /// Claims that are out of all lanes together, for each place among the calls under way. A lane with nothing in
 /// flight may always claim one.
 const CLAIMS_A_PLACE: usize = 4;
@@ -42,46 +47,62 @@ const RECALL: Duration = Duration::from_millis(100);
 /// After a passing error of the database.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// A lane's part in a round.
+#[derive(Debug, Default)]
+struct Work {
+    /// When its first admitted row is due.
+    due: Option<UnixMs>,
+    /// It has rows that were never admitted.
+    arrivals: bool,
+}
+
+/// What the rounds remember.
+struct Memory {
+    repeats: Repeats,
+    swept: Option<Instant>,
+    recalled: Instant,
+    steps: Steps,
+    /// When the wall clock was stepped last: `max_age` ends no row before a poll after that.
+    stepped_at: Option<UnixMs>,
+}
+
 impl<S: Store> Scheduler<S> {
     pub(super) async fn run(mut self) -> std::result::Result<(), DaemonError> {
-        let mut repeats = Repeats::new();
-        let mut last_sweep: Option<Instant> = None;
-        let mut last_recall = Instant::now();
-        // Resolves at once the first time, so registering before the query loses nothing.
+        let mut memory = Memory {
+            repeats: Repeats::new(),
+            swept: None,
+            recalled: Instant::now(),
+            steps: Steps::new(self.clock.now(), Instant::now()),
+            stepped_at: None,
+        };
+        // `changed` resolves at once the first time, so registering before the query loses nothing.
         while !self.stop.soft.is_cancelled() {
+            self.vitals.pulse().beat(CoreLoop::Scheduler);
             if self.settings.has_changed().unwrap_or(false) {
                 self.reload();
-                last_sweep = None;
+                memory.swept = None;
             }
-            let sweep = last_sweep.is_none_or(|at| at.elapsed() >= SWEEP);
-            if sweep {
-                last_sweep = Some(Instant::now());
-            }
-            let recall = last_recall.elapsed() >= RECALL;
-            if recall {
-                last_recall = Instant::now();
-            }
-            let wake = match self.round(sweep, recall, &mut repeats).await {
-                Ok(wake) => wake,
+            let wake = match self.round(&mut memory).await {
+                Ok(wake) => {
+                    self.vitals.set_ready();
+                    wake
+                }
                 Err(error) if error.is_transient() => {
-                    if repeats
-                        .admit("scheduler.store", std::time::Instant::now())
-                        .is_some()
-                    {
+                    let now = std::time::Instant::now();
+                    if memory.repeats.admit("scheduler.store", now).is_some() {
                         tracing::warn!("due messages cannot be read now: {error}; trying again");
                     }
                     Instant::now() + PATIENCE
                 }
                 Err(error) => return Err(error.into()),
             };
-            let wake = if self.in_flight.len() > 0 {
-                wake.min(last_recall + RECALL)
-            } else {
-                wake.min(Instant::now() + BEAT)
+            let latest = match self.in_flight.len() {
+                0 => Instant::now() + BEAT,
+                _ => memory.recalled + RECALL,
             };
             tokio::select! {
                 () = self.stop.soft.cancelled() => break,
-                () = tokio::time::sleep_until(wake) => {}
+                () = tokio::time::sleep_until(wake.min(latest)) => {}
                 () = self.in_flight.freed() => {}
                 changed = self.store.changed() => match changed {
                     Ok(()) => {}
@@ -103,133 +124,230 @@ impl<S: Store> Scheduler<S> {
     }
 
     /// Claims what may start; when to look again at the latest.
-    async fn round(&self, sweep: bool, recall: bool, repeats: &mut Repeats) -> Result<Instant> {
-        if recall && self.in_flight.len() > 0 {
-            self.in_flight
-                .recall(&self.store.stale(&self.in_flight.claims()).await?);
+    async fn round(&self, memory: &mut Memory) -> Result<Instant> {
+        self.heed_steps(memory).await?;
+        if memory.recalled.elapsed() >= RECALL {
+            memory.recalled = Instant::now();
+            let stale = self.store.stale(&self.in_flight.claims()).await?;
+            self.in_flight.recall(&stale);
         }
-        self.admit_arrivals().await?;
-        let mut wake = Instant::now() + BEAT;
-        let lanes = self.store.lanes(&self.in_flight.ids()).await?;
+        let sweep = memory.swept.is_none_or(|at| at.elapsed() >= SWEEP);
+        if sweep {
+            memory.swept = Some(Instant::now());
+        }
+        let mut lanes: BTreeMap<Lane, Work> = BTreeMap::new();
+        for due in self.store.lanes(&self.in_flight.ids()).await? {
+            lanes.entry(due.lane).or_default().due = Some(due.next_poll_at);
+        }
+        for lane in self.store.new_lanes().await? {
+            lanes.entry(lane).or_default().arrivals = true;
+        }
         let share = (self.capacity() / lanes.len().max(1)).max(1);
-        for due in lanes {
-            let now = self.clock.now();
-            let setup = match self.lanes.setup(&due.lane) {
-                Ok(setup) => setup,
-                Err(code) => {
-                    if sweep {
-                        self.note_unasked(&due.lane, &code, now, repeats).await?;
-                        self.end_overaged(&due.lane, now).await?;
-                    }
-                    continue;
-                }
-            };
-            if due.next_poll_at > now {
-                wake = wake.min(Instant::now() + due.next_poll_at.since(now));
-                continue;
-            }
-            let gate = self.lanes.gate(&due.lane);
-            gate.reconsider(&setup).await;
-            let (from, most) = gate.allowance(setup.account.calls_per_second, share);
-            if from > Instant::now() {
-                if sweep {
-                    self.end_overaged(&due.lane, now).await?;
-                }
-                // Soon enough to notice a mended secret.
-                wake = wake.min(from).min(Instant::now() + Duration::from_secs(1));
-                continue;
-            }
-            let held = self.in_flight.of_lane(&due.lane);
-            let room = self.capacity().saturating_sub(self.in_flight.len());
-            let free = most
-                .saturating_sub(held)
-                .min(room.max(usize::from(held == 0)));
-            if free == 0 {
-                continue;
-            }
-            let rows = self
-                .store
-                .due(&due.lane, now, &self.in_flight.ids(), free)
-                .await?;
-            for row in rows {
-                self.start(row, now).await;
-            }
-            // More of the lane may be due, or come due soon: its next row is asked for when these are done.
-            if held + free < most {
-                wake = wake.min(Instant::now() + Duration::from_millis(1));
-            }
+        let mut wake = Instant::now() + BEAT;
+        for (lane, work) in &lanes {
+            wake = wake.min(self.serve(lane, work, share, sweep, memory).await?);
         }
         Ok(wake)
+    }
+
+    /// One lane's turn in a round; when it wants the next at the latest.
+    async fn serve(
+        &self,
+        lane: &Lane,
+        work: &Work,
+        share: usize,
+        sweep: bool,
+        memory: &mut Memory,
+    ) -> Result<Instant> {
+        let setup = match self.lanes.setup(lane) {
+            Ok(setup) => setup,
+            Err(code) => return self.serve_unasked(lane, work, &code, sweep, memory).await,
+        };
+        let now = self.clock.now();
+        let here = Instant::now();
+        let gate = self.lanes.gate(lane);
+        gate.reconsider(&setup).await;
+        let (from, most) = gate.allowance(setup.account.calls_per_second, share);
+        let due = work.due.is_some_and(|due| due <= now);
+        let mut wake = work
+            .due
+            .filter(|_| !due)
+            .map_or(here + BEAT, |at| here + at.since(now));
+        let mut free = 0;
+        if from > here {
+            if sweep {
+                self.end_overaged(lane, now, memory).await?;
+            }
+            // Soon enough to notice a mended secret.
+            wake = wake.min(from).min(here + Duration::from_secs(1));
+        } else if due || work.arrivals {
+            free = self.free_claims(lane, most);
+            if due && free > 0 {
+                let claimed = self.claim_due(lane, now, free, memory).await?;
+                free -= claimed;
+                if free == 0 && self.in_flight.of_lane(lane) < most {
+                    // More of the lane may be due.
+                    wake = here + Duration::from_millis(1);
+                }
+            }
+        }
+        if work.arrivals && self.take_arrivals(lane, free, memory).await? {
+            wake = Instant::now() + BREATH;
+        }
+        Ok(wake)
+    }
+
+    /// The turn of a lane that no configuration names: its rows are told why they wait.
+    async fn serve_unasked(
+        &self,
+        lane: &Lane,
+        work: &Work,
+        code: &ErrorCode,
+        sweep: bool,
+        memory: &mut Memory,
+    ) -> Result<Instant> {
+        let now = self.clock.now();
+        let more = work.arrivals && self.take_arrivals(lane, 0, memory).await?;
+        if sweep || work.arrivals {
+            self.note_unasked(lane, code, now, &mut memory.repeats)
+                .await?;
+        }
+        if sweep {
+            self.end_overaged(lane, now, memory).await?;
+        }
+        Ok(Instant::now() + if more { BREATH } else { BEAT })
+    }
+
+    /// How many more claims of the lane may be out, of which it may have `most`.
+    fn free_claims(&self, lane: &Lane, most: usize) -> usize {
+        let held = self.in_flight.of_lane(lane);
+        let room = self.capacity().saturating_sub(self.in_flight.len());
+        most.saturating_sub(held)
+            .min(room.max(usize::from(held == 0)))
+    }
+
+    /// Sends due rows to the workers; how many.
+    async fn claim_due(
+        &self,
+        lane: &Lane,
+        now: UnixMs,
+        free: usize,
+        memory: &Memory,
+    ) -> Result<usize> {
+        let ids = self.in_flight.ids();
+        let rows = self.store.due(lane, now, &ids, free).await?;
+        let claimed = rows.len();
+        for row in rows {
+            self.start(row, now, memory).await;
+        }
+        Ok(claimed)
+    }
+
+    /// Takes a slice of a lane's new rows: `free` of those that are past their first poll's age already are called at
+    /// once, which needs no write before the call; the others get their place in the cadence. Whether there may be more.
+    async fn take_arrivals(&self, lane: &Lane, mut free: usize, memory: &Memory) -> Result<bool> {
+        let now = self.clock.now();
+        let ids = self.in_flight.ids();
+        let rows = self.store.arrivals(lane, &ids, SLICE, now).await?;
+        let more = rows.len() == SLICE;
+        let plan = self.plans.plan(lane);
+        let mut admitted = Vec::new();
+        for row in rows {
+            let placed = plan.schedule().admit(&row, now);
+            if free > 0 && placed.next_poll_at.is_some_and(|due| due <= now) {
+                free -= 1;
+                self.start(row, now, memory).await;
+            } else {
+                admitted.push(placed);
+            }
+        }
+        if !admitted.is_empty() {
+            self.store.admit(&admitted).await?;
+        }
+        Ok(more)
     }
 
     fn capacity(&self) -> usize {
         self.settings.borrow().workers.concurrency * CLAIMS_A_PLACE
     }
 
-    /// Places new rows in the cadence; one that is due already is called at once.
-    async fn admit_arrivals(&self) -> Result<()> {
-        loop {
-            let now = self.clock.now();
-            let rows = self
-                .store
-                .arrivals(&self.in_flight.ids(), ARRIVALS, now)
-                .await?;
-            if rows.is_empty() {
-                return Ok(());
-            }
-            let all = rows.len() < ARRIVALS;
-            let admitted: Vec<Message> = rows
-                .iter()
-                .map(|row| self.plans.plan(&row.lane).schedule().admit(row, now))
-                .collect();
-            self.store.admit(&admitted).await?;
-            if all || self.stop.soft.is_cancelled() {
-                return Ok(());
-            }
-        }
-    }
-
     /// Sends a claimed row to the workers, or ends it where it is older than `max_age`.
-    async fn start(&self, row: Message, now: UnixMs) {
+    async fn start(&self, row: Message, now: UnixMs, memory: &Memory) {
         let claim = row.claim();
         let recall = self.in_flight.take(claim.clone());
         fail::fail_point!("daemon.claim", |_| std::process::abort());
-        if now >= self.plans.plan(&row.lane).schedule().end_of_life(&row) {
+        let pulse = self.vitals.pulse();
+        if self.is_overaged(&row, now, memory) {
             let outcome = Outcome::without_call(claim, now, WalkEnd::Aged);
             // A closed channel means that the reconciler is gone, which ends the daemon.
-            let _ = self.outcomes.send(outcome).await;
+            let _ = pulse
+                .while_waiting(CoreLoop::Scheduler, self.outcomes.send(outcome))
+                .await;
             return;
         }
-        match self.lanes.setup(&row.lane) {
+        let sent = match self.lanes.setup(&row.lane) {
             Ok(setup) => {
-                let gate = self.lanes.gate(&row.lane);
-                if self
-                    .jobs
-                    .send(Job {
-                        message: row,
-                        gate,
-                        setup,
-                        recall,
-                    })
-                    .await
-                    .is_err()
-                {
-                    self.in_flight.free(std::iter::once(claim.id));
-                }
+                let job = Job {
+                    gate: self.lanes.gate(&row.lane),
+                    message: row,
+                    setup,
+                    recall,
+                };
+                let sending = self.jobs.send(job);
+                let sent = pulse.while_waiting(CoreLoop::Scheduler, sending).await;
+                sent.is_ok()
             }
-            Err(_) => self.in_flight.free(std::iter::once(claim.id)),
+            Err(_) => false,
+        };
+        if !sent {
+            self.in_flight.free(std::iter::once(claim.id));
         }
     }
 
-    async fn end_overaged(&self, lane: &Lane, now: UnixMs) -> Result<()> {
+    /// Whether `row` is ended without a call. After a step of the wall clock no age can be trusted that no poll confirms.
+    fn is_overaged(&self, row: &Message, now: UnixMs, memory: &Memory) -> bool {
+        let trusted = memory
+            .stepped_at
+            .is_none_or(|at| row.last_polled_at.is_some_and(|polled| polled >= at));
+        trusted && now >= self.plans.plan(&row.lane).schedule().end_of_life(row)
+    }
+
+    async fn end_overaged(&self, lane: &Lane, now: UnixMs, memory: &Memory) -> Result<()> {
         let max_age = self.settings.borrow().cadence.max_age;
         let ids = self.in_flight.ids();
         for row in self
             .store
-            .overaged(lane, now - max_age, &ids, ARRIVALS)
+            .overaged(lane, now - max_age, &ids, SLICE)
             .await?
         {
-            self.start(row, now).await;
+            if self.is_overaged(&row, now, memory) {
+                self.start(row, now, memory).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a step back, what was scheduled by the old clock must not wait for it to come round again.
+    async fn heed_steps(&self, memory: &mut Memory) -> Result<()> {
+        let now = self.clock.now();
+        match memory.steps.observe(now, Instant::now()) {
+            None => return Ok(()),
+            Some(Step::Forward(by)) => tracing::warn!(
+                step_ms = by.as_millis(),
+                "the wall clock was set forward by {}, or the machine slept: no message ends by its age before a poll",
+                humantime::format_duration(Duration::from_secs(by.as_secs()))
+            ),
+            Some(Step::Back(by)) => tracing::warn!(
+                step_ms = by.as_millis(),
+                "the wall clock was set back by {}: polls that lie too far ahead are pulled forward",
+                humantime::format_duration(Duration::from_secs(by.as_secs()))
+            ),
+        }
+        memory.stepped_at = Some(now);
+        let latest = now + self.settings.borrow().cadence.max_interval;
+        while self.store.pull_forward(latest, SLICE).await? > 0 {
+            self.vitals.pulse().beat(CoreLoop::Scheduler);
+            tokio::time::sleep(BREATH).await;
         }
         Ok(())
     }
@@ -241,10 +359,7 @@ impl<S: Store> Scheduler<S> {
         now: UnixMs,
         repeats: &mut Repeats,
     ) -> Result<()> {
-        let noted = self
-            .store
-            .note_lane_error(lane, code, now, ARRIVALS)
-            .await?;
+        let noted = self.store.note_lane_error(lane, code, now, SLICE).await?;
         if noted > 0
             && let Some(left_out) = repeats.admit(lane.to_string(), std::time::Instant::now())
         {

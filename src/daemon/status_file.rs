@@ -2,17 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Clock;
 use super::health::Condition;
 use super::in_flight::InFlight;
 use super::lanes::Lanes;
+use super::pulse::BEAT;
+use super::vitals::Vitals;
+use crate::receipt::UnixMs;
 use crate::settings::Settings;
+use crate::store::LaneTotals;
 
 /// What the daemon publishes of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,8 +28,50 @@ pub struct Published {
     pub updated_at: i64,
     /// Claims that are out.
     pub in_flight: usize,
+    /// Each core loop, and how long ago it turned.
+    pub loops: Vec<LoopBeat>,
+    /// What the table held when it was counted last; absent before the first summary.
+    pub backlog: Option<Backlog>,
     /// Each lane that was met.
     pub lanes: Vec<LaneCondition>,
+}
+
+/// When a core loop turned last.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LoopBeat {
+    /// Its name.
+    pub name: String,
+    /// Milliseconds before `updated_at`.
+    pub turned_ms_ago: u64,
+}
+
+/// Counts over the table, as of the last summary.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Backlog {
+    /// Unix milliseconds of the count.
+    pub counted_at: i64,
+    /// Pending messages.
+    pub pending: u64,
+    /// Of those, messages whose poll is due.
+    pub due: u64,
+    /// For how many milliseconds the one is due that is due longest.
+    pub lag_ms: u64,
+    /// The size of the write-ahead log.
+    pub wal_bytes: u64,
+}
+
+impl Backlog {
+    pub(super) fn of(totals: &[LaneTotals], now: UnixMs, wal_bytes: u64) -> Self {
+        let oldest = totals.iter().filter_map(|lane| lane.oldest_due).min();
+        let lag = oldest.map_or(0, |at| now.since(at).as_millis());
+        Self {
+            counted_at: now.0,
+            pending: totals.iter().map(|lane| lane.pending).sum(),
+            due: totals.iter().map(|lane| lane.due).sum(),
+            lag_ms: u64::try_from(lag).unwrap_or(u64::MAX),
+            wal_bytes,
+        }
+    }
 }
 
 /// How a lane fares.
@@ -44,9 +89,6 @@ pub struct LaneCondition {
     pub last_success_at: Option<i64>,
 }
 
-/// How often it is written.
-const BEAT: Duration = Duration::from_secs(5);
-
 /// Where the daemon of the database at `database` publishes.
 pub fn status_path(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
@@ -54,37 +96,58 @@ pub fn status_path(database: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-pub(super) async fn publish(
-    settings: watch::Receiver<Arc<Settings>>,
-    clock: Clock,
-    lanes: Arc<Lanes>,
-    in_flight: Arc<InFlight>,
-    stop: CancellationToken,
-) {
-    let path = status_path(&settings.borrow().database.path);
-    let started_at = clock.now().0;
-    loop {
-        let published = Published {
+/// What is published, and where.
+pub(super) struct Publisher {
+    pub(super) settings: watch::Receiver<Arc<Settings>>,
+    pub(super) clock: Clock,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) in_flight: Arc<InFlight>,
+    pub(super) backlog: Arc<Mutex<Option<Backlog>>>,
+    pub(super) vitals: Vitals,
+}
+
+impl Publisher {
+    /// Publishes every [`BEAT`] until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let path = status_path(&self.settings.borrow().database.path);
+        let started_at = self.clock.now().0;
+        loop {
+            let published = Arc::new(self.published(started_at).await);
+            self.vitals.publish(published.clone());
+            if let Err(error) = write(&path, &published).await {
+                // A full disk: the results have their own way of saying so.
+                tracing::debug!(
+                    "the status file {} could not be written: {error}",
+                    path.display()
+                );
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(BEAT) => {}
+            }
+        }
+    }
+
+    async fn published(&self, started_at: i64) -> Published {
+        let ages = self.vitals.pulse().ages();
+        Published {
             pid: std::process::id(),
             started_at,
-            updated_at: clock.now().0,
-            in_flight: in_flight.len(),
-            lanes: lanes
+            updated_at: self.clock.now().0,
+            in_flight: self.in_flight.len(),
+            loops: ages
+                .map(|(which, age)| LoopBeat {
+                    name: which.as_str().to_owned(),
+                    turned_ms_ago: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+                })
+                .collect(),
+            backlog: self.backlog.lock().await.clone(),
+            lanes: self
+                .lanes
                 .all()
                 .iter()
-                .map(|gate| condition(&lanes, gate))
+                .map(|gate| condition(&self.lanes, gate))
                 .collect(),
-        };
-        if let Err(error) = write(&path, &published).await {
-            // A full disk: the results have their own way of saying so.
-            tracing::debug!(
-                "the status file {} could not be written: {error}",
-                path.display()
-            );
-        }
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep(BEAT) => {}
         }
     }
 }

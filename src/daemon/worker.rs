@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::gate::{Closed, Gate, LaneSetup, Turnstile};
+use super::pulse::{BEAT, CoreLoop};
+use super::vitals::Vitals;
 use super::{Clock, Stop};
 use crate::dingtalk::{Failure, Page, PageToken, Query};
 use crate::receipt::{
@@ -31,11 +33,13 @@ pub(super) async fn pool(
     mut jobs: mpsc::Receiver<Job>,
     outcomes: mpsc::Sender<Outcome>,
     clock: Clock,
+    vitals: Vitals,
     stop: Stop,
 ) {
     let mut walks = JoinSet::new();
     let mut open = true;
     while open || !walks.is_empty() {
+        vitals.pulse().beat(CoreLoop::Workers);
         tokio::select! {
             job = jobs.recv(), if open => match job {
                 Some(job) => {
@@ -56,6 +60,7 @@ pub(super) async fn pool(
                 None => open = false,
             },
             Some(_) = walks.join_next(), if !walks.is_empty() => {}
+            () = tokio::time::sleep(BEAT) => {}
         }
     }
 }

@@ -31,10 +31,6 @@ pub fn settle(
         next.send_status = Some(status.clone());
         next.answered_at = row.answered_at.or(Some(now));
     }
-    if outcome.calls > 0 {
-        // A new row that was called at once was never admitted in so many words.
-        next.admitted_at = row.admitted_at.or(Some(now));
-    }
     match &outcome.end {
         WalkEnd::Complete => {
             next.blocked = false;
@@ -84,6 +80,11 @@ pub fn settle(
         }
         WalkEnd::Released => {}
         WalkEnd::Aged => next = aged_out(&next, now),
+    }
+    if outcome.calls > 0 && next.next_poll_at.is_some() {
+        // A new row that was called at once was never admitted in so many words. One that was given back unscheduled
+        // is as new as before.
+        next.admitted_at = row.admitted_at.or(Some(now));
     }
     next
 }

@@ -170,10 +170,14 @@ pub trait Store: Send + Sync + 'static {
     /// Lanes with admitted pending rows beyond those in flight.
     fn lanes(&self, in_flight: &[MessageId]) -> impl Future<Output = Result<Vec<LaneDue>>> + Send;
 
-    /// Pending rows that were never admitted, oldest first. A row that cannot be read as a message is set aside
-    /// (`failed`, `last_error = row.invalid`) and left out.
+    /// Lanes with pending rows that were never admitted, in flight or not.
+    fn new_lanes(&self) -> impl Future<Output = Result<Vec<Lane>>> + Send;
+
+    /// Pending rows of a lane that were never admitted, oldest first. A row that cannot be read as a message is set
+    /// aside (`failed`, `last_error = row.invalid`) and left out.
     fn arrivals(
         &self,
+        lane: &Lane,
         in_flight: &[MessageId],
         limit: usize,
         now: UnixMs,

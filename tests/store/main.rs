@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use receiptd::receipt::cadence::{Policy, Rules};
 use receiptd::receipt::{
-    Chat, Lane, Message, MessageKey, Outcome, Schedule, SeenReader, SendStatus, UnixMs, UserId,
-    WalkEnd, settle,
+    Chat, Lane, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus, UnixMs,
+    UserId, WalkEnd, settle,
 };
 use receiptd::store::{Found, NewMessage, Store, Writes};
 
@@ -83,6 +83,22 @@ pub(crate) fn keys(rows: &[Message]) -> Vec<&str> {
     rows.iter().map(|row| row.key.as_str()).collect()
 }
 
+/// The first `limit` rows of all lanes that were never admitted, in the order of their insert.
+pub(crate) async fn arrivals<S: Store>(
+    store: &S,
+    in_flight: &[MessageId],
+    limit: usize,
+    now: UnixMs,
+) -> Vec<Message> {
+    let mut arrived = Vec::new();
+    for lane in store.new_lanes().await.unwrap() {
+        arrived.extend(store.arrivals(&lane, in_flight, limit, now).await.unwrap());
+    }
+    arrived.sort_by_key(|row| row.id);
+    arrived.truncate(limit);
+    arrived
+}
+
 /// Adds messages and places them at the given due moments, with no last chance.
 pub(crate) async fn admitted<S: Store>(store: &S, rows: &[(&str, &str, UnixMs)]) {
     let new: Vec<_> = rows
@@ -90,7 +106,7 @@ pub(crate) async fn admitted<S: Store>(store: &S, rows: &[(&str, &str, UnixMs)])
         .map(|(key, account, _)| new_of(key, account))
         .collect();
     assert_eq!(store.add(&new).await.unwrap(), rows.len() as u64);
-    let arrived = store.arrivals(&[], 10_000, T0).await.unwrap();
+    let arrived = arrivals(store, &[], 10_000, T0).await;
     let placed: Vec<_> = arrived
         .into_iter()
         .filter_map(|row| {

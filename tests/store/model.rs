@@ -1,6 +1,6 @@
 //! A store in memory, as plain as can be: what the trait means, without a database's cleverness.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -154,14 +154,28 @@ impl Store for ModelStore {
         Ok(due.collect())
     }
 
+    async fn new_lanes(&self) -> Result<Vec<Lane>> {
+        let tables = self.tables.lock().unwrap();
+        let new = tables.rows.values().map(|row| &row.message);
+        let lanes: BTreeSet<Lane> = new
+            .filter(|row| row.state == State::Pending && row.admitted_at.is_none())
+            .map(|row| row.lane.clone())
+            .collect();
+        Ok(lanes.into_iter().collect())
+    }
+
     async fn arrivals(
         &self,
+        lane: &Lane,
         in_flight: &[MessageId],
         limit: usize,
         now: UnixMs,
     ) -> Result<Vec<Message>> {
-        let mut new =
-            self.write(|tables| tables.claimable(now, in_flight, |row| row.admitted_at.is_none()));
+        let mut new = self.write(|tables| {
+            tables.claimable(now, in_flight, |row| {
+                row.admitted_at.is_none() && row.lane == *lane
+            })
+        });
         new.truncate(limit);
         Ok(new)
     }

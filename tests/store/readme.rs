@@ -7,7 +7,7 @@ use receiptd::receipt::State;
 use receiptd::store::Store as _;
 
 use super::sqlite::SqliteBackend;
-use super::{Backend, T0, admitted, at, claim, keys, settled, show, walk};
+use super::{Backend, T0, admitted, arrivals, at, claim, keys, settled, show, walk};
 
 /// The fenced blocks of one language, with the path of the documentation led to the test's file.
 fn examples(language: &str, database: &Path) -> Vec<String> {
@@ -63,7 +63,7 @@ async fn the_shells_examples_work_as_printed() {
     };
     let said = run(&["sh", "-c"], insert).unwrap();
     assert!(said.ends_with("Kna29Ax0Q=|pending|0\n"), "{said}");
-    let arrived = backend.store.arrivals(&[], 9, T0).await.unwrap();
+    let arrived = arrivals(&backend.store, &[], 9, T0).await;
     assert_eq!(keys(&arrived), ["Kna29Ax0Q="]);
     assert_eq!(arrived[0].expected_readers, Some(2));
     let said = run(&["sh", "-c"], cancel).unwrap();
@@ -94,7 +94,7 @@ async fn pythons_examples_work_as_printed() {
     for _ in 0..2 {
         assert_eq!(run(&["python3", "-c"], feed).as_deref(), Some("fed 2\n"));
     }
-    let arrived = backend.store.arrivals(&[], 9, T0).await.unwrap();
+    let arrived = arrivals(&backend.store, &[], 9, T0).await;
     assert_eq!(keys(&arrived), ["Kna29By1R=", "Kna29Cz2S="]);
     assert_eq!(run(&["python3", "-c"], follow).as_deref(), Some(""));
     admitted(&backend.store, &[("k", "x", at(1))]).await;

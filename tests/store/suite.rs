@@ -7,7 +7,9 @@ use receiptd::receipt::{
 };
 use receiptd::store::{CallCount, HabitsRow, NewMessage, Pruned, Reader, Selection, Store, Writes};
 
-use super::{Backend, T0, admitted, at, claim, keys, lane, new, new_of, settled, show, walk};
+use super::{
+    Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, settled, show, walk,
+};
 
 async fn an_added_message_arrives_once<B: Backend>() {
     let backend = B::fresh().await;
@@ -23,7 +25,7 @@ async fn an_added_message_arrives_once<B: Backend>() {
     };
     assert_eq!(store.add(&[new("a"), full.clone()]).await.unwrap(), 2);
     assert_eq!(store.add(&[new("a"), new("c")]).await.unwrap(), 1);
-    let arrived = store.arrivals(&[], 10, T0).await.unwrap();
+    let arrived = arrivals(store, &[], 10, T0).await;
     assert_eq!(keys(&arrived), ["a", "b", "c"]);
     let [a, b, c] = &arrived[..] else { panic!() };
     assert_eq!(a.lane, lane("default"));
@@ -35,7 +37,7 @@ async fn an_added_message_arrives_once<B: Backend>() {
     assert_eq!(b.chat, full.chat);
     assert_eq!(b.expected_readers, Some(3));
     assert_eq!(b.next_poll_at, Some(at(60)));
-    let rest = store.arrivals(&[a.id], 1, T0).await.unwrap();
+    let rest = arrivals(store, &[a.id], 1, T0).await;
     assert_eq!(keys(&rest), ["b"]);
     assert_eq!(store.lanes(&[]).await.unwrap(), []);
     store
@@ -47,14 +49,32 @@ async fn an_added_message_arrives_once<B: Backend>() {
         }])
         .await
         .unwrap();
-    assert_eq!(
-        keys(&store.arrivals(&[], 10, T0).await.unwrap()),
-        ["a", "b"]
-    );
+    assert_eq!(keys(&arrivals(store, &[], 10, T0).await), ["a", "b"]);
     let (c, _) = show(store, "c").await;
     assert_eq!(c.next_poll_at, Some(at(5)));
     assert_eq!(c.admitted_at, Some(at(1)));
     assert_eq!(c.last_chance_at, Some(at(100)));
+}
+
+/// A million new rows of one lane do not stand before another's first.
+async fn new_rows_are_asked_for_lane_by_lane<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    store
+        .add(&[new_of("a1", "a"), new_of("a2", "a"), new_of("b1", "b")])
+        .await
+        .unwrap();
+    let lanes = store.new_lanes().await.unwrap();
+    assert_eq!(lanes, [lane("a"), lane("b")]);
+    let first = store.arrivals(&lane("b"), &[], 1, T0).await.unwrap();
+    assert_eq!(keys(&first), ["b1"]);
+    let first = store.arrivals(&lane("a"), &[], 1, T0).await.unwrap();
+    assert_eq!(keys(&first), ["a1"]);
+    // Also those in flight are new, until their first result is written.
+    let taken = [first[0].id];
+    let next = store.arrivals(&lane("a"), &taken, 9, T0).await.unwrap();
+    assert_eq!(keys(&next), ["a2"]);
+    assert_eq!(store.new_lanes().await.unwrap(), lanes);
 }
 
 async fn a_message_sent_in_the_future_was_sent_at_its_insert<B: Backend>() {
@@ -70,7 +90,7 @@ async fn a_message_sent_in_the_future_was_sent_at_its_insert<B: Backend>() {
         ..new("b")
     };
     store.add(&[late, now]).await.unwrap();
-    for row in store.arrivals(&[], 10, T0).await.unwrap() {
+    for row in arrivals(store, &[], 10, T0).await {
         assert!(
             row.sent_at > T0 && row.sent_at < future,
             "{:?}",
@@ -84,7 +104,7 @@ async fn admitting_leaves_a_cancelled_or_admitted_row_alone<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
     store.add(&[new("a"), new("b")]).await.unwrap();
-    let arrived = store.arrivals(&[], 10, T0).await.unwrap();
+    let arrived = arrivals(store, &[], 10, T0).await;
     let place = |seconds| {
         let rows = arrived.iter().map(|row| Message {
             next_poll_at: Some(at(seconds)),
@@ -118,7 +138,7 @@ async fn lanes_tell_their_first_due_row_beyond_those_in_flight<B: Backend>() {
         ..new_of(corp, "x")
     });
     store.add(&corps).await.unwrap();
-    let arrived = store.arrivals(&[], 10, T0).await.unwrap();
+    let arrived = arrivals(store, &[], 10, T0).await;
     let placed: Vec<_> = arrived
         .into_iter()
         .map(|row| Message {
@@ -186,7 +206,7 @@ async fn overdue_last_chances_go_first<B: Backend>() {
         .add(&[new("a"), new("b"), new("c"), new("d")])
         .await
         .unwrap();
-    let arrived = store.arrivals(&[], 10, T0).await.unwrap();
+    let arrived = arrivals(store, &[], 10, T0).await;
     let chances = [None, Some(at(8)), Some(at(6)), Some(at(99))];
     let placed: Vec<_> = arrived
         .into_iter()
@@ -409,7 +429,7 @@ async fn a_row_that_is_no_message_is_set_aside_once_and_stops_nobody<B: Backend>
     for key in ["a", "c", "n1"] {
         backend.spoil(key).await;
     }
-    let arrived = store.arrivals(&[], 10, at(1)).await.unwrap();
+    let arrived = arrivals(store, &[], 10, at(1)).await;
     assert_eq!(keys(&arrived), ["n2"]);
     let outcomes = [walk(&claimed, at(6), &["u"])];
     let nobody = |found: &[receiptd::store::Found<'_>]| {
@@ -438,7 +458,7 @@ async fn rows_at_the_end_of_their_life_are_found_in_a_blocked_lane<B: Backend>()
         .add(&[sent("old", 0), sent("edge", 10), sent("young", 11)])
         .await
         .unwrap();
-    let arrived = store.arrivals(&[], 10, T0).await.unwrap();
+    let arrived = arrivals(store, &[], 10, T0).await;
     let placed: Vec<_> = arrived
         .into_iter()
         .map(|row| Message {
@@ -515,7 +535,7 @@ async fn a_clock_set_back_pulls_our_own_schedule_forward<B: Backend>() {
         ..new_of("asked", "x")
     };
     store.add(&[asked]).await.unwrap();
-    let arrived = store.arrivals(&[], 10, T0).await.unwrap();
+    let arrived = arrivals(store, &[], 10, T0).await;
     store
         .admit(&[Message {
             admitted_at: Some(T0),
@@ -745,7 +765,7 @@ async fn housekeeping_may_be_called_at_any_time<B: Backend>() {
     store.housekeep().await.unwrap();
     store.add(&[new("a")]).await.unwrap();
     store.housekeep().await.unwrap();
-    assert_eq!(keys(&store.arrivals(&[], 9, T0).await.unwrap()), ["a"]);
+    assert_eq!(keys(&arrivals(store, &[], 9, T0).await), ["a"]);
 }
 
 macro_rules! suite {
@@ -761,6 +781,7 @@ macro_rules! suite {
 
 suite! {
     an_added_message_arrives_once
+    new_rows_are_asked_for_lane_by_lane
     a_message_sent_in_the_future_was_sent_at_its_insert
     admitting_leaves_a_cancelled_or_admitted_row_alone
     lanes_tell_their_first_due_row_beyond_those_in_flight

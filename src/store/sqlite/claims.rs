@@ -12,38 +12,59 @@ use super::{SqliteStore, corp_word, ids_json, limit_word};
 use crate::receipt::{Claim, ErrorCode, Lane, Message, MessageId, UnixMs};
 use crate::store::{LaneDue, Result};
 
-/// The first row of each lane, by `next_poll_at`, stepping from lane to lane through the index and skipping what lies
+/// The first row of each lane in an index that begins with the lane, stepping from lane to lane and skipping what lies
 /// between: a lane costs the same with one row or a million.
 macro_rules! lane_heads {
-    () => {
-        "WITH RECURSIVE head(id) AS (
+    ($index:literal, $admitted:literal) => {
+        concat!(
+            "WITH RECURSIVE head(id) AS (
             SELECT (
-                SELECT id FROM messages INDEXED BY messages_due
-                WHERE state = 'pending' AND admitted_at IS NOT NULL
+                SELECT id FROM messages INDEXED BY ",
+            $index,
+            "
+                WHERE state = 'pending' AND admitted_at ",
+            $admitted,
+            "
                 ORDER BY account, ifnull(corp_id, '') LIMIT 1
             )
             UNION ALL
             SELECT coalesce(
                 (
-                    SELECT n.id FROM messages AS n INDEXED BY messages_due
-                    WHERE n.state = 'pending' AND n.admitted_at IS NOT NULL
+                    SELECT n.id FROM messages AS n INDEXED BY ",
+            $index,
+            "
+                    WHERE n.state = 'pending' AND n.admitted_at ",
+            $admitted,
+            "
                         AND n.account = m.account AND ifnull(n.corp_id, '') > ifnull(m.corp_id, '')
                     ORDER BY ifnull(n.corp_id, '') LIMIT 1
                 ),
                 (
-                    SELECT n.id FROM messages AS n INDEXED BY messages_due
-                    WHERE n.state = 'pending' AND n.admitted_at IS NOT NULL AND n.account > m.account
+                    SELECT n.id FROM messages AS n INDEXED BY ",
+            $index,
+            "
+                    WHERE n.state = 'pending' AND n.admitted_at ",
+            $admitted,
+            " AND n.account > m.account
                     ORDER BY n.account, ifnull(n.corp_id, '') LIMIT 1
                 )
             )
             FROM head JOIN messages AS m ON m.id = head.id
         )"
+        )
+    };
+}
+
+/// The heads of the lanes with admitted rows, by `next_poll_at`.
+macro_rules! due_heads {
+    () => {
+        lane_heads!("messages_due", "IS NOT NULL")
     };
 }
 
 /// ?1: ids in flight.
 pub(super) const LANES: &str = concat!(
-    lane_heads!(),
+    due_heads!(),
     "SELECT m.id, m.account, m.corp_id, f.id, f.next_poll_at
     FROM head JOIN messages AS m ON m.id = head.id LEFT JOIN messages AS f ON f.id = (
         SELECT n.id FROM messages AS n INDEXED BY messages_due
@@ -54,11 +75,18 @@ pub(super) const LANES: &str = concat!(
     )"
 );
 
-/// ?1: ids in flight, ?2: how many.
+/// The lanes with rows that were never admitted.
+pub(super) const NEW_LANES: &str = concat!(
+    lane_heads!("messages_new", "IS NULL"),
+    "SELECT m.id, m.account, m.corp_id FROM head JOIN messages AS m ON m.id = head.id"
+);
+
+/// ?1, ?2: the lane, ?3: ids in flight, ?4: how many.
 pub(super) const ARRIVALS: Select = select!(
     " FROM messages INDEXED BY messages_new
-    WHERE admitted_at IS NULL AND state = 'pending' AND id NOT IN (SELECT value FROM json_each(?1))
-    ORDER BY id LIMIT ?2"
+    WHERE admitted_at IS NULL AND state = 'pending' AND account = ?1 AND ifnull(corp_id, '') = ?2
+        AND id NOT IN (SELECT value FROM json_each(?3))
+    ORDER BY id LIMIT ?4"
 );
 
 /// ?1, ?2: the lane, ?3: now, ?4: ids in flight, ?5: how many.
@@ -109,8 +137,11 @@ const SET_ASIDE: &str = "UPDATE messages
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS invalid FROM jsonb_each(?1)) AS new
     WHERE messages.id = new.id AND +messages.state = 'pending'";
 
-/// As [`SET_ASIDE`], for the lanes of the given rows, a thousand rows at most.
-const SET_LANES_ASIDE: &str = "UPDATE messages
+/// As [`SET_ASIDE`], for all rows of the lanes of the given rows, a thousand rows at most.
+macro_rules! set_lanes_aside {
+    ($index:literal, $admitted:literal) => {
+        concat!(
+            "UPDATE messages
     SET state = 'failed', last_error = 'row.invalid: ' || bad.invalid,
         last_error_at = CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER),
         finished_at = CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)
@@ -118,12 +149,19 @@ const SET_LANES_ASIDE: &str = "UPDATE messages
         SELECT n.id, new.invalid
         FROM (SELECT value ->> 0 AS id, value ->> 1 AS invalid FROM jsonb_each(?1)) AS new
         CROSS JOIN messages AS m ON m.id = new.id
-        CROSS JOIN messages AS n INDEXED BY messages_due
-            ON n.state = 'pending' AND n.admitted_at IS NOT NULL
+        CROSS JOIN messages AS n INDEXED BY ",
+            $index,
+            "
+            ON n.state = 'pending' AND n.admitted_at ",
+            $admitted,
+            "
             AND n.account = m.account AND ifnull(n.corp_id, '') = ifnull(m.corp_id, '')
         LIMIT 1000
     ) AS bad
-    WHERE messages.id = bad.id AND +messages.state = 'pending'";
+    WHERE messages.id = bad.id AND +messages.state = 'pending'"
+        )
+    };
+}
 
 /// ?1, ?2: the lane, ?3: the code, ?4: how many.
 const WITHOUT_ERROR: &str = "SELECT id FROM messages INDEXED BY messages_due
@@ -144,7 +182,7 @@ pub(super) const STALE: &str = "SELECT claim.id
 /// ?1: the latest moment, ?2: how many. A feeder's own "not before" holds.
 const PULL_FORWARD: &str = concat!(
     "UPDATE messages SET next_poll_at = max(?1, ifnull(not_before, 0)) WHERE id IN (",
-    lane_heads!(),
+    due_heads!(),
     "SELECT n.id FROM head CROSS JOIN messages AS m ON m.id = head.id
     CROSS JOIN messages AS n INDEXED BY messages_due
         ON n.state = 'pending' AND n.admitted_at IS NOT NULL
@@ -165,51 +203,74 @@ impl SqliteStore {
         let mut bad_rows = Vec::new();
         for row in &rows {
             let mut cells = Cells::new(row);
-            let head = cells.required_number("id");
-            let account = cells.required_text("account");
-            let corp = cells.text("corp_id").filter(|corp| !corp.is_empty());
-            let empty = account.is_empty().then_some("account");
-            if let Some(column) = cells.invalid.or(empty) {
-                bad_lanes.push((head, column));
-                continue;
-            }
+            let lane = match head(&mut cells) {
+                Ok(lane) => lane,
+                Err(bad) => {
+                    bad_lanes.push(bad);
+                    continue;
+                }
+            };
             let Some(first) = cells.number("id") else {
                 // All of it is in flight.
                 continue;
             };
-            let Some(next_poll_at) = cells.moment("next_poll_at") else {
-                bad_rows.push((MessageId(first), "next_poll_at"));
-                continue;
-            };
-            lanes.push(LaneDue {
-                lane: Lane {
-                    account: account.into(),
-                    corp: corp.map(Into::into),
-                },
-                next_poll_at,
-            });
+            match cells.moment("next_poll_at") {
+                Some(next_poll_at) => lanes.push(LaneDue { lane, next_poll_at }),
+                None => bad_rows.push((MessageId(first), "next_poll_at")),
+            }
         }
-        if !bad_lanes.is_empty() {
-            let mut transaction = self.writer.begin().await?;
-            sqlx::query(SET_LANES_ASIDE)
-                .bind(serde_json::to_string(&bad_lanes).map_err(super::not_json)?)
-                .execute(&mut transaction.connection)
-                .await?;
-            transaction.commit().await?;
-        }
+        self.set_lanes_aside(set_lanes_aside!("messages_due", "IS NOT NULL"), &bad_lanes)
+            .await?;
         self.set_aside(&bad_rows, None).await?;
         Ok(lanes)
     }
 
+    pub(super) async fn lanes_new(&self) -> Result<Vec<Lane>> {
+        let rows = sqlx::query(NEW_LANES).fetch_all(&self.readers).await?;
+        let mut lanes = Vec::with_capacity(rows.len());
+        let mut bad_lanes = Vec::new();
+        for row in &rows {
+            match head(&mut Cells::new(row)) {
+                Ok(lane) => lanes.push(lane),
+                Err(bad) => bad_lanes.push(bad),
+            }
+        }
+        self.set_lanes_aside(set_lanes_aside!("messages_new", "IS NULL"), &bad_lanes)
+            .await?;
+        Ok(lanes)
+    }
+
+    /// Sets the rows of lanes aside whose names cannot be read, by their heads.
+    async fn set_lanes_aside(
+        &self,
+        statement: &'static str,
+        heads: &[(i64, &'static str)],
+    ) -> Result<()> {
+        if heads.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.writer.begin().await?;
+        sqlx::query(statement)
+            .bind(serde_json::to_string(heads).map_err(super::not_json)?)
+            .execute(&mut transaction.connection)
+            .await?;
+        transaction.commit().await
+    }
+
     pub(super) async fn new_rows(
         &self,
+        lane: &Lane,
         in_flight: &[MessageId],
         limit: usize,
         now: UnixMs,
     ) -> Result<Vec<Message>> {
         let in_flight = ids_json(in_flight);
         let rows = batch::read(Source::Pool(&self.readers), &ARRIVALS, |query| {
-            query.bind(in_flight.clone()).bind(limit_word(limit))
+            query
+                .bind(lane.account.as_str().to_owned())
+                .bind(corp_word(lane).to_owned())
+                .bind(in_flight.clone())
+                .bind(limit_word(limit))
         });
         self.sound(rows.await?, Some(now)).await
     }
@@ -374,6 +435,21 @@ impl SqliteStore {
             .rows_affected();
         transaction.commit().await?;
         Ok(pulled)
+    }
+}
+
+/// A lane's head in the next three cells (id, account, `corp_id`); where the lane cannot be read, the head and the column.
+fn head(cells: &mut Cells<'_>) -> std::result::Result<Lane, (i64, &'static str)> {
+    let id = cells.required_number("id");
+    let account = cells.required_text("account");
+    let corp = cells.text("corp_id").filter(|corp| !corp.is_empty());
+    let empty = account.is_empty().then_some("account");
+    match cells.invalid.or(empty) {
+        Some(column) => Err((id, column)),
+        None => Ok(Lane {
+            account: account.into(),
+            corp: corp.map(Into::into),
+        }),
     }
 }
 

@@ -74,6 +74,7 @@ impl SqliteStore {
     pub async fn plans(&self) -> Result<Vec<(&'static str, String)>> {
         let statements = [
             ("lanes", claims::LANES),
+            ("new lanes", claims::NEW_LANES),
             ("arrivals", claims::ARRIVALS.text),
             ("last chances", claims::LAST_CHANCES.text),
             ("due", claims::DUE.text),
@@ -146,13 +147,18 @@ impl Store for SqliteStore {
         self.lanes_due(in_flight).await
     }
 
+    async fn new_lanes(&self) -> Result<Vec<Lane>> {
+        self.lanes_new().await
+    }
+
     async fn arrivals(
         &self,
+        lane: &Lane,
         in_flight: &[MessageId],
         limit: usize,
         now: UnixMs,
     ) -> Result<Vec<Message>> {
-        self.new_rows(in_flight, limit, now).await
+        self.new_rows(lane, in_flight, limit, now).await
     }
 
     async fn admit(&self, rows: &[Message]) -> Result<()> {

@@ -260,7 +260,9 @@ mod tests {
     async fn a_repeated_commit_that_took_place_is_not_counted_twice() {
         let (_dir, store) = testing::store().await;
         store.add(&[testing::new("a")]).await.unwrap();
-        let row = store.arrivals(&[], 1, UnixMs(0)).await.unwrap().remove(0);
+        let lane = store.new_lanes().await.unwrap().remove(0);
+        let arrived = store.arrivals(&lane, &[], 1, UnixMs(0)).await.unwrap();
+        let row = arrived[0].clone();
         let outcome = Outcome {
             claim: row.claim(),
             started_at: UnixMs(1),
