@@ -3,10 +3,10 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use crate::daemon::Clock;
+use crate::daemon::{Clock, Published, status_path};
 use crate::receipt::{MessageKey, State, UnixMs};
 use crate::settings::{Loaded, SettingsError, load, process_environment};
-use crate::store::sqlite::{OpenError, Role, SqliteStore};
+use crate::store::sqlite::{DaemonLock, OpenError, Role, SqliteStore, lock_path};
 
 /// Rows written in one go by `retry` and `prune`, so that the daemon and the feeders have their turn in between.
 pub(super) const BATCH: usize = 500;
@@ -23,6 +23,16 @@ pub(super) fn settings(config: Option<&Path>) -> Result<Loaded, SettingsError> {
 /// Opens the configured database.
 pub(super) async fn store(loaded: &Loaded, role: Role) -> Result<SqliteStore, OpenError> {
     SqliteStore::open(&loaded.settings.database, role).await
+}
+
+/// What the daemon of `database` last published, where one runs: what a daemon that is gone wrote says nothing of now.
+/// Looked for beside the database as it is configured, and beside the file that a link leads to.
+pub(super) fn published(database: &Path) -> Option<Published> {
+    DaemonLock::holder(database)?;
+    let text = std::fs::read(status_path(database))
+        .or_else(|_| std::fs::read(lock_path(database).with_extension("status")))
+        .ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// The time of day.

@@ -10,8 +10,9 @@ use humantime::format_duration;
 use serde_json::{Value, json};
 
 use super::{STALE, common};
+use crate::daemon::Published;
 use crate::receipt::{CorpId, ErrorCode, Message, MessageKey, SendStatus, State, UnixMs};
-use crate::store::sqlite::{DaemonLock, Role, SqliteStore, lock_path};
+use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
 use crate::store::{CallCount, LaneTotals, Reader, Store as _};
 
 /// Show how it stands account by account, or one message and its readers
@@ -49,8 +50,7 @@ async fn all(store: &SqliteStore, database: &Path, args: &Args) -> anyhow::Resul
     let lanes = store.totals(now).await?;
     let calls = store.calls_in(&now.quota_month()).await?;
     let holder = DaemonLock::holder(database);
-    // What a daemon that is gone wrote says nothing of now.
-    let published = holder.and_then(|_| published(database));
+    let published = common::published(database);
     let pending: u64 = lanes.iter().map(|lane| lane.pending).sum();
     let overdue = lanes.iter().filter_map(|lane| overdue(lane, now)).max();
     let idle = holder.is_none() && pending > 0;
@@ -74,29 +74,16 @@ fn calls_of<'a>(calls: &'a [CallCount], lane: &LaneTotals) -> Option<&'a CallCou
     calls.iter().find(|count| count.lane == lane.lane)
 }
 
-/// What the daemon last published, beside the database as it is configured or as its lock names it; `None` where it
-/// did not yet.
-fn published(database: &Path) -> Option<Value> {
-    let mut beside = database.as_os_str().to_owned();
-    beside.push(".status");
-    let text = std::fs::read_to_string(beside)
-        .or_else(|_| std::fs::read_to_string(lock_path(database).with_extension("status")))
-        .ok()?;
-    serde_json::from_str(&text).ok()
-}
-
 /// The lanes' condition, a line each.
-fn conditions(published: &Value) -> impl Iterator<Item = String> + '_ {
-    let lanes = published["lanes"].as_array().map_or(&[][..], Vec::as_slice);
-    lanes.iter().map(|lane| {
-        let word = |name: &str| lane[name].as_str().unwrap_or_default().to_owned();
-        let mut name = word("account");
-        if let Some(corp) = lane["corp_id"].as_str() {
-            name = format!("{name}/{corp}");
-        }
-        match lane["code"].as_str() {
-            Some(code) => format!("{name}: {} ({code})", word("condition")),
-            None => format!("{name}: {}", word("condition")),
+fn conditions(published: &Published) -> impl Iterator<Item = String> + '_ {
+    published.lanes.iter().map(|lane| {
+        let name = match &lane.corp_id {
+            Some(corp) => format!("{}/{corp}", lane.account),
+            None => lane.account.clone(),
+        };
+        match &lane.code {
+            Some(code) => format!("{name}: {} ({code})", lane.condition),
+            None => format!("{name}: {}", lane.condition),
         }
     })
 }
@@ -105,7 +92,7 @@ fn as_text(
     lanes: &[LaneTotals],
     calls: &[CallCount],
     holder: Option<u32>,
-    published: Option<&Value>,
+    published: Option<&Published>,
     now: UnixMs,
 ) -> String {
     let mut text = match holder {
@@ -163,7 +150,7 @@ fn as_json(
     lanes: &[LaneTotals],
     calls: &[CallCount],
     holder: Option<u32>,
-    published: Option<&Value>,
+    published: Option<&Published>,
     now: UnixMs,
 ) -> Value {
     let lanes: Vec<Value> = lanes

@@ -106,6 +106,41 @@ fn throttled(code: &str) -> Option<Disposition> {
     Some(Disposition::Throttled { window })
 }
 
+/// What an operator does about a code that stops an account.
+pub fn remedy(code: &str) -> &'static str {
+    match code {
+        "invalidClientIdOrSecret" => {
+            "check app_key and app_secret, and that endpoint.base_url is the site of this app"
+        }
+        "invalidSuiteKey" => "check app_key (the suite key) and app_secret (the suite secret)",
+        "invalidSuiteTicket" | "token.ticketMissing" => {
+            "write the newest suite ticket to suite_tickets"
+        }
+        "invalidAuthInfo" => "check corp_id: this organisation has not authorised the app",
+        "InvalidAuthentication" => {
+            "check the app's credentials, and that endpoint.base_url is the site of this app"
+        }
+        "Forbidden.AccessDenied.IpNotInWhiteList" => {
+            "add this machine's egress address to the app's allowed addresses"
+        }
+        "Forbidden.AccessDenied.AccessTokenPermissionDenied" => {
+            "grant the app the permission to query messages of its bot in the developer console"
+        }
+        "Forbidden.AccessDenied.ApiCountLimitForOrg" => {
+            "buy calls, or wait for the month to end (UTC+8)"
+        }
+        "budget.spent" => "raise monthly_calls, or wait for the month to end (UTC+8)",
+        "unauthorized" | "auth.error" => {
+            "let the app's bot ask for its messages in the developer console"
+        }
+        "bot.stopped" => "enable the bot in the developer console",
+        "invalidParameter.robotCode.notExsit"
+        | "invalidParameter.robotCode.missing"
+        | "invalidParameter.robotCode.invalid" => "check the account's robot_code",
+        _ => "check the app's credentials and permissions in the developer console",
+    }
+}
+
 /// receiptd's own codes, for calls that the endpoint gave no code for. Besides them there are `http.NNN`, a status without a
 /// code, and `errcode.N`, the older API's number in a 200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

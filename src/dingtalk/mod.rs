@@ -26,7 +26,7 @@ mod wire;
 
 pub use answer::{Answered, Page, read_page};
 pub use client::{Client, ClientError};
-pub use codes::{OwnCode, Said, classify};
+pub use codes::{OwnCode, Said, classify, remedy};
 pub use failure::Failure;
 pub use tls::CaError;
 pub use token::{

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::answer::{Answered, read_issued};
-use super::codes::OwnCode;
+use super::codes::{OwnCode, remedy};
 use super::failure::{Failure, one_line};
 use crate::receipt::{CorpId, Disposition, ErrorCode};
 use crate::settings::App;
@@ -167,7 +167,7 @@ pub enum TokenRefusal {
     /// The credentials, or the app, are refused: an operator must act.
     #[error(
         "DingTalk refuses the credentials ({code}: {detail}); {}",
-        remedy(code)
+        remedy(code.as_str())
     )]
     Refused {
         /// The endpoint's code.
@@ -237,22 +237,6 @@ impl From<Failure> for TokenRefusal {
             | Disposition::SmallerPages
             | Disposition::NotGeneratedOrExpired => Self::Upstream(failure),
         }
-    }
-}
-
-/// What an operator does about a refusal.
-fn remedy(code: &ErrorCode) -> &'static str {
-    match code.as_str() {
-        "invalidClientIdOrSecret" => {
-            "check app_key and app_secret, and that endpoint.base_url is the site of this app"
-        }
-        "invalidSuiteKey" => "check app_key (the suite key) and app_secret (the suite secret)",
-        "invalidSuiteTicket" => "write the newest suite ticket to suite_tickets",
-        "invalidAuthInfo" => "check corp_id: this organisation has not authorised the app",
-        "Forbidden.AccessDenied.IpNotInWhiteList" => {
-            "add this machine's egress address to the app's allowed addresses"
-        }
-        _ => "check the app's credentials and permissions in the developer console",
     }
 }
 

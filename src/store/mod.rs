@@ -260,6 +260,9 @@ pub trait Store: Send + Sync + 'static {
     /// Inserts messages as a feeder would; how many were new.
     fn add(&self, messages: &[NewMessage]) -> impl Future<Output = Result<u64>> + Send;
 
+    /// Adds calls that no message was asked with: a command's own.
+    fn count_calls(&self, calls: &[CallCount]) -> impl Future<Output = Result<()>> + Send;
+
     /// Makes failed, expired and cancelled messages pending and due at `now`; how many. `limit` rows at most.
     fn retry(
         &self,

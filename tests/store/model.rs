@@ -372,6 +372,20 @@ impl Store for ModelStore {
         Ok(counts.collect())
     }
 
+    async fn count_calls(&self, calls: &[CallCount]) -> Result<()> {
+        self.write(|tables| {
+            for count in calls {
+                let sum = tables
+                    .calls
+                    .entry((count.lane.clone(), count.month.clone()));
+                let sum = sum.or_default();
+                sum.0 += count.calls;
+                sum.1 += count.throttled;
+            }
+        });
+        Ok(())
+    }
+
     async fn suite_ticket(&self, suite_key: &str) -> Result<Option<String>> {
         Ok(self.tables.lock().unwrap().tickets.get(suite_key).cloned())
     }

@@ -317,6 +317,17 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
         assert_eq!(habits[0].habits, format!("{{\"round\":{round}}}"));
     }
     assert_eq!(store.calls_in("2023-12").await.unwrap(), []);
+    // Those of a command come on top.
+    let own = CallCount {
+        lane: lane("x"),
+        month: "2023-11".to_owned(),
+        calls: 5,
+        throttled: 1,
+    };
+    store.count_calls(&[own.clone(), own]).await.unwrap();
+    let calls = store.calls_in("2023-11").await.unwrap();
+    let of_x = calls.iter().find(|count| count.lane == lane("x")).unwrap();
+    assert_eq!((of_x.calls, of_x.throttled), (610, 6));
     let (row, readers) = show(store, "key-123").await;
     assert_eq!(readers, ["u", "key-123"]);
     assert_eq!(

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::rows::{Cells, columns, decode};
-use super::{SqliteStore, count, lane_of, limit_word, not_json};
+use super::{SqliteStore, count, lane_of, limit_word, not_json, writes};
 use crate::receipt::{Lane, Message, MessageKey, State, UnixMs};
-use crate::store::{LaneTotals, NewMessage, Reader, Result, Selection};
+use crate::store::{CallCount, LaneTotals, NewMessage, Reader, Result, Selection};
 
 /// ?1: rows as `[process_query_key, account, corp_id, robot_code, open_conversation_id, chat, expected_readers, sent_at,
 /// next_poll_at]`.
@@ -103,6 +103,12 @@ impl SqliteStore {
             .rows_affected();
         transaction.commit().await?;
         Ok(added)
+    }
+
+    pub(super) async fn add_calls(&self, calls: &[CallCount]) -> Result<()> {
+        let mut transaction = self.writer.begin().await?;
+        writes::add_calls(&mut transaction.connection, calls).await?;
+        transaction.commit().await
     }
 
     pub(super) async fn retry_final(

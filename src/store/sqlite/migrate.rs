@@ -38,8 +38,12 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(migrations.collect())
 }
 
-fn known() -> i64 {
-    MIGRATIONS.last().map_or(0, |&(version, ..)| version)
+/// The newest version.
+pub(super) const fn known() -> i64 {
+    match MIGRATIONS {
+        [.., (version, ..)] => *version,
+        [] => 0,
+    }
 }
 
 /// Brings the schema up to date in one IMMEDIATE transaction: of two starters one waits, then finds nothing to do.

@@ -23,7 +23,7 @@ use sqlx::sqlite::SqlitePool;
 
 pub use lock::{DaemonLock, LockError, lock_path};
 pub use migrate::Migrating;
-pub use open::{OpenError, Role};
+pub use open::{JOURNAL_SIZE_LIMIT, OpenError, Role};
 
 use crate::receipt::{
     Claim, ErrorCode, Lane, Message, MessageId, MessageKey, Outcome, State, UnixMs,
@@ -49,6 +49,9 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
+    /// The version of the schema that this receiptd knows.
+    pub const SCHEMA_VERSION: i64 = migrate::known();
+
     /// Opens the file; [`Role::Owner`] creates it and brings its schema up to date first.
     pub async fn open(database: &Database, role: Role) -> std::result::Result<Self, OpenError> {
         Self::open_reporting(database, role, &mut |_| ()).await
@@ -234,6 +237,10 @@ impl Store for SqliteStore {
 
     async fn add(&self, messages: &[NewMessage]) -> Result<u64> {
         self.insert(messages).await
+    }
+
+    async fn count_calls(&self, calls: &[CallCount]) -> Result<()> {
+        self.add_calls(calls).await
     }
 
     async fn retry(&self, which: &Selection, now: UnixMs, limit: usize) -> Result<u64> {

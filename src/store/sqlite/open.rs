@@ -106,7 +106,7 @@ impl From<OpenError> for StoreError {
 }
 
 /// The WAL is cut back to this many bytes when it starts anew after it had to grow (a long reader).
-const JOURNAL_SIZE_LIMIT: i64 = 64 << 20;
+pub const JOURNAL_SIZE_LIMIT: u64 = 64 << 20;
 /// Pages after which a commit of ours also checkpoints: 16 MiB, so that a checkpoint's fsyncs are shared by many
 /// commits (SQLite's own default is a quarter of it).
 const AUTOCHECKPOINT_PAGES: i64 = 4000;

@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::{corp_word, not_json};
 use crate::receipt::{ErrorCode, Message, MessageId, SendStatus, State, UnixMs};
-use crate::store::{Found, Result, Writes};
+use crate::store::{CallCount, Found, Result, Writes};
 
 /// ?1: rows in the order of [`Owned`]. All that receiptd owns, for a row that changes its state or its place.
 pub(super) const UPDATE: &str = "UPDATE messages
@@ -96,23 +96,7 @@ pub(super) async fn write(
             execute(connection, statement, &rows).await?;
         }
     }
-    if !writes.calls.is_empty() {
-        let calls: Vec<_> = writes
-            .calls
-            .iter()
-            .map(|count| {
-                let account = count.lane.account.as_str();
-                (
-                    account,
-                    corp_word(&count.lane),
-                    &count.month,
-                    count.calls,
-                    count.throttled,
-                )
-            })
-            .collect();
-        execute(connection, CALLS, &calls).await?;
-    }
+    add_calls(connection, &writes.calls).await?;
     if !writes.habits.is_empty() {
         let habits: Vec<_> = writes
             .habits
@@ -122,6 +106,30 @@ pub(super) async fn write(
         execute(connection, HABITS, &habits).await?;
     }
     Ok(())
+}
+
+/// Adds to what was spent.
+pub(super) async fn add_calls(
+    connection: &mut SqliteConnection,
+    calls: &[CallCount],
+) -> Result<()> {
+    if calls.is_empty() {
+        return Ok(());
+    }
+    let calls: Vec<_> = calls
+        .iter()
+        .map(|count| {
+            let account = count.lane.account.as_str();
+            (
+                account,
+                corp_word(&count.lane),
+                &count.month,
+                count.calls,
+                count.throttled,
+            )
+        })
+        .collect();
+    execute(connection, CALLS, &calls).await
 }
 
 /// Whether [`MOVE_ON`] writes all that differs.

@@ -1,0 +1,280 @@
+//! Whether each account gets a token, and may ask.
+
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use super::super::common;
+use super::Findings;
+use crate::daemon::Published;
+use crate::dingtalk::{AccessToken, Client, Credentials, Failure, Query, remedy};
+use crate::receipt::{AccountName, Chat, CorpId, Disposition, Lane, MessageKey, RobotCode};
+use crate::settings::{Account, App, Budget, Settings};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{CallCount, Store as _};
+
+/// No send call returned it.
+const NO_KEY: &str = "receiptd-check";
+
+pub(super) struct Accounts<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) client: &'a Client,
+    pub(super) store: Option<&'a SqliteStore>,
+    pub(super) ask: bool,
+}
+
+impl Accounts<'_> {
+    pub(super) async fn look(&self, found: &mut Findings) {
+        let published = common::published(&self.settings.database.path);
+        let corps = self.corps(found).await;
+        for (name, account) in &self.settings.accounts {
+            let of_account = corps.iter().filter(|(owner, _)| owner == name);
+            let of_account: Vec<&CorpId> = of_account.map(|(_, corp)| corp).collect();
+            self.one(name, account, &of_account, published.as_ref(), found)
+                .await;
+        }
+    }
+
+    /// The organisations that messages name, with their accounts.
+    async fn corps(&self, found: &mut Findings) -> Vec<(AccountName, CorpId)> {
+        let Some(store) = self.store else {
+            return Vec::new();
+        };
+        match store.totals(common::now()).await {
+            Ok(lanes) => lanes
+                .into_iter()
+                .filter_map(|totals| Some((totals.lane.account, totals.lane.corp?)))
+                .collect(),
+            Err(error) => {
+                found.fails(
+                    "database",
+                    format!("it cannot be read: {error}"),
+                    "try again",
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    async fn one(
+        &self,
+        name: &AccountName,
+        account: &Account,
+        corps: &[&CorpId],
+        published: Option<&Published>,
+        found: &mut Findings,
+    ) {
+        let what = format!("account {name}");
+        let secret = match account.app.credentials().1.read() {
+            Ok(secret) => secret,
+            // Each of these says what to do.
+            Err(error) => return found.fails_with(what, &error),
+        };
+        let mut ticket = None;
+        if let App::ThirdParty { suite_key, .. } = &account.app {
+            let Some(store) = self.store else {
+                let said = "its suite ticket stands in the database, which cannot be read";
+                return found.fails(what, said, "see there");
+            };
+            match store.suite_ticket(suite_key).await {
+                Ok(Some(newest)) => ticket = Some(newest),
+                Ok(None) => {
+                    return found.fails(
+                        what,
+                        format!("no suite ticket of {}", suite_key.escape_debug()),
+                        "whoever receives DingTalk's callback must write it to suite_tickets",
+                    );
+                }
+                Err(error) => {
+                    return found.fails(what, format!("suite_tickets: {error}"), "try again");
+                }
+            }
+            if corps.is_empty() {
+                let said = "has a suite ticket; no message names an organisation yet";
+                return found.note(what, said);
+            }
+        }
+        let asked: Vec<Option<&CorpId>> = match &account.app {
+            App::Internal { .. } => vec![None],
+            App::ThirdParty { .. } => corps.iter().map(|corp| Some(*corp)).collect(),
+        };
+        for corp in asked {
+            let lane = Lane {
+                account: name.clone(),
+                corp: corp.cloned(),
+            };
+            let Some(credentials) = Credentials::of(&account.app, corp) else {
+                continue;
+            };
+            let what = format!("account {lane}");
+            let issued = self
+                .client
+                .request_token(&credentials, &secret, ticket.as_deref())
+                .await;
+            match issued {
+                Ok(issued) => {
+                    let life = format_duration(issued.lifetime);
+                    found.works(what, format!("gets a token, good for {life}"));
+                    self.permission(&lane, account, &issued.token, published, found)
+                        .await;
+                }
+                // Each of these says what to do.
+                Err(refusal) => found.fails_with(what, &refusal),
+            }
+        }
+    }
+
+    async fn permission(
+        &self,
+        lane: &Lane,
+        account: &Account,
+        token: &AccessToken,
+        published: Option<&Published>,
+        found: &mut Findings,
+    ) {
+        let what = format!("permission of {lane}");
+        match (self.ask, self.store) {
+            (true, Some(store)) => self.ask(store, lane, account, token, what, found).await,
+            (true, None) => found.note(what, "not asked: the call could not be counted"),
+            (false, _) => from_the_daemon(lane, published, what, found),
+        }
+    }
+
+    /// Asks for a key that does not exist. Counted before it goes out, as every call.
+    async fn ask(
+        &self,
+        store: &SqliteStore,
+        lane: &Lane,
+        account: &Account,
+        token: &AccessToken,
+        what: String,
+        found: &mut Findings,
+    ) {
+        let month = common::now().quota_month();
+        match self.is_spent(store, lane, account, &month).await {
+            Ok(false) => {}
+            Ok(true) => return found.note(what, "not asked: the month's budget is spent"),
+            Err(error) => {
+                let said = format!("not asked, since the calls cannot be read: {error}");
+                return found.note(what, said);
+            }
+        }
+        let count = CallCount {
+            lane: lane.clone(),
+            month,
+            calls: 1,
+            throttled: 0,
+        };
+        if let Err(error) = store.count_calls(&[count]).await {
+            let said = format!("not asked, since the call cannot be counted: {error}");
+            return found.note(what, said);
+        }
+        let key = MessageKey::from(NO_KEY);
+        let query = Query {
+            chat: Chat::Private,
+            key: &key,
+            robot_code: account.robot_code.as_ref().map(RobotCode::as_str),
+            conversation: None,
+            page_size: self.settings.endpoint.page_size,
+            next_token: None,
+        };
+        match self.client.query(token, &query).await {
+            Ok(_) => found.works(what, "DingTalk answers its queries"),
+            Err(failure) => refused(&failure, what, found),
+        }
+    }
+
+    async fn is_spent(
+        &self,
+        store: &SqliteStore,
+        lane: &Lane,
+        account: &Account,
+        month: &str,
+    ) -> crate::store::Result<bool> {
+        let Some(budget) = &account.budget else {
+            return Ok(false);
+        };
+        let limit = match budget {
+            Budget::Own(calls) => Some(calls),
+            Budget::Shared(name) => self.settings.budgets.get(name),
+        };
+        let shares = |count: &&CallCount| match budget {
+            Budget::Own(_) => count.lane.account == lane.account,
+            shared => {
+                let other = self.settings.accounts.get(&count.lane.account);
+                other.is_some_and(|other| other.budget.as_ref() == Some(shared))
+            }
+        };
+        let counts = store.calls_in(month).await?;
+        let spent: u64 = counts.iter().filter(shares).map(|count| count.calls).sum();
+        Ok(limit.is_some_and(|limit| spent >= *limit))
+    }
+}
+
+/// What a running daemon knows from its own queries.
+fn from_the_daemon(lane: &Lane, published: Option<&Published>, what: String, found: &mut Findings) {
+    let unknown = "not known, since no query of it was answered yet; `receiptd check --ask` asks once, for a metered call";
+    let corp = lane.corp.as_ref().map(CorpId::as_str);
+    let known = published.and_then(|published| {
+        published.lanes.iter().find(|known| {
+            known.account == lane.account.as_str() && known.corp_id.as_deref() == corp
+        })
+    });
+    let Some(known) = known else {
+        return found.note(what, unknown);
+    };
+    match (&*known.condition, &known.code, known.last_success_at) {
+        ("blocked", Some(code), _) => {
+            let said = format!("the daemon's queries are refused ({code})");
+            found.fails(what, said, remedy(code));
+        }
+        ("quota", Some(code), _) => {
+            let said = format!("no calls are left this month ({code})");
+            found.warns(what, said, remedy(code));
+        }
+        (_, _, Some(at)) => {
+            let ago = common::now().since(crate::receipt::UnixMs(at));
+            let ago = format_duration(Duration::from_secs(ago.as_secs()));
+            found.works(what, format!("DingTalk answered the daemon {ago} ago"));
+        }
+        _ => found.note(what, unknown),
+    }
+}
+
+/// What a refusal of a key that does not exist says of the account.
+fn refused(failure: &Failure, what: String, found: &mut Findings) {
+    let code = failure.code.as_str();
+    match failure.disposition {
+        Disposition::Rejected
+        | Disposition::NotGeneratedOrExpired
+        | Disposition::RestartPaging
+        | Disposition::SmallerPages => {
+            let said = format!("DingTalk answers its queries (a made-up key: {code})");
+            found.works(what, said);
+        }
+        Disposition::Blocked
+            if matches!(
+                code,
+                "resource.not.found" | "template.not.existed" | "template.stopped"
+            ) =>
+        {
+            let said = format!("DingTalk answers its queries (a made-up key: {code})");
+            found.works(what, said);
+        }
+        Disposition::Throttled { .. } => {
+            found.note(what, format!("throttled just now ({code}): try again"));
+        }
+        Disposition::Retry | Disposition::AddressBanned => {
+            found.fails(
+                what,
+                failure.to_string(),
+                "the endpoint is in trouble: try again",
+            );
+        }
+        Disposition::Blocked
+        | Disposition::RobotRejected
+        | Disposition::LaneBlocked
+        | Disposition::RefreshToken
+        | Disposition::QuotaExhausted => found.fails(what, failure.to_string(), remedy(code)),
+    }
+}
