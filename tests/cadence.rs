@@ -104,8 +104,14 @@ fn a_month_is_never_a_call_over_its_budget_and_last_chances_come_first() {
     let crowd = Crowd::log_normal(5.0, 1.8, 0.15);
     let rules = Rules::default();
     // A tenth of the bench's months: 500 calls.
+    let plan = |messages| month::Plan {
+        messages,
+        budget: 500,
+        day: 0,
+        usual: None,
+    };
     let months = [30, 150, 400, 800].map(|messages| {
-        let month = month::run(&crowd, &rules, messages, 500, SEED);
+        let month = month::run(&crowd, &rules, plan(messages), SEED);
         println!(
             "{messages}: {} calls, {:.0} s",
             month.spent,
@@ -126,8 +132,34 @@ fn a_month_is_never_a_call_over_its_budget_and_last_chances_come_first() {
     let [_, _, _, beyond] = months;
     assert!(beyond.dropped > 0);
     let served = beyond.last_chances - beyond.dropped;
+    // What the others cost was spent before the month's rate was known.
     assert!(
-        served > 400,
+        served > 470,
         "{served} last chances of 500 calls, seed {SEED}"
+    );
+    // Where it is known from the start, all are last chances.
+    let known = month::Plan {
+        usual: Some(800.0),
+        ..plan(800)
+    };
+    let known = month::run(&crowd, &rules, known, SEED);
+    assert_eq!(
+        (known.spent, known.last_chances - known.dropped),
+        (500, 500)
+    );
+    // Lanes that begin in mid-month make the same calls last what is left of it.
+    let late = month::Plan {
+        day: 20,
+        ..plan(150)
+    };
+    let late = month::run(&crowd, &rules, late, SEED);
+    assert!(
+        late.spent <= 500 && late.dropped == 0 && late.tally.missed == 0,
+        "seed {SEED}: {late:?}"
+    );
+    assert!(
+        late.tally.mean() < 1.5 * mean[1],
+        "seed {SEED}: {} for {mean:?}",
+        late.tally.mean()
     );
 }

@@ -22,11 +22,15 @@ mod sim;
 
 use std::process::ExitCode;
 
-use options::{Mode, Options};
+use options::{HELP, Mode, Options};
 
 fn main() -> ExitCode {
     match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => {
+        Ok(None) => {
+            println!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        Ok(Some(options)) => {
             let held = match options.mode {
                 Mode::Bounds => report::bounds(&options),
                 Mode::Crowd => report::crowd(&options),

@@ -26,19 +26,27 @@ pub(crate) struct MonthTally {
     pub(crate) targets: (f64, f64),
 }
 
-/// Sends `messages` in a month of `budget` calls, and polls until it ends.
-pub(crate) fn run(
-    crowd: &Crowd,
-    rules: &Rules,
-    messages: u64,
-    budget: u64,
-    seed: u64,
-) -> MonthTally {
+/// What a month is like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Messages sent, evenly by chance, from `day` on.
+    pub(crate) messages: u64,
+    /// Calls that it may cost.
+    pub(crate) budget: u64,
+    /// The day, from 0, on which the first is sent.
+    pub(crate) day: u32,
+    /// Messages a month that are believed to be usual.
+    pub(crate) usual: Option<f64>,
+}
+
+/// Lives a month and polls until it ends.
+pub(crate) fn run(crowd: &Crowd, rules: &Rules, plan: Plan, seed: u64) -> MonthTally {
     let mut random = fastrand::Rng::with_seed(seed);
     let end = MONTH.next_quota_month();
-    let length = end.since(MONTH).as_secs_f64();
-    let mut arrivals: Vec<UnixMs> = (0..messages)
-        .map(|_| MONTH + Duration::from_secs_f64(length * random.f64()))
+    let begin = MONTH + Duration::from_secs(86_400) * plan.day;
+    let length = end.since(begin).as_secs_f64();
+    let mut arrivals: Vec<UnixMs> = (0..plan.messages)
+        .map(|_| begin + Duration::from_secs_f64(length * random.f64()))
         .collect();
     arrivals.sort_unstable();
     let mut arrivals = arrivals.into_iter().peekable();
@@ -49,12 +57,13 @@ pub(crate) fn run(
         ..MonthTally::default()
     };
     let mut month = Month {
-        budget,
+        budget: plan.budget,
         spent: 0,
-        now: MONTH,
+        now: begin,
         owed: 0,
         messages: 0,
-        usual: None,
+        since: begin,
+        usual: plan.usual,
     };
     let mut solved_for = f64::NAN;
     let mut learned_at_solve = 0;
@@ -116,7 +125,7 @@ pub(crate) fn run(
             }
             _ => break,
         }
-        assert!(month.spent <= budget, "a call over budget");
+        assert!(month.spent <= plan.budget, "a call over budget");
     }
     result.spent = month.spent;
     result

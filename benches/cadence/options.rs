@@ -4,11 +4,12 @@ use std::str::FromStr;
 
 use super::crowd::Crowd;
 
-const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 cargo bench --bench cadence -- [MODE] [OPTIONS]
 
 modes (default: the four crowds and their bounds)
-  --month N         a month of N messages on --budget calls (default 5000); 0: the usual series
+  --month N         a month of N messages on --budget calls (default 5000); 0: a series of them
+                    --usual N: so many a month are known to be usual; --day N: the first is sent on this day, from 0
   --change          a crowd whose habits change in mid-run
   --groups          groups of 50 readers, with and without expected_readers
   any crowd option  that one crowd
@@ -50,10 +51,13 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     pub(crate) seeds: u64,
     pub(crate) budget: u64,
+    pub(crate) usual: Option<f64>,
+    pub(crate) day: u32,
 }
 
 impl Options {
-    pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+    /// `None` where help was asked for; an error says what is wrong.
+    pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut options = Self {
             mode: Mode::Bounds,
             crowd: Crowd::log_normal(5.0, 1.8, 0.15),
@@ -63,6 +67,8 @@ impl Options {
             seed: 1,
             seeds: 5,
             budget: 5_000,
+            usual: None,
+            day: 0,
         };
         let (mut median, mut sigma, mut parts) = (5.0, 1.8, vec![]);
         let mut arguments = arguments;
@@ -77,6 +83,7 @@ impl Options {
             match name {
                 // What cargo itself hands over.
                 "--bench" => {}
+                "--help" | "-h" => return Ok(None),
                 "--month" => options.mode = Mode::Month(read(name, &next()?)?),
                 "--change" => options.mode = Mode::Change,
                 "--groups" => options.mode = Mode::Groups,
@@ -85,6 +92,8 @@ impl Options {
                 "--lessons" => options.lessons = read(name, &next()?)?,
                 "--seed" => options.seed = read(name, &next()?)?,
                 "--seeds" => options.seeds = read(name, &next()?)?,
+                "--usual" => options.usual = Some(read(name, &next()?)?),
+                "--day" => options.day = read::<u32>(name, &next()?)?.min(29),
                 "--budget" => options.budget = read(name, &next()?)?,
                 "--median" | "--sigma" | "--part" | "--never" | "--readers" | "--unknown"
                 | "--quiet" => {
@@ -101,7 +110,7 @@ impl Options {
                         _ => crowd.quiet = Some(hours(&next()?)?),
                     }
                 }
-                _ => return Err(HELP.to_owned()),
+                _ => return Err(format!("{name} is not known here\n\n{HELP}")),
             }
         }
         if parts.is_empty() {
@@ -119,7 +128,7 @@ impl Options {
             crowd.never * 100.0,
             crowd.readers
         );
-        Ok(options)
+        Ok(Some(options))
     }
 }
 

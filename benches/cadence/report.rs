@@ -6,7 +6,7 @@ use receiptd::receipt::cadence::Rules;
 
 use super::compare::{self, Row, Scheme};
 use super::crowd::Crowd;
-use super::month;
+use super::month::{self, Plan};
 use super::options::Options;
 use super::sim::{self, Learner, START};
 
@@ -205,13 +205,13 @@ pub(crate) fn month(options: &Options, messages: u64) -> bool {
     );
     let mut held = true;
     for messages in series {
-        let month = month::run(
-            &options.crowd,
-            &rules,
+        let plan = Plan {
             messages,
-            options.budget,
-            options.seed,
-        );
+            budget: options.budget,
+            day: options.day,
+            usual: options.usual,
+        };
+        let month = month::run(&options.crowd, &rules, plan, options.seed);
         held &= month.spent <= options.budget;
         held &= messages > options.budget || month.dropped == 0;
         println!(

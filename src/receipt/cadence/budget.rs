@@ -5,10 +5,14 @@ use std::time::Duration;
 use super::super::UnixMs;
 use super::Rules;
 
-/// The rate of a month that began less than this ago is taken over so long: a few early messages are no rate yet.
-const SHORTEST_ELAPSED: Duration = Duration::from_secs(24 * 3_600);
-/// What is known of the months before weighs as much as so long of this one.
+/// A rate that was counted for less than this is taken over so long: a few early messages are no rate yet. A lane that
+/// sends more than its budget covers must be known for one within hours, since each ordinary poll until then is a last
+/// chance less.
+const SHORTEST_COUNTED: Duration = Duration::from_secs(6 * 3_600);
+/// What is known of the months before weighs as much as so long of this one …
 const USUAL_WEIGHT: Duration = Duration::from_secs(3 * 86_400);
+/// … at first, and nothing from so long on: a week has shown its weekdays itself.
+const USUAL_FADES: Duration = Duration::from_secs(7 * 86_400);
 /// A pending message will spend, besides its last chance, about half of what one still to come will: calls go out early.
 const PENDING_SHARE: f64 = 0.5;
 
@@ -36,6 +40,9 @@ pub struct Month {
     pub owed: u64,
     /// Messages sent since the month began.
     pub messages: u64,
+    /// Since when they were counted: the month's beginning, or the first of them where the lanes are younger than the
+    /// month. A moment outside the month counts as the end of it that is nearer.
+    pub since: UnixMs,
     /// Messages a month that are usual, where that is known: steadies the first days.
     pub usual: Option<f64>,
 }
@@ -50,12 +57,14 @@ pub enum Threshold {
 }
 
 impl Month {
-    /// Calls a message to spend from now on: what is left, less one last chance for each pending message, over the
-    /// messages still to come this month at its rate. Never above `calls_per_message`, which a plentiful budget leaves
-    /// as it is. Below 1 not even the last chances are covered.
+    /// Calls a message to spend from now on, its last chance included: what is left, less one last chance for each
+    /// pending message, over the messages still to come this month at its rate. Never above `calls_per_message`, which
+    /// a plentiful budget leaves as it is. Below 1 not even the last chances are covered.
     pub fn target(&self, rules: &Rules) -> f64 {
-        let to_share = self.to_come() + PENDING_SHARE * count(self.owed);
-        let left = count(self.left().saturating_sub(self.owed));
+        let pending = PENDING_SHARE * count(self.owed);
+        let to_share = self.to_come() + pending;
+        // What one still to come will spend includes its last chance; those of the pending are set aside.
+        let left = count(self.left()) - count(self.owed) + pending;
         if to_share <= 0.0 {
             return if left > 0.0 {
                 rules.calls_per_message
@@ -63,7 +72,7 @@ impl Month {
                 0.0
             };
         }
-        (left / to_share).min(rules.calls_per_message)
+        (left / to_share).clamp(0.0, rules.calls_per_message.max(0.0))
     }
 
     /// Whether a call may go out now. Asked before each call, a month is never a call over its budget.
@@ -85,26 +94,33 @@ impl Month {
 
     /// Messages still to come this month, at its rate.
     pub fn to_come(&self) -> f64 {
+        self.rate() * self.now.next_quota_month().since(self.now).as_secs_f64()
+    }
+
+    /// Messages a second.
+    fn rate(&self) -> f64 {
         let start = self.now.quota_month_start();
-        let end = self.now.next_quota_month();
-        let length = end.since(start).as_secs_f64();
-        let elapsed = self.now.since(start);
+        let counted = self.now.since(self.since.max(start));
         let messages = count(self.messages);
-        let rate = match self.usual {
-            Some(usual) => {
-                let weight = USUAL_WEIGHT.as_secs_f64();
-                let known = usual.max(0.0) / length * weight;
-                (messages + known) / (elapsed.as_secs_f64() + weight)
-            }
-            None => messages / elapsed.max(SHORTEST_ELAPSED).as_secs_f64(),
+        let shortest = counted.max(SHORTEST_COUNTED).as_secs_f64();
+        let Some(usual) = self.usual else {
+            return messages / shortest;
         };
-        rate * end.since(self.now).as_secs_f64()
+        let length = self.now.next_quota_month().since(start).as_secs_f64();
+        let fresh = 1.0 - counted.as_secs_f64() / USUAL_FADES.as_secs_f64();
+        let weight = USUAL_WEIGHT.as_secs_f64() * fresh.max(0.0);
+        let known = usual.max(0.0) / length * weight;
+        let steadied = (messages + known) / (counted.as_secs_f64() + weight).max(1.0);
+        // A month far above the usual is believed sooner: two standard deviations below what it shows is its least.
+        let least = (messages - 2.0 * messages.sqrt()) / shortest;
+        steadied.max(least)
     }
 
     /// Where the month's spend will end if messages keep coming at this rate.
     pub fn forecast(&self, rules: &Rules) -> u64 {
-        let ahead = self.target(rules) * (self.to_come() + PENDING_SHARE * count(self.owed));
-        // Rounded, and cut off at the budget, so it fits.
+        let pending = PENDING_SHARE * count(self.owed);
+        let ahead = self.target(rules) * (self.to_come() + pending) - pending;
+        // Rounded, and cut off at the budget, so it fits; below zero it is zero.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let ahead = ahead.round() as u64;
         self.spent
@@ -150,6 +166,7 @@ mod tests {
             now: MIDDLE,
             owed: 10,
             messages,
+            since: MIDDLE.quota_month_start(),
             usual: None,
         }
     }
@@ -162,7 +179,7 @@ mod tests {
         assert!((month(2_500, 150).to_come() - 150.0).abs() < 1e-6);
         assert_eq!(month(2_500, 150).target(&rules), 12.0);
         let short = month(2_500, 750).target(&rules);
-        assert!((short - 2_490.0 / 755.0).abs() < 1e-9, "{short}");
+        assert!((short - 2_495.0 / 755.0).abs() < 1e-9, "{short}");
         assert!(month(2_500, 4_000).target(&rules) < 1.0);
         assert_eq!(month(5_000, 4_000).target(&rules), 0.0);
     }
@@ -212,5 +229,42 @@ mod tests {
             "{}",
             usual.to_come()
         );
+    }
+
+    #[test]
+    fn a_lane_younger_than_the_month_has_the_rate_of_its_own_days() {
+        let whole = month(0, 100);
+        let young = Month {
+            since: UnixMs(MIDDLE.0 - 86_400_000),
+            ..whole
+        };
+        // A hundred in a day, and fifteen days are left.
+        assert!(
+            (young.to_come() - 1_500.0).abs() < 1e-6,
+            "{}",
+            young.to_come()
+        );
+        for outside in [UnixMs(0), UnixMs(i64::MAX)] {
+            let odd = Month {
+                since: outside,
+                ..whole
+            };
+            assert!(odd.to_come().is_finite() && odd.to_come() >= whole.to_come());
+        }
+    }
+
+    #[test]
+    fn a_month_far_above_the_usual_is_believed_within_a_day() {
+        let start = MIDDLE.quota_month_start();
+        let surprise = |messages, hours: i64| Month {
+            now: UnixMs(start.0 + hours * 3_600_000),
+            since: start,
+            usual: Some(300.0),
+            ..month(0, messages)
+        };
+        // 267 in the first day instead of 10: more than 5,000 are to come, not the 2,000 of a mean with what is usual.
+        assert!(surprise(267, 24).to_come() > 5_000.0);
+        // A few that came together are no surprise.
+        assert!(surprise(5, 1).to_come() < 600.0);
     }
 }
