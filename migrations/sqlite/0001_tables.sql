@@ -146,6 +146,8 @@ CREATE TABLE api_calls (
     month TEXT NOT NULL, -- YYYY-MM, UTC+8
     calls INTEGER NOT NULL DEFAULT 0,
     throttled INTEGER NOT NULL DEFAULT 0,
+    messages INTEGER NOT NULL DEFAULT 0, -- internal: messages polled for the first time in this month …
+    first_at INTEGER, -- internal: … and the first such poll
     PRIMARY KEY (account, corp_id, month)
 );
 

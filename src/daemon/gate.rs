@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use super::Clock;
 use super::address::{Address, Pace, Place};
 use super::health::{Condition, Health};
-use super::lanes::Spent;
+use super::purse::Purse;
 use super::tokens::TicketSource;
 use crate::dingtalk::{
     AccessToken, Client, Credentials, Failure, Freshness, TokenCache, TokenRefusal,
 };
+use crate::receipt::cadence::Call;
 use crate::receipt::{ErrorCode, Lane};
 use crate::settings::{Account, Settings};
 
@@ -24,7 +25,7 @@ pub(super) struct LaneSetup {
     pub(super) credentials: Credentials,
     pub(super) client: Client,
     pub(super) settings: Arc<Settings>,
-    pub(super) budget: Option<Arc<Spent>>,
+    pub(super) purse: Option<Arc<Purse>>,
 }
 
 /// What the calls of a lane share.
@@ -34,8 +35,17 @@ pub(super) struct Gate {
     health: StdMutex<Health>,
     address: Arc<Address>,
     tickets: TicketSource,
+    /// Metered calls made in a month, those included whose result is not written yet.
+    calls: StdMutex<MonthCalls>,
     /// Of the secret and the ticket that were refused last.
     refused: StdMutex<Option<u64>>,
+}
+
+/// Metered calls made in a month (`YYYY-MM` at UTC+8).
+#[derive(Clone, Debug, Default)]
+pub(super) struct MonthCalls {
+    pub(super) month: String,
+    pub(super) calls: u64,
 }
 
 struct Turn {
@@ -62,6 +72,8 @@ pub(super) enum Closed {
     Refused(ErrorCode),
     /// The token endpoint is in trouble: as a *retry* answer, but not metered.
     Trouble(Failure),
+    /// The month cannot afford the call.
+    OverBudget,
 }
 
 /// A walk that has called nobody yet is given back rather than held for a wait longer than this.
@@ -78,6 +90,7 @@ impl Gate {
             health: StdMutex::new(Health::new(Instant::now())),
             address,
             tickets,
+            calls: StdMutex::default(),
             refused: StdMutex::new(None),
         }
     }
@@ -109,6 +122,7 @@ impl Gate {
         &self,
         setup: &LaneSetup,
         clock: &Clock,
+        call: Call,
         fresh: bool,
         kept: Option<Turnstile>,
     ) -> Result<Pass, Closed> {
@@ -118,19 +132,6 @@ impl Gate {
         };
         self.wait_out_pauses(fresh).await?;
         let token = self.token(&mut turn, setup).await?;
-        if let Some(budget) = &setup.budget
-            && !budget.spend(clock.now())
-        {
-            let until = clock.now().next_quota_month().since(clock.now());
-            let code = ErrorCode::from("budget.spent");
-            if self.health().exhaust(Instant::now(), code, until) {
-                tracing::warn!(
-                    account = %self.lane.account,
-                    "account {}: the month's budget is spent; its messages wait for the next month", self.lane
-                );
-            }
-            return Err(Closed::Later);
-        }
         tokio::time::sleep_until(turn.pace.due()).await;
         let Some(place) = self
             .address
@@ -139,6 +140,13 @@ impl Gate {
         else {
             return Err(Closed::Later);
         };
+        // Last of all, so that a call that was counted goes out.
+        if let Some(purse) = &setup.purse
+            && !purse.spend(call, clock.now())
+        {
+            return Err(Closed::OverBudget);
+        }
+        self.count_call(clock, 1, 0);
         turn.pace
             .step(Instant::now(), setup.account.calls_per_second);
         let probe = self.health().is_probing().then_some(Turnstile(turn));
@@ -147,6 +155,40 @@ impl Gate {
             probe,
             _place: place,
         })
+    }
+
+    /// The call that was let through was not metered after all.
+    pub(super) fn unmetered(&self, setup: &LaneSetup, clock: &Clock) {
+        if let Some(purse) = &setup.purse {
+            purse.refund(clock.now());
+        }
+        self.count_call(clock, 0, 1);
+    }
+
+    /// Takes over what was counted before a restart.
+    pub(super) fn load_calls(&self, month: &str, calls: u64) {
+        *self.lock_calls() = MonthCalls {
+            month: month.to_owned(),
+            calls,
+        };
+    }
+
+    /// Metered calls made in the month of the last one.
+    pub(super) fn calls(&self) -> MonthCalls {
+        self.lock_calls().clone()
+    }
+
+    fn count_call(&self, clock: &Clock, more: u64, fewer: u64) {
+        let month = clock.now().quota_month();
+        let mut counted = self.lock_calls();
+        if counted.month != month {
+            *counted = MonthCalls { month, calls: 0 };
+        }
+        counted.calls = (counted.calls + more).saturating_sub(fewer);
+    }
+
+    fn lock_calls(&self) -> MutexGuard<'_, MonthCalls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn wait_out_pauses(&self, fresh: bool) -> Result<(), Closed> {

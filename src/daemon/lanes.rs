@@ -1,39 +1,22 @@
 //! Every lane that has rows, and what the configuration makes of it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::Clock;
 use super::address::Address;
 use super::gate::{Gate, LaneSetup};
+use super::purse::Purse;
 use super::tokens::TicketSource;
 use crate::dingtalk::{Client, ClientError, Credentials};
-use crate::receipt::{ErrorCode, Lane, UnixMs};
+use crate::receipt::{AccountName, ErrorCode, Lane, UnixMs};
 use crate::settings::{Budget, Settings};
 use crate::store::CallCount;
 
-/// Calls that a budget has left, counted before each call goes out.
-#[derive(Debug)]
-pub(super) struct Spent {
-    limit: u64,
-    counted: Mutex<(String, u64)>,
-}
-
-impl Spent {
-    /// Takes one call out of the month's budget; false where it is spent.
-    pub(super) fn spend(&self, now: UnixMs) -> bool {
-        let month = now.quota_month();
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if counted.0 != month {
-            *counted = (month, 0);
-        }
-        let within = counted.1 < self.limit;
-        counted.1 += u64::from(within);
-        within
-    }
-}
-
 /// The lanes, their gates, and what is made anew when the configuration changes.
 pub(super) struct Lanes {
+    clock: Clock,
     gates: Mutex<HashMap<Lane, Arc<Gate>>>,
     made: Mutex<Made>,
     address: Arc<Address>,
@@ -43,54 +26,70 @@ pub(super) struct Lanes {
 struct Made {
     settings: Arc<Settings>,
     client: Client,
-    budgets: HashMap<BudgetName, Arc<Spent>>,
+    purses: HashMap<BudgetName, Arc<Purse>>,
 }
 
 /// Which budget a lane's calls come out of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum BudgetName {
-    Account(String),
+    Account(AccountName),
     Shared(String),
+}
+
+impl BudgetName {
+    /// What the configuration says of it; `None` where it is no longer there.
+    fn monthly_calls(&self, settings: &Settings) -> Option<u64> {
+        match self {
+            Self::Shared(name) => settings.budgets.get(name).copied(),
+            Self::Account(name) => match settings.accounts.get(name)?.budget {
+                Some(Budget::Own(calls)) => Some(calls),
+                _ => None,
+            },
+        }
+    }
+}
+
+impl fmt::Display for BudgetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account(name) => write!(f, "account {name}"),
+            Self::Shared(name) => write!(f, "budget {name}"),
+        }
+    }
 }
 
 impl Lanes {
     pub(super) fn new(
         settings: &Arc<Settings>,
         tickets: TicketSource,
+        clock: Clock,
     ) -> Result<Self, ClientError> {
         let client = Client::new(&settings.endpoint)?;
         Ok(Self {
+            clock,
             gates: Mutex::new(HashMap::new()),
             made: Mutex::new(Made {
                 settings: settings.clone(),
                 client,
-                budgets: HashMap::new(),
+                purses: HashMap::new(),
             }),
             address: Arc::new(Address::new(settings.workers.concurrency)),
             tickets,
         })
     }
 
-    /// Takes over the calls that were counted in this month before a restart.
-    pub(super) fn load_spent(&self, counts: &[CallCount]) {
-        let mut made = self.made();
-        let settings = made.settings.clone();
+    /// Takes over what was counted before a restart, in this month and in the one before.
+    pub(super) fn load(&self, counts: &[CallCount], before: &[CallCount]) {
         for count in counts {
-            let Some(account) = settings.accounts.get(&count.lane.account) else {
-                continue;
-            };
-            let Some(budget) = spent(&mut made, &settings, &count.lane, account.budget.as_ref())
-            else {
-                continue;
-            };
-            let mut counted = budget
-                .counted
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if counted.0 != count.month {
-                *counted = (count.month.clone(), 0);
+            self.gate(&count.lane).load_calls(&count.month, count.calls);
+            if let Some(purse) = self.purse(&count.lane) {
+                purse.load(Some(count), None);
             }
-            counted.1 += count.calls;
+        }
+        for count in before {
+            if let Some(purse) = self.purse(&count.lane) {
+                purse.load(None, Some(count));
+            }
         }
     }
 
@@ -100,35 +99,16 @@ impl Lanes {
         if made.settings.endpoint != settings.endpoint {
             made.client = Client::new(&settings.endpoint)?;
         }
-        // What was counted against a budget whose limit changed stays counted.
-        let old = std::mem::take(&mut made.budgets);
         made.settings = settings.clone();
-        for (name, spent) in old {
-            let limit = match &name {
-                BudgetName::Shared(budget) => settings.budgets.get(budget).copied(),
-                BudgetName::Account(account) => settings
-                    .accounts
-                    .get(&account.as_str().into())
-                    .and_then(|account| match account.budget {
-                        Some(Budget::Own(calls)) => Some(calls),
-                        _ => None,
-                    }),
-            };
-            if let Some(limit) = limit {
-                let counted = spent
-                    .counted
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone();
-                made.budgets.insert(
-                    name,
-                    Arc::new(Spent {
-                        limit,
-                        counted: Mutex::new(counted),
-                    }),
-                );
-            }
-        }
+        // What was counted against a budget whose limit changed stays counted.
+        made.purses
+            .retain(|name, purse| match name.monthly_calls(settings) {
+                Some(calls) => {
+                    purse.set_budget(calls);
+                    true
+                }
+                None => false,
+            });
         drop(made);
         let now = tokio::time::Instant::now();
         for gate in self.gates().values() {
@@ -167,9 +147,19 @@ impl Lanes {
             account: Arc::new(account.clone()),
             credentials,
             client: made.client.clone(),
-            budget: spent(&mut made, &settings, lane, account.budget.as_ref()),
+            purse: purse(&mut made, lane, self.clock.now()),
             settings: settings.clone(),
         })
+    }
+
+    /// The budget that the lane's calls come out of, if any.
+    pub(super) fn purse(&self, lane: &Lane) -> Option<Arc<Purse>> {
+        purse(&mut self.made(), lane, self.clock.now())
+    }
+
+    /// Every budget that a lane was met of.
+    pub(super) fn purses(&self) -> Vec<Arc<Purse>> {
+        self.made().purses.values().cloned().collect()
     }
 
     /// The gates of all lanes that were met so far.
@@ -186,27 +176,15 @@ impl Lanes {
     }
 }
 
-fn spent(
-    made: &mut Made,
-    settings: &Settings,
-    lane: &Lane,
-    budget: Option<&Budget>,
-) -> Option<Arc<Spent>> {
-    let (name, limit) = match budget? {
-        Budget::Own(limit) => (
-            BudgetName::Account(lane.account.as_str().to_owned()),
-            *limit,
-        ),
-        Budget::Shared(name) => (
-            BudgetName::Shared(name.clone()),
-            *settings.budgets.get(name)?,
-        ),
+fn purse(made: &mut Made, lane: &Lane, now: UnixMs) -> Option<Arc<Purse>> {
+    let name = match made.settings.accounts.get(&lane.account)?.budget.as_ref()? {
+        Budget::Own(_) => BudgetName::Account(lane.account.clone()),
+        Budget::Shared(name) => BudgetName::Shared(name.clone()),
     };
-    let made = made.budgets.entry(name).or_insert_with(|| {
-        Arc::new(Spent {
-            limit,
-            counted: Mutex::new((String::new(), 0)),
-        })
-    });
+    let monthly_calls = name.monthly_calls(&made.settings)?;
+    let made = made
+        .purses
+        .entry(name)
+        .or_insert_with_key(|name| Arc::new(Purse::new(name.to_string(), monthly_calls, now)));
     Some(made.clone())
 }

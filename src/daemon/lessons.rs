@@ -50,7 +50,7 @@ impl Lessons {
         for (lane, lesson) in self.0 {
             if lesson.walks > 0 {
                 plans.keep(
-                    lane,
+                    &lane,
                     lesson.habits,
                     lesson.new_messages,
                     lesson.plan.rules(),

@@ -23,6 +23,7 @@ mod lessons;
 mod planner;
 mod plans;
 mod pulse;
+mod purse;
 mod reconciler;
 mod scheduler;
 mod status_file;
@@ -44,6 +45,7 @@ pub use status_file::{Backlog, LaneCondition, LoopBeat, Published, status_path};
 pub use vitals::Vitals;
 
 use crate::dingtalk::ClientError;
+use crate::receipt::UnixMs;
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
 
@@ -88,8 +90,9 @@ pub async fn run<S: Store>(
 ) -> Result<(), DaemonError> {
     let now = settings.borrow().clone();
     let in_flight = Arc::new(in_flight::InFlight::default());
-    let lanes = Arc::new(lanes::Lanes::new(&now, tokens::TicketSource::of(&store))?);
-    lanes.load_spent(&store.calls_in(&clock.now().quota_month()).await?);
+    let tickets = tokens::TicketSource::of(&store);
+    let lanes = Arc::new(lanes::Lanes::new(&now, tickets, clock.clone())?);
+    load_calls(&*store, &lanes, &now, clock.now()).await?;
     let plans = Arc::new(plans::Plans::new(&now, &store.habits().await?));
     let tally = Arc::new(tally::Tally::default());
     let backlog = Arc::new(Mutex::new(None));
@@ -122,6 +125,7 @@ pub async fn run<S: Store>(
         reconciler::Reconciler {
             store: store.clone(),
             clock: clock.clone(),
+            lanes: lanes.clone(),
             plans: plans.clone(),
             in_flight: in_flight.clone(),
             tally: tally.clone(),
@@ -136,6 +140,8 @@ pub async fn run<S: Store>(
             store,
             settings: settings.clone(),
             clock: clock.clone(),
+            lanes: lanes.clone(),
+            plans: plans.clone(),
             in_flight: in_flight.clone(),
             tally,
             backlog: backlog.clone(),
@@ -189,6 +195,36 @@ pub async fn run<S: Store>(
             Ok(())
         }
     }
+}
+
+/// Takes over what was spent before a restart. What a killed daemon had called and not written any more is counted now, as
+/// far as it had published it.
+async fn load_calls<S: Store>(
+    store: &S,
+    lanes: &lanes::Lanes,
+    settings: &Settings,
+    now: UnixMs,
+) -> Result<(), DaemonError> {
+    let month = now.quota_month();
+    let counted = store.calls_in(&month).await?;
+    let unwritten = status_file::read(&settings.database.path)
+        .map(|published| published.unwritten(&month, &counted))
+        .unwrap_or_default();
+    let calls: u64 = unwritten.iter().map(|count| count.calls).sum();
+    if calls > 0 {
+        store.count_calls(&unwritten).await?;
+        tracing::info!(
+            calls,
+            "{calls} calls are counted that were made before receiptd was killed, and whose results were lost"
+        );
+    }
+    let start = now.quota_month_start();
+    let before = (start - Duration::from_secs(1)).quota_month();
+    lanes.load(
+        &store.calls_in(&month).await?,
+        &store.calls_in(&before).await?,
+    );
+    Ok(())
 }
 
 fn ended(

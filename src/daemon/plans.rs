@@ -39,6 +39,10 @@ struct Learned {
     new_messages: u32,
     /// Messages that the policy stands on; `None` where it is still the prior's.
     solved_on: Option<f64>,
+    /// Calls a message that the policy was solved for …
+    solved_for: f64,
+    /// … and those that the lane can afford by now.
+    target: f64,
 }
 
 /// One policy with the rules it was made from.
@@ -47,6 +51,7 @@ pub(super) struct Plan {
     rules: Rules,
     policy: Policy,
     lifetime: Duration,
+    spread: Duration,
 }
 
 impl Plan {
@@ -54,14 +59,16 @@ impl Plan {
         Arc::new(Self {
             policy: Policy::prior(rules),
             lifetime: rules.key_lifetime,
+            spread: Duration::ZERO,
             rules: rules.clone(),
         })
     }
 
-    fn of(rules: &Rules, policy: Policy, habits: &Habits) -> Arc<Self> {
+    fn of(rules: &Rules, policy: Policy, habits: &Habits, spread: Duration) -> Arc<Self> {
         Arc::new(Self {
             policy,
             lifetime: habits.lifetime(rules),
+            spread,
             rules: rules.clone(),
         })
     }
@@ -72,7 +79,7 @@ impl Plan {
             rules: &self.rules,
             policy: &self.policy,
             lifetime: self.lifetime,
-            spread: Duration::ZERO,
+            spread: self.spread,
         }
     }
 
@@ -86,22 +93,24 @@ pub(super) struct Task {
     lane: Lane,
     habits: Habits,
     rules: Rules,
+    target: f64,
 }
 
 /// A solved [`Task`].
 pub(super) struct Solved {
     lane: Lane,
-    plan: Arc<Plan>,
-    on: f64,
+    rules: Rules,
+    habits: Habits,
+    policy: Policy,
 }
 
 impl Task {
     pub(super) fn solve(self) -> Solved {
-        let policy = Policy::solve(&self.habits, &self.rules, self.rules.calls_per_message);
         Solved {
-            plan: Plan::of(&self.rules, policy, &self.habits),
-            on: messages(&self.habits),
+            policy: Policy::solve(&self.habits, &self.rules, self.target),
             lane: self.lane,
+            rules: self.rules,
+            habits: self.habits,
         }
     }
 }
@@ -110,14 +119,19 @@ impl Learned {
     /// Habits whose policy is still to be solved; until then the prior's serves.
     fn unsolved(habits: Habits, prior: &Plan) -> Self {
         Self {
-            plan: Plan::of(&prior.rules, prior.policy.clone(), &habits),
+            plan: Plan::of(&prior.rules, prior.policy.clone(), &habits, prior.spread),
             habits,
             new_messages: 0,
             solved_on: None,
+            solved_for: prior.rules.calls_per_message,
+            target: prior.rules.calls_per_message,
         }
     }
 
     fn is_stale(&self) -> bool {
+        if has_moved(self.solved_for, self.target) {
+            return true;
+        }
         let enough = match self.solved_on {
             Some(on) => FEWEST_NEW + NEW_SHARE * on,
             // Stored habits, or other rules: solved at once where they tell enough.
@@ -154,9 +168,7 @@ impl Plans {
 
     /// The plan in force for a lane.
     pub(super) fn plan(&self, lane: &Lane) -> Arc<Plan> {
-        let kept = self.lock();
-        let learned = kept.lanes.get(lane).map(|learned| &learned.plan);
-        learned.unwrap_or(&kept.prior).clone()
+        self.lock().plan(lane).clone()
     }
 
     /// A lane's plan, and a copy of its habits to learn with.
@@ -169,7 +181,7 @@ impl Plans {
     }
 
     /// Keeps habits that are committed, which `new_messages` more messages have taught under `rules`.
-    pub(super) fn keep(&self, lane: Lane, habits: Habits, new_messages: u32, rules: &Rules) {
+    pub(super) fn keep(&self, lane: &Lane, habits: Habits, new_messages: u32, rules: &Rules) {
         let mut kept = self.lock();
         let prior = kept.prior.clone();
         // The rules may have been changed while the commit was under way.
@@ -178,20 +190,42 @@ impl Plans {
         } else {
             rebinned(&habits, &prior.rules)
         };
-        let learned = kept
-            .lanes
-            .entry(lane)
-            .or_insert_with(|| Learned::unsolved(Habits::prior(&prior.rules), &prior));
+        let learned = kept.learned(lane);
         learned.habits = habits;
         learned.new_messages = learned.new_messages.saturating_add(new_messages);
         let lifetime = learned.habits.lifetime(&prior.rules);
         if lifetime != learned.plan.lifetime {
-            let policy = learned.plan.policy.clone();
-            learned.plan = Plan::of(&prior.rules, policy, &learned.habits);
+            let (policy, spread) = (learned.plan.policy.clone(), learned.plan.spread);
+            learned.plan = Plan::of(&prior.rules, policy, &learned.habits, spread);
         }
         if learned.is_stale() {
             self.changed.notify_one();
         }
+    }
+
+    /// The calls a message that the lane can afford from now on.
+    pub(super) fn aim(&self, lane: &Lane, target: f64) {
+        let mut kept = self.lock();
+        if !kept.lanes.contains_key(lane) && !has_moved(kept.prior.rules.calls_per_message, target)
+        {
+            return;
+        }
+        let learned = kept.learned(lane);
+        learned.target = target;
+        if learned.is_stale() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// How long before their moment the lane's last chances are taken from now on.
+    pub(super) fn set_spread(&self, lane: &Lane, spread: Duration) {
+        let mut kept = self.lock();
+        if kept.plan(lane).spread == spread {
+            return;
+        }
+        let learned = kept.learned(lane);
+        let (rules, policy) = (learned.plan.rules.clone(), learned.plan.policy.clone());
+        learned.plan = Plan::of(&rules, policy, &learned.habits, spread);
     }
 
     /// Resolves when there may be a policy to solve.
@@ -206,22 +240,24 @@ impl Plans {
         let (lane, learned) = kept.lanes.iter_mut().find(|(_, l)| l.is_stale())?;
         learned.new_messages = 0;
         learned.solved_on = Some(messages(&learned.habits));
+        learned.solved_for = learned.target;
         Some(Task {
             lane: lane.clone(),
             habits: learned.habits.clone(),
             rules,
+            target: learned.target,
         })
     }
 
     /// Puts a solved policy in force, unless the rules have changed meanwhile.
     pub(super) fn install(&self, solved: Solved) {
         let mut kept = self.lock();
-        if solved.plan.rules != kept.prior.rules {
+        if solved.rules != kept.prior.rules {
             return;
         }
         if let Some(learned) = kept.lanes.get_mut(&solved.lane) {
-            learned.plan = solved.plan;
-            learned.solved_on = Some(solved.on);
+            let spread = learned.plan.spread;
+            learned.plan = Plan::of(&solved.rules, solved.policy, &solved.habits, spread);
         }
     }
 
@@ -243,6 +279,27 @@ impl Plans {
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Kept {
+    fn plan(&self, lane: &Lane) -> &Arc<Plan> {
+        self.lanes
+            .get(lane)
+            .map_or(&self.prior, |learned| &learned.plan)
+    }
+
+    /// What is learned of a lane; it begins with the prior.
+    fn learned(&mut self, lane: &Lane) -> &mut Learned {
+        let prior = &self.prior;
+        self.lanes
+            .entry(lane.clone())
+            .or_insert_with(|| Learned::unsolved(Habits::prior(&prior.rules), prior))
+    }
+}
+
+/// Whether a target has moved enough for another policy: by 3 %.
+fn has_moved(from: f64, to: f64) -> bool {
+    (to - from).abs() > 0.03 * from.max(1.0)
 }
 
 /// How many messages habits stand on, beyond the prior.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::in_flight::InFlight;
+use super::lanes::Lanes;
 use super::lessons::Lessons;
 use super::plans::Plans;
 use super::pulse::{BEAT, CoreLoop};
@@ -20,6 +21,7 @@ use crate::telemetry::{LineBudget, Repeats};
 pub(super) struct Reconciler<S> {
     pub(super) store: Arc<S>,
     pub(super) clock: Clock,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) plans: Arc<Plans>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) tally: Arc<Tally>,
@@ -85,7 +87,7 @@ impl<S: Store> Reconciler<S> {
                     (settled, lessons) = settle_all(found, &self.plans, now);
                     Writes {
                         messages: settled.iter().map(|change| change.after.clone()).collect(),
-                        calls: count_calls(batch),
+                        calls: count_calls(batch, &settled),
                         habits: lessons.rows(),
                     }
                 })
@@ -93,6 +95,7 @@ impl<S: Store> Reconciler<S> {
             match done {
                 Ok(()) => {
                     lessons.keep(&self.plans);
+                    self.budget(&settled, now);
                     return Ok(settled);
                 }
                 Err(error) if error.is_transient() && !self.stop.hard.is_cancelled() => {
@@ -109,6 +112,38 @@ impl<S: Store> Reconciler<S> {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Tells the budgets what was committed, and the plans what the budgets can afford now.
+    fn budget(&self, settled: &[Settled], now: UnixMs) {
+        let mut lanes: HashMap<&Lane, Vec<&Settled>> = HashMap::new();
+        for change in settled {
+            lanes.entry(&change.after.lane).or_default().push(change);
+        }
+        for (lane, changes) in lanes {
+            let Some(purse) = self.lanes.purse(lane) else {
+                continue;
+            };
+            let ends_at = purse.ends_at(now);
+            let number = |holds: &dyn Fn(&Settled) -> bool| {
+                changes.iter().filter(|change| holds(change)).count() as u64
+            };
+            purse.begun(number(&|change| change.began_at().is_some()), now);
+            purse.shift_owed(
+                number(&|change| change.after.owes_last_chance(ends_at)),
+                number(&|change| change.before.owes_last_chance(ends_at)),
+            );
+            let target = purse.target(self.plans.plan(lane).rules(), now);
+            self.plans.aim(lane, target);
+        }
+    }
+}
+
+impl Settled {
+    /// When the message was polled for the first time, if that was now.
+    fn began_at(&self) -> Option<UnixMs> {
+        let first = self.before.last_polled_at.is_none();
+        self.after.last_polled_at.filter(|_| first)
     }
 }
 
@@ -147,26 +182,30 @@ fn settle_all(found: &[Found<'_>], plans: &Plans, now: UnixMs) -> (Vec<Settled>,
     (settled, lessons)
 }
 
-fn count_calls(batch: &[Outcome]) -> Vec<CallCount> {
-    let mut counts: HashMap<(&Lane, String), (u64, u64)> = HashMap::new();
-    for outcome in batch
-        .iter()
-        .filter(|outcome| outcome.calls > 0 || outcome.throttled > 0)
-    {
-        let key = (&outcome.claim.lane, outcome.started_at.quota_month());
-        let count = counts.entry(key).or_default();
-        count.0 += u64::from(outcome.calls);
-        count.1 += u64::from(outcome.throttled);
+fn count_calls(batch: &[Outcome], settled: &[Settled]) -> Vec<CallCount> {
+    let mut counts: HashMap<(&Lane, String), CallCount> = HashMap::new();
+    let mut of = |lane, at: UnixMs, count: &dyn Fn(&mut CallCount)| {
+        let month = at.quota_month();
+        let entry = counts.entry((lane, month.clone()));
+        count(entry.or_insert_with(|| CallCount::nothing(lane.clone(), month)));
+    };
+    for outcome in batch {
+        if outcome.calls > 0 || outcome.throttled > 0 {
+            of(&outcome.claim.lane, outcome.started_at, &|count| {
+                count.calls += u64::from(outcome.calls);
+                count.throttled += u64::from(outcome.throttled);
+            });
+        }
     }
-    counts
-        .into_iter()
-        .map(|((lane, month), (calls, throttled))| CallCount {
-            lane: lane.clone(),
-            month,
-            calls,
-            throttled,
-        })
-        .collect()
+    for change in settled {
+        if let Some(at) = change.began_at() {
+            of(&change.after.lane, at, &|count| {
+                count.messages += 1;
+                count.first_at = Some(count.first_at.map_or(at, |first| first.min(at)));
+            });
+        }
+    }
+    counts.into_values().collect()
 }
 
 /// One line for a message that finished or was read, as far as the budget of lines goes.

@@ -168,7 +168,8 @@ impl<S: Store> Scheduler<S> {
         let gate = self.lanes.gate(lane);
         gate.reconsider(&setup).await;
         let (from, most) = gate.allowance(setup.account.calls_per_second, share);
-        let due = work.due.is_some_and(|due| due <= now);
+        let jammed = !self.plans.plan(lane).schedule().spread.is_zero();
+        let due = work.due.is_some_and(|due| due <= now || jammed);
         let mut wake = work
             .due
             .filter(|_| !due)
@@ -235,7 +236,8 @@ impl<S: Store> Scheduler<S> {
         memory: &Memory,
     ) -> Result<usize> {
         let ids = self.in_flight.ids();
-        let rows = self.store.due(lane, now, &ids, free).await?;
+        let until = now + self.plans.plan(lane).schedule().spread;
+        let rows = self.store.due(lane, now, until, &ids, free).await?;
         let claimed = rows.len();
         for row in rows {
             self.start(row, now, memory).await;
@@ -263,6 +265,11 @@ impl<S: Store> Scheduler<S> {
         }
         if !admitted.is_empty() {
             self.store.admit(&admitted).await?;
+            if let Some(purse) = self.lanes.purse(lane) {
+                let ends_at = purse.ends_at(now);
+                let owed = admitted.iter().filter(|row| row.owes_last_chance(ends_at));
+                purse.shift_owed(owed.count() as u64, 0);
+            }
         }
         Ok(more)
     }
@@ -288,6 +295,7 @@ impl<S: Store> Scheduler<S> {
         let sent = match self.lanes.setup(&row.lane) {
             Ok(setup) => {
                 let job = Job {
+                    call: self.plans.plan(&row.lane).schedule().call(&row, now),
                     gate: self.lanes.gate(&row.lane),
                     message: row,
                     setup,

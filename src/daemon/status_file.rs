@@ -8,14 +8,17 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Clock;
+use super::gate::MonthCalls;
 use super::health::Condition;
 use super::in_flight::InFlight;
 use super::lanes::Lanes;
 use super::pulse::BEAT;
+use super::purse::Standing;
 use super::vitals::Vitals;
-use crate::receipt::UnixMs;
+use crate::receipt::cadence::Rules;
+use crate::receipt::{Lane, UnixMs};
 use crate::settings::Settings;
-use crate::store::LaneTotals;
+use crate::store::{CallCount, LaneTotals};
 
 /// What the daemon publishes of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +37,9 @@ pub struct Published {
     pub backlog: Option<Backlog>,
     /// Each lane that was met.
     pub lanes: Vec<LaneCondition>,
+    /// Each budget that a lane was met of.
+    #[serde(default)]
+    pub budgets: Vec<BudgetCondition>,
 }
 
 /// When a core loop turned last.
@@ -87,6 +93,57 @@ pub struct LaneCondition {
     pub code: Option<String>,
     /// Unix milliseconds of its last answered call.
     pub last_success_at: Option<i64>,
+    /// The month (`YYYY-MM`, UTC+8) of its last metered call …
+    #[serde(default)]
+    pub month: String,
+    /// … and its metered calls in that month, those included whose result is not written yet.
+    #[serde(default)]
+    pub calls: u64,
+}
+
+/// How a budget stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BudgetCondition {
+    /// `account NAME` or `budget NAME`.
+    pub name: String,
+    /// Metered calls that the month may cost.
+    pub monthly_calls: u64,
+    /// Metered calls made this month.
+    pub spent: u64,
+    /// Last chances that the month still owes.
+    pub owed: u64,
+    /// Calls a message that the cadence aims at now.
+    pub calls_per_message: f64,
+    /// Where the month's spend will end at its present rate.
+    pub forecast: u64,
+}
+
+impl Published {
+    /// What the lanes had called in `month` beyond what is `counted`.
+    pub(super) fn unwritten(&self, month: &str, counted: &[CallCount]) -> Vec<CallCount> {
+        let of_month = self.lanes.iter().filter(|lane| lane.month == month);
+        of_month
+            .filter_map(|published| {
+                let lane = Lane {
+                    account: published.account.as_str().into(),
+                    corp: published.corp_id.as_deref().map(Into::into),
+                };
+                let written = counted.iter().find(|count| count.lane == lane);
+                let calls = published
+                    .calls
+                    .saturating_sub(written.map_or(0, |count| count.calls));
+                (calls > 0).then(|| CallCount {
+                    calls,
+                    ..CallCount::nothing(lane, month.to_owned())
+                })
+            })
+            .collect()
+    }
+}
+
+/// What the last daemon of the database at `database` published; `None` where that cannot be read.
+pub(super) fn read(database: &Path) -> Option<Published> {
+    serde_json::from_slice(&std::fs::read(status_path(database)).ok()?).ok()
 }
 
 /// Where the daemon of the database at `database` publishes.
@@ -129,11 +186,13 @@ impl Publisher {
     }
 
     async fn published(&self, started_at: i64) -> Published {
+        let now = self.clock.now();
+        let rules = self.settings.borrow().cadence.clone();
         let ages = self.vitals.pulse().ages();
         Published {
             pid: std::process::id(),
             started_at,
-            updated_at: self.clock.now().0,
+            updated_at: now.0,
             in_flight: self.in_flight.len(),
             loops: ages
                 .map(|(which, age)| LoopBeat {
@@ -148,7 +207,24 @@ impl Publisher {
                 .iter()
                 .map(|gate| condition(&self.lanes, gate))
                 .collect(),
+            budgets: self
+                .lanes
+                .purses()
+                .iter()
+                .map(|purse| budget(purse.standing(now), &rules))
+                .collect(),
         }
+    }
+}
+
+fn budget(Standing { name, month }: Standing, rules: &Rules) -> BudgetCondition {
+    BudgetCondition {
+        name,
+        monthly_calls: month.budget,
+        spent: month.spent,
+        owed: month.owed,
+        calls_per_message: month.target(rules),
+        forecast: month.forecast(rules),
     }
 }
 
@@ -166,12 +242,15 @@ fn condition(lanes: &Lanes, gate: &super::gate::Gate) -> LaneCondition {
         Ok(_) => (condition, code),
         Err(code) => ("unconfigured", Some(code)),
     };
+    let MonthCalls { month, calls } = gate.calls();
     LaneCondition {
-        account: gate.lane.account.to_string(),
-        corp_id: gate.lane.corp.as_ref().map(ToString::to_string),
+        account: gate.lane.account.as_str().to_owned(),
+        corp_id: gate.lane.corp.as_ref().map(|corp| corp.as_str().to_owned()),
         condition: condition.to_owned(),
         code: code.map(|code| code.to_string()),
         last_success_at,
+        month,
+        calls,
     }
 }
 
@@ -180,4 +259,51 @@ async fn write(path: &Path, published: &Published) -> std::io::Result<()> {
     draft.push(".new");
     tokio::fs::write(&draft, serde_json::to_vec(published)?).await?;
     tokio::fs::rename(&draft, path).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_of_a_killed_daemon_are_those_that_no_row_counts() {
+        let lane = |account: &str, month: &str, calls| LaneCondition {
+            account: account.to_owned(),
+            corp_id: None,
+            condition: "ok".to_owned(),
+            code: None,
+            last_success_at: None,
+            month: month.to_owned(),
+            calls,
+        };
+        let published = Published {
+            pid: 1,
+            started_at: 0,
+            updated_at: 0,
+            in_flight: 0,
+            loops: Vec::new(),
+            backlog: None,
+            lanes: vec![
+                lane("a", "2026-11", 7),
+                lane("b", "2026-11", 3),
+                lane("c", "2026-10", 9),
+            ],
+            budgets: Vec::new(),
+        };
+        let count = |account: &str, calls| {
+            let lane = Lane {
+                account: account.into(),
+                corp: None,
+            };
+            CallCount {
+                calls,
+                ..CallCount::nothing(lane, "2026-11".to_owned())
+            }
+        };
+        let counted = [count("a", 5), count("b", 4)];
+        assert_eq!(published.unwritten("2026-11", &counted), [count("a", 2)]);
+        // Counted once, they are not counted again.
+        let counted = [count("a", 7), count("b", 4)];
+        assert_eq!(published.unwritten("2026-11", &counted), []);
+    }
 }

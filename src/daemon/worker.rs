@@ -14,6 +14,7 @@ use super::pulse::{BEAT, CoreLoop};
 use super::vitals::Vitals;
 use super::{Clock, Stop};
 use crate::dingtalk::{Failure, Page, PageToken, Query};
+use crate::receipt::cadence::Call;
 use crate::receipt::{
     Disposition, ErrorCode, Message, Outcome, SeenReader, SendStatus, UnixMs, UserId, WalkEnd,
 };
@@ -21,6 +22,8 @@ use crate::receipt::{
 /// A claimed row with all that its walk needs.
 pub(super) struct Job {
     pub(super) message: Message,
+    /// What the poll is for, as the budget sees it.
+    pub(super) call: Call,
     pub(super) gate: Arc<Gate>,
     pub(super) setup: LaneSetup,
     /// Cancelled when the row is no longer what was claimed: no further call for it.
@@ -129,11 +132,12 @@ impl Walk {
             () = hard.cancelled() => return Some(WalkEnd::Released),
             () = soft.cancelled(), if fresh => return Some(WalkEnd::Released),
             () = self.job.recall.cancelled() => return Some(WalkEnd::Released),
-            pass = self.job.gate.enter(&self.job.setup, &self.clock, fresh, kept) => pass,
+            pass = self.job.gate.enter(&self.job.setup, &self.clock, self.job.call, fresh, kept) => pass,
         };
         let mut pass = match pass {
             Ok(pass) => pass,
             Err(Closed::Later) => return Some(WalkEnd::Released),
+            Err(Closed::OverBudget) => return Some(WalkEnd::OverBudget),
             Err(Closed::Refused(code)) => return Some(WalkEnd::LaneBlocked(code)),
             Err(Closed::Trouble(failure)) => return self.wait(failure.code).await,
         };
@@ -174,6 +178,7 @@ impl Walk {
             Err(failure) => {
                 if !failure.metered {
                     self.outcome.calls -= 1;
+                    self.job.gate.unmetered(&self.job.setup, &self.clock);
                 }
                 tracing::debug!(
                     message.key = %self.job.message.key, error.code = %failure.code,

@@ -188,6 +188,11 @@ impl Message {
         now.since(self.sent_at)
     }
 
+    /// Whether its last chance is still to come, before `until`.
+    pub fn owes_last_chance(&self, until: UnixMs) -> bool {
+        !self.state.is_final() && self.last_chance_at.is_some_and(|at| at < until)
+    }
+
     /// The fenced claim of this row.
     pub fn claim(&self) -> Claim {
         Claim {

@@ -24,6 +24,6 @@ pub use ids::{
 };
 pub use message::{Chat, Claim, Message, Missing, SendStatus, State};
 pub use outcome::{Outcome, SeenReader, WalkEnd};
-pub use schedule::{Phase, Schedule};
+pub use schedule::{Phase, Schedule, Upcoming, spread};
 pub use settle::{aged_out, settle};
 pub use time::UnixMs;

@@ -63,6 +63,9 @@ pub enum WalkEnd {
     Blocked(ErrorCode),
     /// The lane is refused for now: the row stays due.
     LaneBlocked(ErrorCode),
+    /// The month's budget cannot afford the next call: what was seen counts, and the row waits as
+    /// [`Schedule::refused`](super::Schedule::refused) says.
+    OverBudget,
     /// Given back as it was: a stop, or a lane that may not call. Nothing of the row's schedule changes.
     Released,
     /// Older than `max_age`: ended without a call.

@@ -24,8 +24,66 @@ pub struct Schedule<'a> {
     pub policy: &'a Policy,
     /// How long a key answers: the setting, or what was learned.
     pub lifetime: Duration,
-    /// How far the lane's last chances are spread backwards so that they fit its rate.
+    /// How long before their proper moment last chances are taken, so that all of a lane's fit its rate; see [`spread`].
     pub spread: Duration,
+}
+
+/// Last chances of a lane: up to when, after the ones before, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upcoming {
+    /// The latest of them is due at this moment.
+    pub until: UnixMs,
+    /// How many they are.
+    pub count: u64,
+}
+
+/// A jam is met this long before it would come, since it is looked for once in a while only.
+const FORESIGHT: Duration = Duration::from_secs(300);
+/// Part of the time between a last chance and the end of its key's life that is planned with; the rest is for trouble.
+const PLANNED_SHARE: f64 = 0.5;
+
+/// How long before their proper moment a lane's last chances must be taken from now on, so that all of them are called
+/// before their keys' lives end, at `calls_per_second`. `upcoming` in order of time; each key lives `last_chance` longer
+/// than its last chance is due. Zero where there is time enough, or not yet a jam to begin with.
+///
+/// They are served in the order in which they are due. Where some would come too late if each waited for its moment, the
+/// n-th of them can be served n/rate after a start, which must be before its key's end: the earliest such start is when
+/// they must begin. Once begun, each is taken as soon as its turn comes.
+pub fn spread(
+    upcoming: &[Upcoming],
+    now: UnixMs,
+    calls_per_second: f64,
+    last_chance: Duration,
+) -> Duration {
+    let rate = calls_per_second.max(f64::MIN_POSITIVE);
+    // Seconds after now, negative for what is overdue.
+    let ahead = |at: UnixMs| at.since(now).as_secs_f64() - now.since(at).as_secs_f64();
+    let slack = last_chance.as_secs_f64() * PLANNED_SHARE;
+    let mut served = 0.0;
+    // If each waits for its moment, they are done by then.
+    let mut finished = 0.0_f64;
+    let mut must_start = f64::INFINITY;
+    let mut spread = 0.0_f64;
+    let mut wanted = 0.0;
+    for part in upcoming {
+        // Exact up to 2^53 rows.
+        #[allow(clippy::cast_precision_loss)]
+        let count = part.count as f64;
+        let due = ahead(part.until);
+        spread = spread.max(due - served / rate);
+        served += count;
+        finished = finished.max(due) + count / rate;
+        let start = due + slack - served / rate;
+        if finished > due + slack && start < must_start {
+            must_start = start;
+            // What lies behind the narrowest place needs no hurry.
+            wanted = spread;
+        }
+    }
+    if must_start > FORESIGHT.as_secs_f64() {
+        return Duration::ZERO;
+    }
+    Duration::try_from_secs_f64(wanted).unwrap_or(Duration::ZERO)
 }
 
 /// The ladder's growth: each step lies so much farther from the sending than the one before.
@@ -54,8 +112,8 @@ impl Schedule<'_> {
     /// When `row`, polled at `now`, is polled next.
     pub fn next_poll_at(&self, row: &Message, now: UnixMs, phase: Phase) -> UnixMs {
         let age = row.age(now);
-        let last_chance_age = self.last_chance_age(&row.key);
-        let life_is_over = last_chance_age <= age && age < self.lifetime + self.rules.last_chance;
+        let last_chance_age = self.last_chance_age();
+        let life_is_over = self.is_last(age) && age < self.lifetime + self.rules.last_chance;
         if life_is_over && phase == Phase::Cadence && !self.policy.confirms(&row.key) {
             // A confirming poll is too dear at the present target: the row ends without a call.
             return self.end_of_life(row).max(now + Duration::from_millis(1));
@@ -67,7 +125,7 @@ impl Schedule<'_> {
             _ => self.next_age(row, age),
         };
         let interval = wanted.saturating_sub(age);
-        // The last chance has a spread of its own: jitter would pull the poll planned for it forward, and cost one more.
+        // Jitter would pull the poll planned for the last chance forward, and cost one more.
         let interval = if age < last_chance_age && last_chance_age <= wanted {
             interval
         } else {
@@ -86,8 +144,7 @@ impl Schedule<'_> {
 
     /// What a call for `row` at `now` is for, as the budget sees it.
     pub fn call(&self, row: &Message, now: UnixMs) -> Call {
-        let age = row.age(now);
-        if age < self.last_chance_age(&row.key) {
+        if !self.is_last(row.age(now)) {
             Call::Ordinary
         } else if self.last_chance_at(row, now).is_some() {
             Call::LastChance
@@ -109,8 +166,10 @@ impl Schedule<'_> {
 
     /// When the last chance of `row` is due; `None` once it was taken.
     pub fn last_chance_at(&self, row: &Message, now: UnixMs) -> Option<UnixMs> {
-        let at = row.sent_at + self.last_chance_age(&row.key);
-        let taken = row.last_polled_at.is_some_and(|polled| polled >= at)
+        let at = row.sent_at + self.last_chance_age();
+        let taken = row
+            .last_polled_at
+            .is_some_and(|polled| polled >= at - self.spread)
             || now >= row.sent_at + self.lifetime;
         (!taken).then_some(at)
     }
@@ -122,7 +181,7 @@ impl Schedule<'_> {
 
     fn next_age(&self, row: &Message, age: Duration) -> Duration {
         let confirming = self.lifetime + self.rules.last_chance;
-        if age < self.last_chance_age(&row.key) {
+        if !self.is_last(age) {
             self.policy.next_age(&row.key, age, row.missing())
         } else if age < confirming {
             confirming
@@ -132,15 +191,90 @@ impl Schedule<'_> {
         }
     }
 
-    fn last_chance_age(&self, key: &MessageKey) -> Duration {
-        let spread = self.spread.mul_f64(key.fraction(0));
-        self.lifetime
-            .saturating_sub(self.rules.last_chance)
-            .saturating_sub(spread)
+    /// Whether a poll at `age` is the last chance, or comes after it.
+    fn is_last(&self, age: Duration) -> bool {
+        age + self.spread >= self.last_chance_age()
+    }
+
+    fn last_chance_age(&self) -> Duration {
+        self.lifetime.saturating_sub(self.rules.last_chance)
     }
 
     fn jittered(&self, key: &MessageKey, age: Duration, interval: Duration) -> Duration {
         let salt = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * key.fraction(salt))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMs = UnixMs(1_800_000_000_000);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Serves last chances in their order at `rate`, taking each as soon as `spread` lets it; how many came too late.
+    fn late(due: &[u64], rate: u64, last_chance: Duration) -> usize {
+        let mut queue: Vec<UnixMs> = due.iter().map(|s| NOW + Duration::from_secs(*s)).collect();
+        queue.sort_unstable();
+        let (mut now, mut next, mut late) = (NOW, 0, 0);
+        while next < queue.len() {
+            let upcoming: Vec<Upcoming> = queue[next..]
+                .chunk_by(|a, b| a.0 / 60_000 == b.0 / 60_000)
+                .map(|part| Upcoming {
+                    until: part[part.len() - 1],
+                    count: part.len() as u64,
+                })
+                .collect();
+            let lead = spread(&upcoming, now, rate as f64, last_chance);
+            // Until it is looked at again.
+            for _ in 0..60 {
+                for _ in 0..rate {
+                    if next < queue.len() && queue[next] <= now + lead {
+                        late += usize::from(now > queue[next] + last_chance);
+                        next += 1;
+                    }
+                }
+                now = now + Duration::from_secs(1);
+            }
+        }
+        late
+    }
+
+    #[test]
+    fn a_burst_of_last_chances_fits_the_rate() {
+        // 36,000 at once take half an hour at 20 a second, and live for five minutes more.
+        let burst = vec![7_200; 36_000];
+        assert_eq!(late(&burst, 20, 5 * MINUTE), 0);
+        // A second burst behind the first.
+        let two: Vec<u64> = (0..20_000).map(|n| 4_000 + 500 * (n % 2)).collect();
+        assert_eq!(late(&two, 20, 5 * MINUTE), 0);
+    }
+
+    #[test]
+    fn what_comes_evenly_is_taken_at_its_time() {
+        let evenly: Vec<Upcoming> = (1..1_000)
+            .map(|n| Upcoming {
+                until: NOW + n * MINUTE,
+                count: 900,
+            })
+            .collect();
+        assert_eq!(spread(&evenly, NOW, 20.0, 5 * MINUTE), Duration::ZERO);
+        assert_eq!(spread(&[], NOW, 20.0, 5 * MINUTE), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_jam_far_ahead_is_not_hurried_for_yet() {
+        let far = [Upcoming {
+            until: NOW + 600 * MINUTE,
+            count: 12_000,
+        }];
+        assert_eq!(spread(&far, NOW, 20.0, 5 * MINUTE), Duration::ZERO);
+        // Ten minutes of calls, and seven and a half until the half of their last five minutes is over.
+        let near = [Upcoming {
+            until: NOW + 7 * MINUTE,
+            count: 12_000,
+        }];
+        assert_eq!(spread(&near, NOW, 20.0, 5 * MINUTE), 7 * MINUTE);
     }
 }

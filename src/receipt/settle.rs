@@ -1,9 +1,12 @@
 //! What a walk's outcome makes of a message: the one place where states change.
 
+use super::cadence::Call;
 use super::{ErrorCode, Message, Outcome, Phase, Schedule, SendStatus, State, UnixMs, WalkEnd};
 
 /// `last_error` of a key that expired without ever having been answered.
 const NEVER_GENERATED: &str = "processQueryKey.neverGenerated";
+/// `last_error` of a message whose last chance the month's budget could not afford.
+const BUDGET_SPENT: &str = "budget.spent";
 
 /// The row as it stands after `outcome`, of whose readers `new_readers` were not known before.
 ///
@@ -78,10 +81,12 @@ pub fn settle(
             fail_with(&mut next, code, now);
             next.blocked = true;
         }
+        WalkEnd::OverBudget => over_budget(&mut next, outcome, schedule),
         WalkEnd::Released => {}
         WalkEnd::Aged => next = aged_out(&next, now),
     }
-    if outcome.calls > 0 && next.next_poll_at.is_some() {
+    let moved = next.next_poll_at != row.next_poll_at;
+    if next.next_poll_at.is_some() && (moved || outcome.calls > 0) {
         // A new row that was called at once was never admitted in so many words. One that was given back unscheduled
         // is as new as before.
         next.admitted_at = row.admitted_at.or(Some(now));
@@ -113,6 +118,27 @@ fn cut_short(next: &mut Message, outcome: &Outcome, now: UnixMs, schedule: &Sche
         poll_again(next, now, Phase::Ladder, schedule);
     } else {
         poll_again(next, now, Phase::Cadence, schedule);
+    }
+}
+
+/// The month could not afford the next call. A poll of the cadence that is left out is no error; a last chance that is
+/// dropped stands on the row, since its answer is lost.
+fn over_budget(next: &mut Message, outcome: &Outcome, schedule: &Schedule<'_>) {
+    let now = outcome.ended_at;
+    let call = schedule.call(next, now);
+    if outcome.send_status.is_some() {
+        next.blocked = false;
+    }
+    if outcome.send_status == Some(SendStatus::Success) && all_read(next) {
+        finish(next, State::Complete, now);
+        return;
+    }
+    next.next_poll_at = Some(schedule.refused(next, now));
+    if call == Call::LastChance {
+        fail_with(next, &ErrorCode::from(BUDGET_SPENT), now);
+        next.last_chance_at = None;
+    } else {
+        next.last_chance_at = schedule.last_chance_at(next, now);
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::receipt::{
     AccountName, Chat, ConversationId, CorpId, ErrorCode, Lane, Message, MessageId, MessageKey,
-    Outcome, RobotCode, State, UnixMs, UserId,
+    Outcome, RobotCode, State, UnixMs, Upcoming, UserId,
 };
 
 /// What went wrong, named by what the caller can do about it.
@@ -84,6 +84,24 @@ pub struct CallCount {
     pub calls: u64,
     /// Throttled calls, which are not metered.
     pub throttled: u64,
+    /// Messages polled for the first time …
+    pub messages: u64,
+    /// … and the first such moment.
+    pub first_at: Option<UnixMs>,
+}
+
+impl CallCount {
+    /// Nothing counted yet.
+    pub fn nothing(lane: Lane, month: String) -> Self {
+        Self {
+            lane,
+            month,
+            calls: 0,
+            throttled: 0,
+            messages: 0,
+            first_at: None,
+        }
+    }
 }
 
 /// A lane's learned habits, in a form that only the cadence reads.
@@ -186,11 +204,13 @@ pub trait Store: Send + Sync + 'static {
     /// Writes the schedule of rows that are still pending and not admitted.
     fn admit(&self, rows: &[Message]) -> impl Future<Output = Result<()>> + Send;
 
-    /// Due rows of a lane, overdue last chances first, then by `next_poll_at`; set aside as in [`Self::arrivals`].
+    /// Due rows of a lane, by `next_poll_at`, after those whose last chance is due by `last_chances_until`, which need
+    /// not be due themselves before; set aside as in [`Self::arrivals`].
     fn due(
         &self,
         lane: &Lane,
         now: UnixMs,
+        last_chances_until: UnixMs,
         in_flight: &[MessageId],
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Message>>> + Send;
@@ -247,6 +267,16 @@ pub trait Store: Send + Sync + 'static {
     /// The stored habits of every lane.
     fn habits(&self) -> impl Future<Output = Result<Vec<HabitsRow>>> + Send;
 
+    /// How many pending messages of a lane have their last chance before `until`. Reads an index entry for each.
+    fn owed(&self, lane: &Lane, until: UnixMs) -> impl Future<Output = Result<u64>> + Send;
+
+    /// The last chances of a lane in order of time, those together that lie within `step`. Reads an index entry for each.
+    fn last_chances(
+        &self,
+        lane: &Lane,
+        step: Duration,
+    ) -> impl Future<Output = Result<Vec<Upcoming>>> + Send;
+
     /// Calls counted in a month, lane by lane.
     fn calls_in(&self, month: &str) -> impl Future<Output = Result<Vec<CallCount>>> + Send;
 
@@ -260,7 +290,7 @@ pub trait Store: Send + Sync + 'static {
     /// Inserts messages as a feeder would; how many were new.
     fn add(&self, messages: &[NewMessage]) -> impl Future<Output = Result<u64>> + Send;
 
-    /// Adds calls that no message was asked with: a command's own.
+    /// Adds calls that no outcome brings: a command's own, and those of a process that died before it wrote them.
     fn count_calls(&self, calls: &[CallCount]) -> impl Future<Output = Result<()>> + Send;
 
     /// Makes failed, expired and cancelled messages pending and due at `now`; how many. `limit` rows at most.

@@ -1,6 +1,7 @@
 //! The built daemon, seen from outside: rows inserted by other processes, an endpoint in this one.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod budget;
 mod check;
 mod dispositions;
 mod end_to_end;

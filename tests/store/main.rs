@@ -139,7 +139,10 @@ pub(crate) async fn show<S: Store>(store: &S, key: &str) -> (Message, Vec<String
 /// The one due row of a key's lane.
 pub(crate) async fn claim<S: Store>(store: &S, key: &str, now: UnixMs) -> Message {
     let (message, _) = show(store, key).await;
-    let due = store.due(&message.lane, now, &[], 10_000).await.unwrap();
+    let due = store
+        .due(&message.lane, now, now, &[], 10_000)
+        .await
+        .unwrap();
     due.into_iter()
         .find(|row| row.key.as_str() == key)
         .unwrap_or_else(|| panic!("{key} is not due"))

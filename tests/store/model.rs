@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use receiptd::receipt::{
-    Claim, ErrorCode, Lane, Message, MessageId, MessageKey, Outcome, State, UnixMs,
+    Claim, ErrorCode, Lane, Message, MessageId, MessageKey, Outcome, State, UnixMs, Upcoming,
 };
 use receiptd::store::{
     CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Pruned, Reader, Result,
@@ -33,7 +33,7 @@ struct Tables {
     /// In the order recorded.
     readers: Vec<(MessageKey, Reader)>,
     tickets: BTreeMap<String, String>,
-    calls: BTreeMap<(Lane, String), (u64, u64)>,
+    calls: BTreeMap<(Lane, String), CallCount>,
     habits: BTreeMap<Lane, String>,
 }
 
@@ -107,6 +107,18 @@ impl Tables {
                 && state.is_none_or(|state| state == row.state)
         });
         old.map(|row| row.id).collect()
+    }
+
+    fn count(&mut self, more: CallCount) {
+        let key = (more.lane.clone(), more.month.clone());
+        let Some(sum) = self.calls.get_mut(&key) else {
+            self.calls.insert(key, more);
+            return;
+        };
+        sum.calls += more.calls;
+        sum.throttled += more.throttled;
+        sum.messages += more.messages;
+        sum.first_at = sum.first_at.into_iter().chain(more.first_at).min();
     }
 
     /// Removes readers without a message; how many.
@@ -202,18 +214,34 @@ impl Store for ModelStore {
         &self,
         lane: &Lane,
         now: UnixMs,
+        last_chances_until: UnixMs,
         in_flight: &[MessageId],
         limit: usize,
     ) -> Result<Vec<Message>> {
+        let is_last = |row: &Message| {
+            row.last_chance_at
+                .is_some_and(|at| at <= last_chances_until)
+        };
         let mut due = self.write(|tables| {
+            let held_back = |row: &Message| {
+                let not_before = tables.rows[&row.id].not_before;
+                not_before.is_some_and(|at| at > now) || row.next_poll_at > row.last_chance_at
+            };
+            let due = |row: &Message| row.next_poll_at.is_some_and(|at| at <= now);
+            let early = |row: &Message| is_last(row) && !held_back(row);
+            let ids: BTreeSet<MessageId> = tables
+                .rows
+                .values()
+                .map(|row| &row.message)
+                .filter(|row| row.admitted_at.is_some() && (due(row) || early(row)))
+                .map(|row| row.id)
+                .collect();
             tables.claimable(now, in_flight, |row| {
-                row.lane == *lane
-                    && row.admitted_at.is_some()
-                    && row.next_poll_at.is_some_and(|at| at <= now)
+                row.lane == *lane && ids.contains(&row.id)
             })
         });
         due.sort_by_key(|row| match row.last_chance_at {
-            Some(last_chance) if last_chance <= now => (0, Some(last_chance)),
+            Some(last_chance) if is_last(row) => (0, Some(last_chance)),
             _ => (1, row.next_poll_at),
         });
         due.truncate(limit);
@@ -340,9 +368,7 @@ impl Store for ModelStore {
                 }
             }
             for count in writes.calls {
-                let sum = tables.calls.entry((count.lane, count.month)).or_default();
-                sum.0 += count.calls;
-                sum.1 += count.throttled;
+                tables.count(count);
             }
             for habits in writes.habits {
                 tables.habits.insert(habits.lane, habits.habits);
@@ -363,24 +389,48 @@ impl Store for ModelStore {
     async fn calls_in(&self, month: &str) -> Result<Vec<CallCount>> {
         let tables = self.tables.lock().unwrap();
         let counts = tables.calls.iter().filter(|((_, of), _)| of == month);
-        let counts = counts.map(|((lane, month), (calls, throttled))| CallCount {
-            lane: lane.clone(),
-            month: month.clone(),
-            calls: *calls,
-            throttled: *throttled,
-        });
-        Ok(counts.collect())
+        Ok(counts.map(|(_, count)| count.clone()).collect())
+    }
+
+    async fn owed(&self, lane: &Lane, until: UnixMs) -> Result<u64> {
+        let tables = self.tables.lock().unwrap();
+        let rows = tables.rows.values().map(|row| &row.message);
+        let owed = rows.filter(|row| row.lane == *lane && row.owes_last_chance(until));
+        Ok(owed.count() as u64)
+    }
+
+    async fn last_chances(&self, lane: &Lane, step: Duration) -> Result<Vec<Upcoming>> {
+        let tables = self.tables.lock().unwrap();
+        let rows = tables.rows.values().map(|row| &row.message);
+        let mut due: Vec<UnixMs> = rows
+            .filter(|row| row.lane == *lane && !row.state.is_final())
+            .filter_map(|row| row.last_chance_at)
+            .collect();
+        due.sort_unstable();
+        let mut parts: Vec<Upcoming> = Vec::new();
+        let mut ends_at = UnixMs(0);
+        for at in due {
+            match parts.last_mut().filter(|_| at < ends_at) {
+                Some(part) => {
+                    part.until = at;
+                    part.count += 1;
+                }
+                None => {
+                    ends_at = at + step;
+                    parts.push(Upcoming {
+                        until: at,
+                        count: 1,
+                    });
+                }
+            }
+        }
+        Ok(parts)
     }
 
     async fn count_calls(&self, calls: &[CallCount]) -> Result<()> {
         self.write(|tables| {
             for count in calls {
-                let sum = tables
-                    .calls
-                    .entry((count.lane.clone(), count.month.clone()));
-                let sum = sum.or_default();
-                sum.0 += count.calls;
-                sum.1 += count.throttled;
+                tables.count(count.clone());
             }
         });
         Ok(())

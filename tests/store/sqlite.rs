@@ -258,13 +258,13 @@ async fn rows_that_went_round_the_checks_are_set_aside_and_stop_nobody() {
     assert_eq!(arrivals(store, &[], 9, at(9)).await, []);
     let first: Vec<_> = store.lanes(&[]).await.unwrap();
     for due in &first {
-        store.due(&due.lane, at(9), &[], 100).await.unwrap();
+        store.due(&due.lane, at(9), at(9), &[], 100).await.unwrap();
     }
     let lanes = store.lanes(&[]).await.unwrap();
     let names: Vec<_> = lanes.iter().map(|due| due.lane.to_string()).collect();
     assert_eq!(names, ["x", "zz"]);
     assert_eq!(
-        keys(&store.due(&lane("x"), at(9), &[], 100).await.unwrap()),
+        keys(&store.due(&lane("x"), at(9), at(9), &[], 100).await.unwrap()),
         ["fine"]
     );
     let aside =
@@ -295,6 +295,8 @@ async fn claims_and_counts_use_their_indexes_and_sort_nothing() {
         ("lanes", "messages_due"),
         ("new lanes", "messages_new"),
         ("arrivals", "messages_new"),
+        ("owed", "messages_last_chance"),
+        ("upcoming", "messages_last_chance"),
         (
             "last chances",
             "messages_last_chance (account=? AND <expr>=? AND last_chance_at>? AND last_chance_at<?)",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use receiptd::receipt::{
-    ErrorCode, Lane, Message, MessageKey, SendStatus, State, UnixMs, UserId, WalkEnd,
+    ErrorCode, Lane, Message, MessageKey, SendStatus, State, UnixMs, Upcoming, UserId, WalkEnd,
 };
 use receiptd::store::{CallCount, HabitsRow, NewMessage, Pruned, Reader, Selection, Store, Writes};
 
@@ -186,17 +186,23 @@ async fn due_rows_come_in_order_and_without_those_in_flight<B: Backend>() {
         ("e", "x", at(7)),
     ];
     admitted(store, &rows).await;
-    let due = store.due(&lane("x"), at(5), &[], 10).await.unwrap();
+    let due = store.due(&lane("x"), at(5), at(5), &[], 10).await.unwrap();
     assert_eq!(keys(&due), ["b", "d", "a"]);
     let rest = store
-        .due(&lane("x"), at(5), &[due[1].id], 10)
+        .due(&lane("x"), at(5), at(5), &[due[1].id], 10)
         .await
         .unwrap();
     assert_eq!(keys(&rest), ["b", "a"]);
-    let two = store.due(&lane("x"), at(9), &[], 2).await.unwrap();
+    let two = store.due(&lane("x"), at(9), at(9), &[], 2).await.unwrap();
     assert_eq!(keys(&two), ["b", "d"]);
-    assert_eq!(store.due(&lane("x"), at(2), &[], 9).await.unwrap(), []);
-    assert_eq!(store.due(&lane("z"), at(9), &[], 9).await.unwrap(), []);
+    assert_eq!(
+        store.due(&lane("x"), at(2), at(2), &[], 9).await.unwrap(),
+        []
+    );
+    assert_eq!(
+        store.due(&lane("z"), at(9), at(9), &[], 9).await.unwrap(),
+        []
+    );
 }
 
 async fn overdue_last_chances_go_first<B: Backend>() {
@@ -220,12 +226,82 @@ async fn overdue_last_chances_go_first<B: Backend>() {
         })
         .collect();
     store.admit(&placed).await.unwrap();
-    let all = store.due(&lane("default"), at(10), &[], 10).await.unwrap();
+    let all = store
+        .due(&lane("default"), at(10), at(10), &[], 10)
+        .await
+        .unwrap();
     assert_eq!(keys(&all), ["c", "b", "a", "d"]);
-    let three = store.due(&lane("default"), at(10), &[], 3).await.unwrap();
+    let three = store
+        .due(&lane("default"), at(10), at(10), &[], 3)
+        .await
+        .unwrap();
     assert_eq!(keys(&three), ["c", "b", "a"]);
-    let early = store.due(&lane("default"), at(7), &[], 10).await.unwrap();
+    let early = store
+        .due(&lane("default"), at(7), at(7), &[], 10)
+        .await
+        .unwrap();
     assert_eq!(keys(&early), ["c", "a", "d"]);
+}
+
+/// Where last chances jam, those that are not due yet are asked for too, but never before their feeder allows.
+async fn last_chances_can_be_taken_early<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    let rows = ["soon", "later", "held", "none"].map(new);
+    store.add(&rows).await.unwrap();
+    let mut placed = arrivals(store, &[], 9, T0).await;
+    let last = [Some(at(20)), Some(at(30)), Some(at(20)), None];
+    for (row, last) in placed.iter_mut().zip(last) {
+        row.admitted_at = Some(T0);
+        row.next_poll_at = Some(at(15));
+        row.last_chance_at = last;
+    }
+    // Its feeder wants it later than its last chance.
+    placed[2].next_poll_at = Some(at(25));
+    store.admit(&placed).await.unwrap();
+    let x = lane("default");
+    assert_eq!(store.due(&x, at(10), at(10), &[], 9).await.unwrap(), []);
+    let early = store.due(&x, at(10), at(25), &[], 9).await.unwrap();
+    assert_eq!(keys(&early), ["soon"]);
+    let early = store.due(&x, at(10), at(99), &[], 9).await.unwrap();
+    assert_eq!(keys(&early), ["soon", "later"]);
+    let all = store.due(&x, at(15), at(30), &[], 9).await.unwrap();
+    assert_eq!(keys(&all), ["soon", "later", "none"]);
+}
+
+async fn last_chances_are_counted_for_the_plans<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    store.add(&["a", "b", "c", "d"].map(new)).await.unwrap();
+    store.add(&[new_of("e", "other")]).await.unwrap();
+    let mut placed = arrivals(store, &[], 9, T0).await;
+    let last = [Some(at(10)), Some(at(11)), Some(at(70)), None, Some(at(10))];
+    for (row, last) in placed.iter_mut().zip(last) {
+        row.admitted_at = Some(T0);
+        row.next_poll_at = Some(at(5));
+        row.last_chance_at = last;
+    }
+    store.admit(&placed).await.unwrap();
+    let x = lane("default");
+    assert_eq!(store.owed(&x, at(70)).await.unwrap(), 2);
+    assert_eq!(store.owed(&x, at(71)).await.unwrap(), 3);
+    let minute = Duration::from_secs(60);
+    let parts = store.last_chances(&x, minute).await.unwrap();
+    let part = |until, count| Upcoming { until, count };
+    assert_eq!(parts, [part(at(11), 2), part(at(70), 1)]);
+    assert_eq!(store.last_chances(&lane("y"), minute).await.unwrap(), []);
+    let claimed = claim(store, "a", at(5)).await;
+    store
+        .commit(&[walk(&claimed, at(10), &[])], |found| Writes {
+            messages: vec![Message {
+                state: State::Expired,
+                ..found[0].row.clone().unwrap()
+            }],
+            ..Writes::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(store.owed(&x, at(71)).await.unwrap(), 2);
 }
 
 async fn a_walk_records_readers_once_and_moves_the_row_on<B: Backend>() {
@@ -271,7 +347,10 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
     let names: Vec<String> = (0..300).map(|number| format!("key-{number:03}")).collect();
     let rows: Vec<_> = names.iter().map(|name| (&**name, "x", at(5))).collect();
     admitted(store, &rows).await;
-    let due = store.due(&lane("x"), at(5), &[], 1000).await.unwrap();
+    let due = store
+        .due(&lane("x"), at(5), at(5), &[], 1000)
+        .await
+        .unwrap();
     assert_eq!(due.len(), 300);
     let outcomes: Vec<_> = due
         .iter()
@@ -285,10 +364,11 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
         let write = |found: &[receiptd::store::Found<'_>]| Writes {
             calls: [(lane("x"), 300), (corp.clone(), 7)]
                 .map(|(lane, calls)| CallCount {
-                    lane,
-                    month: "2023-11".into(),
                     calls,
                     throttled: 2,
+                    messages: 1,
+                    first_at: Some(at(10 - round)),
+                    ..CallCount::nothing(lane, "2023-11".to_owned())
                 })
                 .into(),
             habits: vec![HabitsRow {
@@ -304,6 +384,8 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
             .iter()
             .map(|count| (count.lane.clone(), count.calls, count.throttled))
             .collect();
+        let first_at = Some(at(10 - round));
+        assert_eq!((calls[0].messages, calls[0].first_at), (round, first_at));
         assert_eq!(
             figures,
             [
@@ -319,10 +401,9 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
     assert_eq!(store.calls_in("2023-12").await.unwrap(), []);
     // Those of a command come on top.
     let own = CallCount {
-        lane: lane("x"),
-        month: "2023-11".to_owned(),
         calls: 5,
         throttled: 1,
+        ..CallCount::nothing(lane("x"), "2023-11".to_owned())
     };
     store.count_calls(&[own.clone(), own]).await.unwrap();
     let calls = store.calls_in("2023-11").await.unwrap();
@@ -350,7 +431,7 @@ async fn a_stale_claim_adds_its_readers_and_nothing_else<B: Backend>() {
         ("same", "x", at(5)),
     ];
     admitted(store, &rows).await;
-    let due = store.due(&lane("x"), at(5), &[], 10).await.unwrap();
+    let due = store.due(&lane("x"), at(5), at(5), &[], 10).await.unwrap();
     let claims: Vec<_> = due.iter().map(Message::claim).collect();
     assert_eq!(store.stale(&claims).await.unwrap(), []);
     backend.cancel("cancelled").await;
@@ -423,7 +504,10 @@ async fn a_final_row_leaves_the_claims<B: Backend>() {
     );
     let lanes = store.lanes(&[]).await.unwrap();
     assert_eq!(lanes[0].next_poll_at, at(6));
-    let due = store.due(&lane("x"), at(99), &[], 10).await.unwrap();
+    let due = store
+        .due(&lane("x"), at(99), at(99), &[], 10)
+        .await
+        .unwrap();
     assert_eq!(keys(&due), ["b"]);
 }
 
@@ -448,7 +532,7 @@ async fn a_row_that_is_no_message_is_set_aside_once_and_stops_nobody<B: Backend>
         settled(found)
     };
     store.commit(&outcomes, nobody).await.unwrap();
-    let due = store.due(&lane("x"), at(5), &[], 10).await.unwrap();
+    let due = store.due(&lane("x"), at(5), at(5), &[], 10).await.unwrap();
     assert_eq!(keys(&due), ["b"]);
     for key in ["a", "c", "n1"] {
         let (row, _) = show(store, key).await;
@@ -617,7 +701,10 @@ async fn a_row_cancelled_before_it_was_admitted_can_be_retried<B: Backend>() {
     let all = Selection::InState(State::Cancelled, None);
     assert_eq!(store.retry(&all, at(9), 1).await.unwrap(), 1);
     assert_eq!(store.retry(&all, at(9), 9).await.unwrap(), 1);
-    let due = store.due(&lane("default"), at(9), &[], 9).await.unwrap();
+    let due = store
+        .due(&lane("default"), at(9), at(9), &[], 9)
+        .await
+        .unwrap();
     assert_eq!(due.len(), 2);
 }
 
@@ -798,6 +885,8 @@ suite! {
     lanes_tell_their_first_due_row_beyond_those_in_flight
     due_rows_come_in_order_and_without_those_in_flight
     overdue_last_chances_go_first
+    last_chances_can_be_taken_early
+    last_chances_are_counted_for_the_plans
     a_walk_records_readers_once_and_moves_the_row_on
     one_commit_settles_many_and_counts_calls_and_habits
     a_stale_claim_adds_its_readers_and_nothing_else

@@ -160,10 +160,8 @@ impl Accounts<'_> {
             }
         }
         let count = CallCount {
-            lane: lane.clone(),
-            month,
             calls: 1,
-            throttled: 0,
+            ..CallCount::nothing(lane.clone(), month)
         };
         if let Err(error) = store.count_calls(&[count]).await {
             let said = format!("not asked, since the call cannot be counted: {error}");

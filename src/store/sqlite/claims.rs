@@ -6,7 +6,7 @@
 
 use sqlx::sqlite::SqliteRow;
 
-use super::batch::{self, Select, Source, select};
+use super::batch::{self, Query, Select, Source, select};
 use super::rows::{Cells, Decoded};
 use super::{SqliteStore, corp_word, ids_json, limit_word};
 use crate::receipt::{Claim, ErrorCode, Lane, Message, MessageId, UnixMs};
@@ -89,17 +89,21 @@ pub(super) const ARRIVALS: Select = select!(
     ORDER BY id LIMIT ?4"
 );
 
-/// ?1, ?2: the lane, ?3: now, ?4: ids in flight, ?5: how many.
+/// ?1, ?2: the lane, ?3: now, ?4: ids in flight, ?5: how many, ?6: until when. One that is taken before its row is due is
+/// not taken before its feeder's own "not before".
 pub(super) const LAST_CHANCES: Select = select!(
     " FROM messages INDEXED BY messages_last_chance
     WHERE state = 'pending' AND last_chance_at IS NOT NULL
-        AND account = ?1 AND ifnull(corp_id, '') = ?2 AND last_chance_at <= ?3
-        AND admitted_at IS NOT NULL AND next_poll_at <= ?3
+        AND account = ?1 AND ifnull(corp_id, '') = ?2 AND last_chance_at <= ?6
+        AND admitted_at IS NOT NULL
+        AND (next_poll_at <= ?3 OR (
+            last_chance_at > ?3 AND next_poll_at <= last_chance_at AND ifnull(not_before, 0) <= ?3
+        ))
         AND id NOT IN (SELECT value FROM json_each(?4))
     ORDER BY last_chance_at LIMIT ?5"
 );
 
-/// As [`LAST_CHANCES`].
+/// As [`LAST_CHANCES`], without the last parameter.
 pub(super) const DUE: Select = select!(
     " FROM messages INDEXED BY messages_due
     WHERE state = 'pending' AND admitted_at IS NOT NULL
@@ -303,12 +307,15 @@ impl SqliteStore {
         &self,
         lane: &Lane,
         now: UnixMs,
+        last_chances_until: UnixMs,
         in_flight: &[MessageId],
         limit: usize,
     ) -> Result<Vec<Message>> {
-        let mut due = self
-            .lane_rows(&LAST_CHANCES, lane, now, in_flight, limit, Some(now))
-            .await?;
+        let taken = ids_json(in_flight);
+        let rows = batch::read(Source::Pool(&self.readers), &LAST_CHANCES, |query| {
+            of_lane(query, lane, now, &taken, limit).bind(last_chances_until.0)
+        });
+        let mut due = self.sound(rows.await?, Some(now)).await?;
         if due.len() < limit {
             let mut taken = in_flight.to_vec();
             taken.extend(due.iter().map(|row| row.id));
@@ -343,12 +350,7 @@ impl SqliteStore {
     ) -> Result<Vec<Message>> {
         let in_flight = ids_json(in_flight);
         let rows = batch::read(Source::Pool(&self.readers), select, |query| {
-            query
-                .bind(lane.account.as_str().to_owned())
-                .bind(corp_word(lane).to_owned())
-                .bind(until.0)
-                .bind(in_flight.clone())
-                .bind(limit_word(limit))
+            of_lane(query, lane, until, &in_flight, limit)
         });
         self.sound(rows.await?, now).await
     }
@@ -436,6 +438,16 @@ impl SqliteStore {
         transaction.commit().await?;
         Ok(pulled)
     }
+}
+
+/// Binds the lane, a moment, the ids in flight and how many.
+fn of_lane(query: Query, lane: &Lane, until: UnixMs, in_flight: &str, limit: usize) -> Query {
+    query
+        .bind(lane.account.as_str().to_owned())
+        .bind(corp_word(lane).to_owned())
+        .bind(until.0)
+        .bind(in_flight.to_owned())
+        .bind(limit_word(limit))
 }
 
 /// A lane's head in the next three cells (id, account, `corp_id`); where the lane cannot be read, the head and the column.

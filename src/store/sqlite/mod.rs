@@ -2,11 +2,13 @@
 //!
 //! One connection writes, a few read, one watches for other processes' commits. Files by concern: `open` (pragmas, roles),
 //! `migrate` (the schema's versions), `lock` (one daemon a file), `writer` (transactions), `rows` and `batch` (decoding),
-//! `claims`, `results` with `writes`, `commands`, `retention` (the trait's methods by who calls them), `wakeup`, `error`.
+//! `claims`, `results` with `writes`, `counts`, `commands`, `retention` (the trait's methods by who calls them), `wakeup`,
+//! `error`.
 
 mod batch;
 mod claims;
 mod commands;
+mod counts;
 mod error;
 mod lock;
 mod migrate;
@@ -18,6 +20,8 @@ mod wakeup;
 mod writer;
 mod writes;
 
+use std::time::Duration;
+
 use sqlx::Row as _;
 use sqlx::sqlite::SqlitePool;
 
@@ -26,7 +30,7 @@ pub use migrate::Migrating;
 pub use open::{JOURNAL_SIZE_LIMIT, OpenError, Role};
 
 use crate::receipt::{
-    Claim, ErrorCode, Lane, Message, MessageId, MessageKey, Outcome, State, UnixMs,
+    Claim, ErrorCode, Lane, Message, MessageId, MessageKey, Outcome, State, UnixMs, Upcoming,
 };
 use crate::settings::Database;
 use crate::store::{
@@ -79,6 +83,8 @@ impl SqliteStore {
             ("lanes", claims::LANES),
             ("new lanes", claims::NEW_LANES),
             ("arrivals", claims::ARRIVALS.text),
+            ("owed", counts::OWED),
+            ("upcoming", counts::UPCOMING),
             ("last chances", claims::LAST_CHANCES.text),
             ("due", claims::DUE.text),
             ("overaged", claims::OVERAGED.text),
@@ -172,10 +178,12 @@ impl Store for SqliteStore {
         &self,
         lane: &Lane,
         now: UnixMs,
+        last_chances_until: UnixMs,
         in_flight: &[MessageId],
         limit: usize,
     ) -> Result<Vec<Message>> {
-        self.due_rows(lane, now, in_flight, limit).await
+        self.due_rows(lane, now, last_chances_until, in_flight, limit)
+            .await
     }
 
     async fn overaged(
@@ -219,6 +227,14 @@ impl Store for SqliteStore {
 
     async fn habits(&self) -> Result<Vec<HabitsRow>> {
         self.stored_habits().await
+    }
+
+    async fn owed(&self, lane: &Lane, until: UnixMs) -> Result<u64> {
+        self.last_chances_before(lane, until).await
+    }
+
+    async fn last_chances(&self, lane: &Lane, step: Duration) -> Result<Vec<Upcoming>> {
+        self.last_chances_by(lane, step).await
     }
 
     async fn calls_in(&self, month: &str) -> Result<Vec<CallCount>> {

@@ -12,7 +12,7 @@ use super::rows::Cells;
 use super::writes::{json, write};
 use super::{SqliteStore, ids_json, lane_of, not_json};
 use crate::receipt::{Message, MessageId, Outcome, UserId};
-use crate::store::{CallCount, Found, HabitsRow, Result, Writes};
+use crate::store::{Found, HabitsRow, Result, Writes};
 
 /// ?1: ids.
 pub(super) const ROWS: Select =
@@ -133,27 +133,6 @@ impl SqliteStore {
             })
             .collect())
     }
-
-    pub(super) async fn calls_of(&self, month: &str) -> Result<Vec<CallCount>> {
-        let rows = sqlx::query(
-            "SELECT account, corp_id, calls, throttled FROM api_calls WHERE month = ?1",
-        )
-        .bind(month)
-        .fetch_all(&self.readers)
-        .await?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| {
-                let mut cells = Cells::new(row);
-                Some(CallCount {
-                    lane: lane_of(&mut cells)?,
-                    month: month.to_owned(),
-                    calls: super::count(cells.number("calls")?),
-                    throttled: super::count(cells.number("throttled")?),
-                })
-            })
-            .collect())
-    }
 }
 
 /// The outcomes' rows as they are now.
@@ -253,7 +232,7 @@ mod tests {
     use super::super::testing;
     use super::*;
     use crate::receipt::{State, UnixMs, WalkEnd};
-    use crate::store::Store as _;
+    use crate::store::{CallCount, Store as _};
 
     /// A COMMIT that failed may have taken place all the same: repeated, its calls must not be counted twice.
     #[tokio::test]
@@ -284,6 +263,8 @@ mod tests {
                 month: "2026-11".to_owned(),
                 calls: 3,
                 throttled: 1,
+                messages: 1,
+                first_at: None,
             }],
             habits: Vec::new(),
         };

@@ -45,11 +45,15 @@ pub(super) const MOVE_ON: &str = "UPDATE messages
     ) AS new
     WHERE messages.id = new.id";
 
-/// ?1: counts as `[account, corp_id, month, calls, throttled]`.
-const CALLS: &str = "INSERT INTO api_calls (account, corp_id, month, calls, throttled)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM jsonb_each(?1) WHERE true
+/// ?1: counts as `[account, corp_id, month, calls, throttled, messages, first_at]`.
+const CALLS: &str =
+    "INSERT INTO api_calls (account, corp_id, month, calls, throttled, messages, first_at)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6
+    FROM jsonb_each(?1) WHERE true
     ON CONFLICT (account, corp_id, month) DO UPDATE
-    SET calls = calls + excluded.calls, throttled = throttled + excluded.throttled";
+    SET calls = calls + excluded.calls, throttled = throttled + excluded.throttled,
+        messages = messages + excluded.messages,
+        first_at = min(ifnull(first_at, excluded.first_at), ifnull(excluded.first_at, first_at))";
 
 /// ?1: habits as `[account, corp_id, habits]`.
 const HABITS: &str = "INSERT INTO habits (account, corp_id, habits)
@@ -126,6 +130,8 @@ pub(super) async fn add_calls(
                 &count.month,
                 count.calls,
                 count.throttled,
+                count.messages,
+                count.first_at.map(|at| at.0),
             )
         })
         .collect();

@@ -1,0 +1,130 @@
+//! A month's calls are never overdrawn, and last chances come first.
+
+use std::time::{Duration, Instant};
+
+use receiptd::sandbox::SandboxConfig;
+
+use super::harness::{DEFAULT_ACCOUNT, House};
+
+const PENDING: &str = "SELECT count(*) FROM messages WHERE state = 'pending'";
+
+async fn house(accounts: &str) -> House {
+    let mut house = House::new(SandboxConfig::default(), accounts).await;
+    house.set("RECEIPTD__LOG__SUMMARY_INTERVAL", "1s");
+    house.start();
+    house
+}
+
+fn insert(house: &House, account: &str, name: &str, count: usize) {
+    let values: Vec<String> = (0..count)
+        .map(|n| format!("('sb:readers=3,median=2s,expire=20s;{name}-{n}', '{account}')"))
+        .collect();
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, account) VALUES {}",
+        values.join(",")
+    ));
+}
+
+/// How many lines of the log say so.
+fn said(house: &House, what: &str) -> usize {
+    let log = house.log();
+    log.lines().filter(|line| line.contains(what)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_month_thins_the_polls_and_keeps_every_last_chance() {
+    let house = house(&format!("{DEFAULT_ACCOUNT}monthly_calls = 90\n")).await;
+    // At 12 calls each they would cost 360.
+    insert(&house, "default", "m", 30);
+    house.until(PENDING, "0").await;
+    let metered = house.sandbox.counts().metered;
+    assert!(metered <= 90, "{metered} calls\n{}", house.log());
+    let counted = house.sql("SELECT sum(calls), sum(messages) FROM api_calls");
+    assert_eq!(counted, [format!("{metered}|30")]);
+    // The last chance lies at 7.6 s.
+    let without = "SELECT count(*) FROM messages WHERE last_polled_at - sent_at < 7500";
+    assert_eq!(house.sql(without), ["0"], "{}", house.log());
+    assert!(said(&house, "80 % of the 90 calls") <= 1, "{}", house.log());
+    // Nothing failed: a poll that is left out is no error.
+    let failed = "SELECT count(*) FROM messages WHERE state = 'failed'";
+    assert_eq!(house.sql(failed), ["0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_that_share_a_budget_stop_together_and_the_log_says_what_was_dropped() {
+    let shared = DEFAULT_ACCOUNT.to_owned() + "budget = \"both\"\n";
+    let other = shared.replace("accounts.default", "accounts.other");
+    let budget = "[budgets.both]\nmonthly_calls = 12\n";
+    let mut house = house(&format!("{shared}{other}{budget}")).await;
+    insert(&house, "default", "d", 10);
+    insert(&house, "other", "o", 10);
+    house.until(PENDING, "0").await;
+    assert_eq!(house.sandbox.counts().metered, 12, "{}", house.log());
+    for once in ["budget both: 80 % of the 12", "budget both: all 12 calls"] {
+        assert_eq!(said(&house, once), 1, "{once}\n{}", house.log());
+    }
+    assert!(said(&house, "last chances were dropped") > 0);
+    // Rows whose last chance was dropped say why their answer is lost.
+    let dropped = "SELECT count(*) FROM messages WHERE last_error = 'budget.spent'";
+    assert_eq!(house.sql(dropped), ["8"], "{}", house.log());
+    // A restart does not forget what was spent.
+    house.kill();
+    house.start();
+    insert(&house, "default", "late", 1);
+    house.until(PENDING, "0").await;
+    assert_eq!(house.sandbox.counts().metered, 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_a_walk_that_a_kill_cuts_short_are_counted_as_far_as_known() {
+    let mut house = house(DEFAULT_ACCOUNT).await;
+    // A hundred pages, a call each: their result is not written before the last.
+    house.sql(
+        "INSERT INTO messages (process_query_key, chat) VALUES
+         ('sb:readers=20000,median=1ms,sigma=0.1,never=0,latency=300ms,expire=1h;long', 'group')",
+    );
+    let written = || -> u64 {
+        let calls = house.sql("SELECT ifnull(sum(calls), 0) FROM api_calls");
+        calls[0].parse().unwrap()
+    };
+    let published = || {
+        let text = std::fs::read_to_string(house.database().with_extension("db.status"));
+        let status: serde_json::Value = serde_json::from_str(&text.ok()?).ok()?;
+        status["lanes"][0]["calls"].as_u64()
+    };
+    let since = Instant::now();
+    let known = loop {
+        match published() {
+            Some(calls) if calls > written() + 3 => break calls,
+            _ => assert!(since.elapsed().as_secs() < 60, "{}", house.log()),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    house.kill();
+    house.start();
+    let counted = format!("SELECT calls >= {known} FROM api_calls");
+    house.until(&counted, "1").await;
+    let told = "made before receiptd was killed";
+    assert_eq!(said(&house, told), 1, "{}", house.log());
+    // They are counted once: never are there more than were made.
+    let calls: u64 = house.sql("SELECT calls FROM api_calls")[0].parse().unwrap();
+    assert!(calls <= house.sandbox.counts().metered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jam_of_last_chances_begins_early_enough() {
+    let account = DEFAULT_ACCOUNT.replace("calls_per_second = 400", "calls_per_second = 50");
+    let house = house(&account).await;
+    // Their last chances take four seconds at this rate, and come within 0.4 s.
+    let values: Vec<String> = (0..200)
+        .map(|n| format!("('sb:readers=1,median=1s,expire=8s;j{n}')"))
+        .collect();
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key) VALUES {}",
+        values.join(",")
+    ));
+    house.until(PENDING, "0").await;
+    // Each was answered in the second half of its key's life, and after that no more.
+    let late = "SELECT count(*) FROM messages WHERE ifnull(last_complete_at, 0) - sent_at < 2500";
+    assert_eq!(house.sql(late), ["0"], "{}", house.log());
+}
