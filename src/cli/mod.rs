@@ -8,7 +8,9 @@ mod demo;
 mod demo_report;
 mod man;
 mod migrate;
+mod notify;
 mod prune;
+mod reload;
 mod retry;
 mod run;
 mod sandbox;
@@ -53,6 +55,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 (status) nobody 
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Reload(reload::Args),
     Migrate(migrate::Args),
     Check(check::Args),
     Status(status::Args),
@@ -96,6 +99,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = cli.config.as_deref();
     match cli.command {
         Command::Run(args) => run::run(config, &args).await,
+        Command::Reload(args) => reload::run(config, &args).await,
         Command::Migrate(args) => migrate::run(config, &args).await,
         Command::Check(args) => check::run(config, &args).await,
         Command::Status(args) => status::run(config, &args).await,

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{FAILED, MISUSED, common};
+use super::{FAILED, MISUSED, common, notify};
 use crate::daemon::{self, Clock, Stop, Vitals};
+use crate::dingtalk::Client;
 use crate::settings::{DEFAULT_PATH, Loaded, Settings, process_environment};
 use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
 use crate::telemetry::{self, Surroundings, Telemetry};
@@ -66,45 +66,68 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be watched")?;
     let mut hangup = signal(SignalKind::hangup()).context("signals cannot be watched")?;
     let lock = DaemonLock::acquire(&settings.database.path)?;
+    let mut opening = notify::Opening::default();
     let store = SqliteStore::open_reporting(&settings.database, Role::Owner, &mut |step| {
-        tracing::info!(
-            schema.version = step.version,
+        let line = format!(
             "database: bringing the schema to version {}: {}",
-            step.version,
-            step.description
+            step.version, step.description
         );
+        tracing::info!(schema.version = step.version, "{line}");
+        opening.migrates(&line);
     })
     .await?;
+    drop(opening);
     let store = Arc::new(store);
     let database = settings.database.path.clone();
     let (now_in_force, watched) = watch::channel(settings);
     let stop = Stop::default();
+    let vitals = Vitals::default();
     let daemon = daemon::run(
         Arc::clone(&store),
         watched,
         Clock::system(),
-        Vitals::default(),
+        vitals.clone(),
         stop.clone(),
     );
     tokio::pin!(daemon);
+    let status = notify::keep_status(&vitals, stop.soft.clone());
+    let watchdog = notify::Feeder::start(vitals.clone(), stop.soft.clone())
+        .context("no thread can be started")?;
     tracing::info!(
         database.path = %database.display(),
         "receiptd serves {}", database.display()
     );
-    tell(&[NotifyState::Ready]);
+    let mut is_ready = false;
+    // Settings that were read again and that the daemon has yet to take.
+    let mut taking: Option<Arc<Settings>> = None;
     let ended = loop {
         tokio::select! {
             ended = &mut daemon => break ended,
             _ = terminate.recv() => stop_now("SIGTERM", &stop, &now_in_force),
             _ = interrupt.recv() => stop_now("SIGINT", &stop, &now_in_force),
+            () = vitals.ready(), if !is_ready => {
+                is_ready = true;
+                notify::ready();
+            }
             _ = hangup.recv() => {
-                reloading();
-                reload(config, &now_in_force, telemetry);
-                tell(&[NotifyState::Ready]);
+                notify::reloading();
+                match reload(config, &now_in_force, telemetry) {
+                    Ok(new) => taking = Some(new),
+                    Err(refused) => {
+                        taking = None;
+                        vitals.reloaded(Some(refused));
+                        notify::ready();
+                    }
+                }
+            }
+            () = taken(&vitals, taking.as_ref()), if taking.is_some() => {
+                taking = None;
+                vitals.reloaded(None);
+                notify::ready();
             }
         }
     };
-    tell(&[NotifyState::Stopping]);
+    drop((status, watchdog));
     store.close().await;
     drop(lock);
     ended?;
@@ -151,27 +174,32 @@ fn stop_now(signal: &'static str, stop: &Stop, settings: &watch::Sender<Arc<Sett
             "receiptd stops ({signal}): the calls under way have {} to end",
             humantime::format_duration(grace)
         );
-        tell(&[NotifyState::Stopping]);
+        notify::stopping(grace);
         stop.soft.cancel();
     }
 }
 
+async fn taken(vitals: &Vitals, settings: Option<&Arc<Settings>>) {
+    if let Some(settings) = settings {
+        vitals.in_force(settings).await;
+    }
+}
+
+/// Puts the settings in force that stand in the configuration now.
+///
+/// # Errors
+/// Why the old ones stay.
 fn reload(
     config: Option<&Path>,
     now_in_force: &watch::Sender<Arc<Settings>>,
     telemetry: &Telemetry,
-) {
+) -> Result<Arc<Settings>, String> {
     let running = Arc::clone(&now_in_force.borrow());
-    let loaded = match common::settings(config) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            tracing::error!(
-                error = %error,
-                "configuration: the new one is refused, the old one stays: {error}"
-            );
-            return;
-        }
-    };
+    let loaded = common::settings(config).map_err(|error| refused(&error))?;
+    // A certificate file that is no longer there shows only here.
+    if let Err(error) = Client::new(&loaded.settings.endpoint) {
+        return Err(refused(&anyhow::Error::new(error)));
+    }
     for warning in &loaded.warnings {
         tracing::warn!(warning, "configuration: {warning}");
     }
@@ -199,20 +227,16 @@ fn reload(
     }
     let changes = changes.len();
     tracing::info!(changes, "configuration: read again, {changes} changes");
-    now_in_force.send_replace(Arc::new(new));
+    let new = Arc::new(new);
+    now_in_force.send_replace(Arc::clone(&new));
+    Ok(new)
 }
 
-fn reloading() {
-    // systemd takes RELOADING only with the moment it began.
-    match NotifyState::monotonic_usec_now() {
-        Ok(moment) => tell(&[NotifyState::Reloading, moment]),
-        Err(error) => tracing::debug!("systemd is not told of the reload: {error}"),
-    }
-}
-
-/// Tells systemd, where it started us and asked for it.
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(error = %error, "systemd could not be told: {error}");
-    }
+fn refused(error: &impl std::fmt::Display) -> String {
+    let error = format!("{error:#}");
+    tracing::error!(
+        error,
+        "configuration: the new one is refused, the old one stays: {error}"
+    );
+    error
 }

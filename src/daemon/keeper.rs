@@ -37,10 +37,14 @@ pub(super) struct Keeper<S> {
 /// Part of a lane's rate that last chances are planned with; the rest is for trouble.
 const USED_SHARE: f64 = 0.9;
 
+/// The first count, for whoever asks how it stands; after the first calls, which it would hold up on a large table.
+const FIRST_COUNT: Duration = Duration::from_secs(1);
+
 impl<S: Store> Keeper<S> {
     pub(super) async fn run(self) -> std::result::Result<(), DaemonError> {
         let mut repeats = Repeats::new();
         let mut last = Instant::now();
+        let mut first_count = Some(last + FIRST_COUNT);
         // Budgets at once: what they hold back cannot wait for the first summary.
         let mut turn = self.plan_ahead().await;
         loop {
@@ -58,13 +62,18 @@ impl<S: Store> Keeper<S> {
             }
             self.vitals.pulse().beat(CoreLoop::Keeper);
             let next = last + self.settings.borrow().log.summary_interval;
+            let soonest = first_count.map_or(next, |at| at.min(next));
             tokio::select! {
                 () = self.stop.soft.cancelled() => return Ok(()),
-                () = tokio::time::sleep_until(next.min(Instant::now() + BEAT)) => {}
+                () = tokio::time::sleep_until(soonest.min(Instant::now() + BEAT)) => {}
             }
-            turn = if Instant::now() < next {
+            turn = if Instant::now() < soonest {
                 Ok(())
+            } else if Instant::now() < next {
+                first_count = None;
+                self.count().await.map(|_| ())
             } else {
+                first_count = None;
                 last = Instant::now();
                 self.keep().await
             };
@@ -73,13 +82,19 @@ impl<S: Store> Keeper<S> {
 
     /// One turn.
     async fn keep(&self) -> Result<()> {
+        let backlog = self.count().await?;
+        self.summarise(&backlog);
+        self.plan_ahead().await
+    }
+
+    async fn count(&self) -> Result<Backlog> {
         let now = self.clock.now();
         let totals = self.store.totals(now).await?;
+        let calls = self.store.calls_in(&now.quota_month()).await?;
         let wal_bytes = self.store.housekeep().await?;
-        let backlog = Backlog::of(&totals, now, wal_bytes);
-        self.summarise(&backlog);
-        *self.backlog.lock().await = Some(backlog);
-        self.plan_ahead().await
+        let backlog = Backlog::of(&totals, &calls, now, wal_bytes);
+        *self.backlog.lock().await = Some(backlog.clone());
+        Ok(backlog)
     }
 
     /// Counts what the months still owe and what may jam, and plans with it.

@@ -121,6 +121,7 @@ impl<S: Store> Scheduler<S> {
         if let Err(error) = self.lanes.reload(&settings) {
             tracing::error!("the new [endpoint] settings do not take, the old ones stay: {error}");
         }
+        self.vitals.took(settings);
     }
 
     /// Claims what may start; when to look again at the latest.

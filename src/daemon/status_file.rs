@@ -40,6 +40,18 @@ pub struct Published {
     /// Each budget that a lane was met of.
     #[serde(default)]
     pub budgets: Vec<BudgetCondition>,
+    /// The settings, read again.
+    #[serde(default)]
+    pub reloads: Reloads,
+}
+
+/// How often the settings were read again since the start, and how that ended the last time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloads {
+    /// Attempts.
+    pub count: u64,
+    /// Why the last attempt left the old settings in force.
+    pub refused: Option<String>,
 }
 
 /// When a core loop turned last.
@@ -64,10 +76,18 @@ pub struct Backlog {
     pub lag_ms: u64,
     /// The size of the write-ahead log.
     pub wal_bytes: u64,
+    /// Metered calls of the month (UTC+8), of all lanes.
+    #[serde(default)]
+    pub calls_this_month: u64,
 }
 
 impl Backlog {
-    pub(super) fn of(totals: &[LaneTotals], now: UnixMs, wal_bytes: u64) -> Self {
+    pub(super) fn of(
+        totals: &[LaneTotals],
+        calls: &[CallCount],
+        now: UnixMs,
+        wal_bytes: u64,
+    ) -> Self {
         let oldest = totals.iter().filter_map(|lane| lane.oldest_due).min();
         let lag = oldest.map_or(0, |at| now.since(at).as_millis());
         Self {
@@ -76,6 +96,7 @@ impl Backlog {
             due: totals.iter().map(|lane| lane.due).sum(),
             lag_ms: u64::try_from(lag).unwrap_or(u64::MAX),
             wal_bytes,
+            calls_this_month: calls.iter().map(|count| count.calls).sum(),
         }
     }
 }
@@ -168,6 +189,7 @@ impl Publisher {
     pub(super) async fn run(self, stop: CancellationToken) {
         let path = status_path(&self.settings.borrow().database.path);
         let started_at = self.clock.now().0;
+        let mut reloads = self.vitals.reloads();
         loop {
             let published = Arc::new(self.published(started_at).await);
             self.vitals.publish(published.clone());
@@ -181,6 +203,8 @@ impl Publisher {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(BEAT) => {}
+                // Somebody waits for it.
+                Ok(()) = reloads.changed() => {}
             }
         }
     }
@@ -213,6 +237,7 @@ impl Publisher {
                 .iter()
                 .map(|purse| budget(purse.standing(now), &rules))
                 .collect(),
+            reloads: self.vitals.reloads().borrow().clone(),
         }
     }
 }
@@ -289,6 +314,7 @@ mod tests {
                 lane("c", "2026-10", 9),
             ],
             budgets: Vec::new(),
+            reloads: Reloads::default(),
         };
         let count = |account: &str, calls| {
             let lane = Lane {

@@ -6,7 +6,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::pulse::Pulse;
-use super::status_file::Published;
+use super::status_file::{Published, Reloads};
+use crate::settings::Settings;
 
 /// Handed to [`super::run`] by whoever wants to watch. Cheap to clone; clones see the same daemon.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct Vitals {
     ready: CancellationToken,
     pulse: Arc<Pulse>,
     published: Arc<watch::Sender<Option<Arc<Published>>>>,
+    taken: Arc<watch::Sender<Option<Arc<Settings>>>>,
+    reloads: Arc<watch::Sender<Reloads>>,
 }
 
 impl Default for Vitals {
@@ -22,6 +25,8 @@ impl Default for Vitals {
             ready: CancellationToken::new(),
             pulse: Arc::default(),
             published: Arc::new(watch::Sender::new(None)),
+            taken: Arc::new(watch::Sender::new(None)),
+            reloads: Arc::default(),
         }
     }
 }
@@ -40,6 +45,34 @@ impl Vitals {
     /// What the daemon published of itself last; `None` before the first time.
     pub fn published(&self) -> watch::Receiver<Option<Arc<Published>>> {
         self.published.subscribe()
+    }
+
+    /// Resolves once `settings`, handed over on the daemon's channel, are in force for every claim to come.
+    pub async fn in_force(&self, settings: &Arc<Settings>) {
+        let mut taken = self.taken.subscribe();
+        let ours = |taken: &Option<Arc<Settings>>| {
+            taken
+                .as_ref()
+                .is_some_and(|taken| Arc::ptr_eq(taken, settings))
+        };
+        // Fails only where the sender is gone, and we hold it.
+        let _ = taken.wait_for(ours).await;
+    }
+
+    /// The caller read the settings again; `refused` says why the old ones stay. It is published at once.
+    pub fn reloaded(&self, refused: Option<String>) {
+        self.reloads.send_modify(|reloads| {
+            reloads.count += 1;
+            reloads.refused = refused;
+        });
+    }
+
+    pub(super) fn reloads(&self) -> watch::Receiver<Reloads> {
+        self.reloads.subscribe()
+    }
+
+    pub(super) fn took(&self, settings: Arc<Settings>) {
+        self.taken.send_replace(Some(settings));
     }
 
     pub(super) fn set_ready(&self) {

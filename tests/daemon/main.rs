@@ -11,3 +11,4 @@ mod healing;
 mod lanes;
 mod learning;
 mod logs;
+mod notify;

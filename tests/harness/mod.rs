@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use receiptd::sandbox::{Sandbox, SandboxConfig};
 
 /// How long a condition may take at the most.
-const BOUND: Duration = Duration::from_secs(60);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 pub(crate) struct House {
     pub(crate) sandbox: Sandbox,
