@@ -1,17 +1,16 @@
 //! Every lane that has rows, and what the configuration makes of it.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Clock;
 use super::address::Address;
 use super::gate::{Gate, LaneSetup};
-use super::purse::Purse;
+use super::purse::{BudgetName, Purse};
 use super::tokens::TicketSource;
 use crate::dingtalk::{Client, ClientError, Credentials};
-use crate::receipt::{AccountName, ErrorCode, Lane, UnixMs};
-use crate::settings::{Budget, Settings};
+use crate::receipt::{ErrorCode, Lane, UnixMs};
+use crate::settings::Settings;
 use crate::store::CallCount;
 
 /// The lanes, their gates, and what is made anew when the configuration changes.
@@ -27,35 +26,6 @@ struct Made {
     settings: Arc<Settings>,
     client: Client,
     purses: HashMap<BudgetName, Arc<Purse>>,
-}
-
-/// Which budget a lane's calls come out of.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum BudgetName {
-    Account(AccountName),
-    Shared(String),
-}
-
-impl BudgetName {
-    /// What the configuration says of it; `None` where it is no longer there.
-    fn monthly_calls(&self, settings: &Settings) -> Option<u64> {
-        match self {
-            Self::Shared(name) => settings.budgets.get(name).copied(),
-            Self::Account(name) => match settings.accounts.get(name)?.budget {
-                Some(Budget::Own(calls)) => Some(calls),
-                _ => None,
-            },
-        }
-    }
-}
-
-impl fmt::Display for BudgetName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Account(name) => write!(f, "account {name}"),
-            Self::Shared(name) => write!(f, "budget {name}"),
-        }
-    }
 }
 
 impl Lanes {
@@ -177,10 +147,7 @@ impl Lanes {
 }
 
 fn purse(made: &mut Made, lane: &Lane, now: UnixMs) -> Option<Arc<Purse>> {
-    let name = match made.settings.accounts.get(&lane.account)?.budget.as_ref()? {
-        Budget::Own(_) => BudgetName::Account(lane.account.clone()),
-        Budget::Shared(name) => BudgetName::Shared(name.clone()),
-    };
+    let name = BudgetName::of(&made.settings, lane)?;
     let monthly_calls = name.monthly_calls(&made.settings)?;
     let made = made
         .purses

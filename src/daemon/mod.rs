@@ -41,7 +41,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use clock::Clock;
 pub use pulse::{CoreLoop, Pulse};
-pub use status_file::{Backlog, LaneCondition, LoopBeat, Published, Reloads, status_path};
+pub use purse::{Counted, Standing, standing};
+pub use status_file::{
+    Backlog, BudgetCondition, LaneCondition, LoopBeat, Published, Reloads, status_path,
+};
 pub use vitals::Vitals;
 
 use crate::dingtalk::ClientError;

@@ -45,3 +45,42 @@ async fn habits_are_stored_and_outlive_a_kill() {
     house.until("SELECT count(*) FROM habits", "1").await;
     assert!(!house.log().contains("learned anew"), "{}", house.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_shows_what_was_learned_and_where_the_month_will_end() {
+    let account = format!("{DEFAULT_ACCOUNT}monthly_calls = 5000\n");
+    let mut house = House::new(SandboxConfig::default(), &account).await;
+    house.start();
+    insert(&house, "m", 30);
+    let complete = "SELECT count(*) FROM messages WHERE state = 'complete'";
+    house.until(complete, "30").await;
+    let said = house.command("status").arg("--json").output().unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+    let outlook = &status["lanes"][0]["outlook"];
+    let number = |pointer: &str| {
+        let value = outlook.pointer(pointer).and_then(serde_json::Value::as_f64);
+        value.unwrap_or_else(|| panic!("{pointer} in {outlook}"))
+    };
+    let spent = house.sandbox.counts().metered;
+    let spent_here = outlook["budget"]["spent"].as_u64();
+    assert_eq!(spent_here, Some(spent));
+    assert_eq!(outlook["budget"]["monthly_calls"], 5_000);
+    assert!(outlook["budget"]["forecast"].as_u64() >= spent_here);
+    assert!((number("/reads_learned_from") - 30.0).abs() < 0.5);
+    let measured = number("/calls_per_message/measured");
+    let a_message = f64::from(u32::try_from(spent).unwrap()) / 30.0;
+    assert!((measured - a_message).abs() < 0.1, "{outlook}");
+    assert!(number("/mean_delay_s/measured") > 0.0);
+    assert!(number("/calls_per_message/expected") > 0.0);
+    let curve = outlook["read_curve"].as_array().unwrap();
+    let shares: Vec<f64> = curve.iter().map(|p| p[1].as_f64().unwrap()).collect();
+    assert!(shares.is_sorted(), "{shares:?}");
+    // All read within a second or so.
+    assert!(shares[shares.len() - 1] > 0.9, "{shares:?}");
+
+    let said = house.command("status").output().unwrap();
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(text.contains("learned from 30 reads"), "{text}");
+    let budget = format!("account default: {spent} of 5000 calls spent");
+    assert!(text.contains(&budget), "{text}");
+}
