@@ -8,7 +8,7 @@ use crate::receipt::{MessageKey, State, UnixMs};
 use crate::settings::{Loaded, SettingsError, load, process_environment};
 use crate::store::sqlite::{DaemonLock, OpenError, Role, SqliteStore, lock_path};
 
-/// Rows written in one go by `retry` and `prune`, so that the daemon and the feeders have their turn in between.
+/// Rows written in one go by `retry`, so that the daemon and the feeders have their turn in between.
 pub(super) const BATCH: usize = 500;
 
 /// What to say where nobody filled the configuration in yet.

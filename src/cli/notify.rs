@@ -249,6 +249,7 @@ mod tests {
             due: 0,
             lag_ms: 0,
             wal_bytes: 0,
+            wal_held_bytes: 0,
             calls_this_month: 345,
         });
         assert_eq!(

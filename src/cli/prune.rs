@@ -7,14 +7,17 @@ use std::time::Duration;
 use super::common;
 use crate::receipt::State;
 use crate::store::sqlite::Role;
-use crate::store::{Pruned, Store as _};
+use crate::store::{Pruned, Pruning, Store as _};
 
 /// Remove messages that finished long ago, with their readers
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   receiptd prune --older-than 90d --dry-run
-  receiptd prune --older-than 30d --state expired")]
+  receiptd prune --older-than 30d --state expired
+
+Removes in small steps with pauses in between, so that feeders and the daemon are not held up. What it removes is gone
+for good; the file keeps its size and fills the room again.")]
 pub(super) struct Args {
     /// Those that finished so long ago
     #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
@@ -42,13 +45,15 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
     if args.dry_run {
         all = store.prunable(before, args.state).await?;
     } else {
+        let mut pruning = Pruning::default();
         loop {
-            let some = store.prune(before, args.state, common::BATCH).await?;
-            if some == Pruned::default() {
+            let step = pruning.step(&store, before, args.state).await?;
+            if step.pruned == Pruned::default() {
                 break;
             }
-            all.messages += some.messages;
-            all.readers += some.readers;
+            all.messages += step.pruned.messages;
+            all.readers += step.pruned.readers;
+            tokio::time::sleep(step.pause).await;
         }
     }
     store.close().await;

@@ -18,7 +18,7 @@ use super::{Clock, DaemonError, Stop};
 use crate::receipt::cadence::Rules;
 use crate::receipt::{Lane, UnixMs, spread};
 use crate::settings::Settings;
-use crate::store::{LaneDue, Result, Store};
+use crate::store::{LaneDue, Pruned, Result, Store};
 use crate::telemetry::Repeats;
 
 pub(super) struct Keeper<S> {
@@ -40,10 +40,19 @@ const USED_SHARE: f64 = 0.9;
 /// The first count, for whoever asks how it stands; after the first calls, which it would hold up on a large table.
 const FIRST_COUNT: Duration = Duration::from_secs(1);
 
+const MIB: u64 = 1 << 20;
+/// So much of the write-ahead log held back is worth a word in the summary: a checkpoint that met a short read holds less.
+const SOME_HELD: u64 = 16 * MIB;
+/// So much is worth a warning.
+const MUCH_HELD: u64 = 64 * MIB;
+/// How often the database may look at its statistics.
+const OPTIMIZE_EVERY: Duration = Duration::from_secs(3600);
+
 impl<S: Store> Keeper<S> {
     pub(super) async fn run(self) -> std::result::Result<(), DaemonError> {
         let mut repeats = Repeats::new();
         let mut last = Instant::now();
+        let mut optimized = None;
         let mut first_count = Some(last + FIRST_COUNT);
         // Budgets at once: what they hold back cannot wait for the first summary.
         let mut turn = self.plan_ahead().await;
@@ -75,15 +84,17 @@ impl<S: Store> Keeper<S> {
             } else {
                 first_count = None;
                 last = Instant::now();
-                self.keep().await
+                self.keep(&mut repeats, &mut optimized).await
             };
         }
     }
 
     /// One turn.
-    async fn keep(&self) -> Result<()> {
+    async fn keep(&self, repeats: &mut Repeats, optimized: &mut Option<Instant>) -> Result<()> {
         let backlog = self.count().await?;
         self.summarise(&backlog);
+        self.warn_of_wal(&backlog, repeats);
+        self.optimize(optimized).await?;
         self.plan_ahead().await
     }
 
@@ -91,8 +102,8 @@ impl<S: Store> Keeper<S> {
         let now = self.clock.now();
         let totals = self.store.totals(now).await?;
         let calls = self.store.calls_in(&now.quota_month()).await?;
-        let wal_bytes = self.store.housekeep().await?;
-        let backlog = Backlog::of(&totals, &calls, now, wal_bytes);
+        let wal = self.store.checkpoint().await?;
+        let backlog = Backlog::of(&totals, &calls, now, wal);
         *self.backlog.lock().await = Some(backlog.clone());
         Ok(backlog)
     }
@@ -153,37 +164,92 @@ impl<S: Store> Keeper<S> {
         Ok(spread)
     }
 
+    /// Statistics of the database: now and then is enough, and somebody else's turn to write is no reason to hurry.
+    async fn optimize(&self, last: &mut Option<Instant>) -> Result<()> {
+        if last.is_some_and(|at| at.elapsed() < OPTIMIZE_EVERY) {
+            return Ok(());
+        }
+        *last = Some(Instant::now());
+        match self.store.optimize().await {
+            Err(error) if !error.is_transient() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn warn_of_wal(&self, backlog: &Backlog, repeats: &mut Repeats) {
+        if backlog.wal_held_bytes < MUCH_HELD {
+            return;
+        }
+        if let Some(suppressed) = repeats.admit("write-ahead log", std::time::Instant::now()) {
+            let path = self.settings.borrow().database.path.display().to_string();
+            tracing::warn!(
+                wal_bytes = backlog.wal_bytes,
+                wal_held_bytes = backlog.wal_held_bytes,
+                suppressed,
+                "the write-ahead log has grown to {} MiB and cannot be checkpointed: a process keeps a transaction open; \
+                 find it with: fuser -v {path}",
+                backlog.wal_bytes / MIB
+            );
+        }
+    }
+
     fn summarise(&self, backlog: &Backlog) {
+        let counted = self.tally.take();
+        let remarks = remarks(&counted, backlog);
+        let lag = humantime::format_duration(Duration::from_millis(backlog.lag_ms));
+        let (pending, due) = (backlog.pending, backlog.due);
         let Counted {
             polls,
             calls,
             throttled,
             readers,
             finished,
+            pruned,
             lines_left_out,
-        } = self.tally.take();
-        let Backlog {
-            pending,
-            due,
-            lag_ms,
-            wal_bytes,
-            ..
-        } = *backlog;
-        let lag = humantime::format_duration(Duration::from_millis(lag_ms));
+        } = counted;
         tracing::info!(
-            pending,
-            due,
-            lag_ms,
-            in_flight = self.in_flight.len(),
+            messages.pending = pending,
+            messages.due = due,
+            messages.in_flight = self.in_flight.len(),
+            messages.finished = finished,
+            lag_ms = backlog.lag_ms,
             polls,
-            calls,
-            throttled,
-            readers,
-            finished,
+            calls.metered = calls,
+            calls.throttled = throttled,
+            readers.new = readers,
+            pruned.messages = pruned.messages,
+            pruned.readers = pruned.readers,
             lines_left_out,
-            wal_bytes,
+            wal_bytes = backlog.wal_bytes,
+            wal_held_bytes = backlog.wal_held_bytes,
             "summary: {pending} pending, {due} due (the oldest for {lag}), {polls} polls with {calls} calls, \
-             {readers} readers seen, {finished} messages finished"
+             {readers} readers seen, {finished} messages finished{remarks}"
         );
     }
+}
+
+/// What a summary adds where there is something to add.
+fn remarks(counted: &Counted, backlog: &Backlog) -> String {
+    let mut remarks = String::new();
+    let mut add = |remark: String| {
+        remarks.push_str(", ");
+        remarks.push_str(&remark);
+    };
+    if counted.throttled > 0 {
+        add(format!("{} calls throttled", counted.throttled));
+    }
+    if counted.pruned != Pruned::default() {
+        let Pruned { messages, readers } = counted.pruned;
+        add(format!("{messages} messages and {readers} readers removed"));
+    }
+    if counted.lines_left_out > 0 {
+        add(format!("{} lines left out", counted.lines_left_out));
+    }
+    if backlog.wal_held_bytes >= SOME_HELD {
+        let held = backlog.wal_held_bytes / MIB;
+        add(format!(
+            "{held} MiB of the write-ahead log cannot be checkpointed: a process keeps a transaction open"
+        ));
+    }
+    remarks
 }

@@ -6,7 +6,8 @@
 //!     └────────────── what is in flight ◄───────┘
 //! ```
 //!
-//! Beside them the keeper counts, prunes and writes the summary, and the planner solves policies.
+//! Beside them the keeper counts and writes the summary, the planner solves policies, and the pruner removes what finished
+//! long ago.
 //!
 //! Both channels are bounded: a full one is the only back-pressure. What is claimed stays in flight until its outcome
 //! is committed, so a crash costs no key more than one repeated poll.
@@ -22,6 +23,7 @@ mod lanes;
 mod lessons;
 mod planner;
 mod plans;
+mod pruner;
 mod pulse;
 mod purse;
 mod reconciler;
@@ -138,6 +140,17 @@ pub async fn run<S: Store>(
         }
         .run(),
     );
+    let mut pruner = tokio::spawn(
+        pruner::Pruner {
+            store: store.clone(),
+            settings: settings.clone(),
+            clock: clock.clone(),
+            tally: tally.clone(),
+            vitals: vitals.clone(),
+            stop: stop.clone(),
+        }
+        .run(),
+    );
     let mut keeper = tokio::spawn(
         keeper::Keeper {
             store,
@@ -172,6 +185,7 @@ pub async fn run<S: Store>(
         end = &mut reconciler => ended(CoreLoop::Reconciler, end),
         end = &mut keeper => ended(CoreLoop::Keeper, end),
         end = &mut planner => ended(CoreLoop::Planner, end),
+        end = &mut pruner => ended(CoreLoop::Pruner, end),
     };
     if early.is_err() {
         stop.hard.cancel();

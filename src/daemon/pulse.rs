@@ -17,16 +17,19 @@ pub enum CoreLoop {
     Keeper,
     /// Policies from habits.
     Planner,
+    /// Retention.
+    Pruner,
 }
 
 impl CoreLoop {
     /// Every loop.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Scheduler,
         Self::Workers,
         Self::Reconciler,
         Self::Keeper,
         Self::Planner,
+        Self::Pruner,
     ];
 
     /// Its name in logs and in `status`.
@@ -37,6 +40,7 @@ impl CoreLoop {
             Self::Reconciler => "reconciler",
             Self::Keeper => "keeper",
             Self::Planner => "planner",
+            Self::Pruner => "pruner",
         }
     }
 }

@@ -18,7 +18,7 @@ use super::vitals::Vitals;
 use crate::receipt::cadence::Rules;
 use crate::receipt::{Lane, UnixMs};
 use crate::settings::Settings;
-use crate::store::{CallCount, LaneTotals};
+use crate::store::{CallCount, LaneTotals, WriteAheadLog};
 
 /// What the daemon publishes of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -76,6 +76,9 @@ pub struct Backlog {
     pub lag_ms: u64,
     /// The size of the write-ahead log.
     pub wal_bytes: u64,
+    /// How much of it a foreign transaction holds back from the file.
+    #[serde(default)]
+    pub wal_held_bytes: u64,
     /// Metered calls of the month (UTC+8), of all lanes.
     #[serde(default)]
     pub calls_this_month: u64,
@@ -86,7 +89,7 @@ impl Backlog {
         totals: &[LaneTotals],
         calls: &[CallCount],
         now: UnixMs,
-        wal_bytes: u64,
+        wal: WriteAheadLog,
     ) -> Self {
         let oldest = totals.iter().filter_map(|lane| lane.oldest_due).min();
         let lag = oldest.map_or(0, |at| now.since(at).as_millis());
@@ -95,7 +98,8 @@ impl Backlog {
             pending: totals.iter().map(|lane| lane.pending).sum(),
             due: totals.iter().map(|lane| lane.due).sum(),
             lag_ms: u64::try_from(lag).unwrap_or(u64::MAX),
-            wal_bytes,
+            wal_bytes: wal.bytes,
+            wal_held_bytes: wal.held_bytes,
             calls_this_month: calls.iter().map(|count| count.calls).sum(),
         }
     }

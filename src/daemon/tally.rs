@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::store::Pruned;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Tally(Mutex<Counted>);
@@ -19,6 +21,8 @@ pub(super) struct Counted {
     pub(super) readers: u64,
     /// Messages that became final.
     pub(super) finished: u64,
+    /// What retention removed.
+    pub(super) pruned: Pruned,
     /// Lines about messages that the log was spared.
     pub(super) lines_left_out: u64,
 }
@@ -31,6 +35,8 @@ impl Tally {
         sum.throttled += more.throttled;
         sum.readers += more.readers;
         sum.finished += more.finished;
+        sum.pruned.messages += more.pruned.messages;
+        sum.pruned.readers += more.pruned.readers;
         sum.lines_left_out += more.lines_left_out;
     }
 

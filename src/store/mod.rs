@@ -2,10 +2,13 @@
 //!
 //! Methods are grouped by who calls them. The behaviour suite in `tests/store` is what a backend has to pass.
 
+mod pruning;
 pub mod sqlite;
 
 use std::future::Future;
 use std::time::Duration;
+
+pub use pruning::{Pruning, Step};
 
 use crate::receipt::{
     AccountName, Chat, ConversationId, CorpId, ErrorCode, Lane, Message, MessageId, MessageKey,
@@ -180,6 +183,15 @@ pub struct Pruned {
     pub readers: u64,
 }
 
+/// The write-ahead log after a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteAheadLog {
+    /// How large it is on disk.
+    pub bytes: u64,
+    /// How much of it could not be moved into the file, since an open transaction may still need what the file holds.
+    pub held_bytes: u64,
+}
+
 /// The database as receiptd uses it. Every write is all or nothing, and idempotent where it may be repeated after an
 /// error whose outcome is unknown.
 pub trait Store: Send + Sync + 'static {
@@ -327,8 +339,11 @@ pub trait Store: Send + Sync + 'static {
     /// Counts over the table, lane by lane. Reads every index entry: at most once a summary interval.
     fn totals(&self, now: UnixMs) -> impl Future<Output = Result<Vec<LaneTotals>>> + Send;
 
-    /// Housekeeping of the file: a passive checkpoint and `PRAGMA optimize`; how large the WAL is, in bytes.
-    fn housekeep(&self) -> impl Future<Output = Result<u64>> + Send;
+    /// Moves what is in the write-ahead log into the file, as far as no reader holds it back.
+    fn checkpoint(&self) -> impl Future<Output = Result<WriteAheadLog>> + Send;
+
+    /// Lets the database bring its statistics up to date, where it thinks that worth while. For once an hour or so.
+    fn optimize(&self) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// How long a statement waits for another process's lock before it says [`StoreError::Busy`]. Shorter than the

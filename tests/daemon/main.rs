@@ -8,7 +8,9 @@ mod end_to_end;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod healing;
+mod idle;
 mod lanes;
 mod learning;
 mod logs;
 mod notify;
+mod retention;

@@ -9,7 +9,7 @@ use receiptd::receipt::{
 };
 use receiptd::store::{
     CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Pruned, Reader, Result,
-    Selection, Store, Writes,
+    Selection, Store, WriteAheadLog, Writes,
 };
 use tokio::sync::watch;
 
@@ -592,8 +592,12 @@ impl Store for ModelStore {
         Ok(lanes.into_values().collect())
     }
 
-    async fn housekeep(&self) -> Result<u64> {
-        Ok(0)
+    async fn checkpoint(&self) -> Result<WriteAheadLog> {
+        Ok(WriteAheadLog::default())
+    }
+
+    async fn optimize(&self) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -417,7 +417,7 @@ async fn a_file_that_was_replaced_or_deleted_is_the_end() {
         if replace {
             std::fs::write(&backend.path, "").unwrap();
         }
-        let error = backend.store.housekeep().await.unwrap_err();
+        let error = backend.store.checkpoint().await.unwrap_err();
         assert!(matches!(error, StoreError::Unusable(_)), "{error:?}");
         assert!(error.to_string().contains("receiptd.db"), "{error}");
         let waiting = tokio::time::timeout(Duration::from_secs(10), async {

@@ -35,7 +35,7 @@ use crate::receipt::{
 use crate::settings::Database;
 use crate::store::{
     CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Pruned, Reader, Result,
-    Selection, Store, StoreError, Writes,
+    Selection, Store, StoreError, WriteAheadLog, Writes,
 };
 
 /// "rcpt": `PRAGMA application_id` of our files, as the first migration sets it.
@@ -279,8 +279,12 @@ impl Store for SqliteStore {
         self.lane_totals(now).await
     }
 
-    async fn housekeep(&self) -> Result<u64> {
-        self.keep_house().await
+    async fn checkpoint(&self) -> Result<WriteAheadLog> {
+        self.checkpoint_passively().await
+    }
+
+    async fn optimize(&self) -> Result<()> {
+        self.optimize_statistics().await
     }
 }
 

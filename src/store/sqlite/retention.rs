@@ -1,12 +1,14 @@
 //! Removing what is finished, and keeping the file in shape.
 
 use sqlx::Row as _;
+use sqlx::sqlite::SqliteConnection;
 
 use super::lock::beside;
+use super::open::JOURNAL_SIZE_LIMIT;
 use super::rows::Cells;
 use super::{SqliteStore, count, limit_word};
 use crate::receipt::{State, UnixMs};
-use crate::store::{Pruned, Result, StoreError};
+use crate::store::{LOCK_PATIENCE, Pruned, Result, WriteAheadLog};
 
 /// The groups of final rows (lane and state) that hold a row finished before ?1, stepping from group to group through
 /// the index; then rows of those, ?3 at most. ?2: a state, or NULL for all.
@@ -125,31 +127,63 @@ impl SqliteStore {
         Ok(Pruned { messages, readers })
     }
 
-    pub(super) async fn keep_house(&self) -> Result<u64> {
+    pub(super) async fn checkpoint_passively(&self) -> Result<WriteAheadLog> {
         self.wakeup.check_file()?;
         let (mut idle, mut connection) = self.writer.outside().await?;
         // PASSIVE takes what no reader holds back. The other modes wait for readers with the write lock held.
         let rows = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)")
             .fetch_all(&mut connection)
             .await?;
-        // A row of (busy, frames, checkpointed); it is no error if another process checkpoints just now.
-        let _busy: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
-        // Statistics where the planner would want them; it reads a bounded part of an index, and mostly finds nothing
-        // to do. Somebody else's turn to write is no reason to fail: there is a next time.
+        // A row of (busy, frames, frames checkpointed). It is no error if another process checkpoints just now: frames
+        // are -1 then.
+        let (frames, done): (i64, i64) = match rows.first() {
+            Some(row) => (row.try_get(1)?, row.try_get(2)?),
+            None => (0, 0),
+        };
+        let wal = beside(self.writer.path(), "-wal");
+        let size = || std::fs::metadata(&wal).map_or(0, |metadata| metadata.len());
+        if frames == done && size() > JOURNAL_SIZE_LIMIT {
+            cut_back(&mut connection).await?;
+        }
+        let page = sqlx::query("PRAGMA page_size")
+            .fetch_all(&mut connection)
+            .await?;
+        let page: i64 = page.first().map_or(Ok(0), |row| row.try_get(0))?;
+        *idle = Some(connection);
+        drop(idle);
+        Ok(WriteAheadLog {
+            bytes: size(),
+            held_bytes: count(frames - done) * count(page),
+        })
+    }
+
+    pub(super) async fn optimize_statistics(&self) -> Result<()> {
+        let (mut idle, mut connection) = self.writer.outside().await?;
+        // It reads a bounded part of an index, and mostly finds nothing to do.
         sqlx::query("PRAGMA analysis_limit = 400")
             .execute(&mut connection)
             .await?;
-        let optimized = sqlx::query("PRAGMA optimize")
+        sqlx::query("PRAGMA optimize")
             .execute(&mut connection)
-            .await
-            .map_err(StoreError::from);
-        match optimized {
-            Ok(_) | Err(StoreError::Busy) => {}
-            Err(error) => return Err(error),
-        }
+            .await?;
         *idle = Some(connection);
-        drop(idle);
-        let wal = beside(self.writer.path(), "-wal");
-        Ok(std::fs::metadata(wal).map_or(0, |metadata| metadata.len()))
+        Ok(())
     }
+}
+
+/// Cuts back a log that had to grow. The limit of this connection does so only where it happens to be the one that starts
+/// the log anew; a feeder's connection has none. Without patience: whoever waits here holds the write lock.
+async fn cut_back(connection: &mut SqliteConnection) -> Result<()> {
+    let patience = format!("PRAGMA busy_timeout = {}", LOCK_PATIENCE.as_millis());
+    for statement in [
+        "PRAGMA busy_timeout = 0",
+        // That a reader is in the way is no error but an answer.
+        "PRAGMA wal_checkpoint(TRUNCATE)",
+        &patience,
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(statement.to_owned()))
+            .fetch_all(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
