@@ -44,12 +44,24 @@ impl Pace {
 pub(super) struct Address {
     pace: Mutex<Pace>,
     places: Arc<Semaphore>,
+    concurrency: usize,
     banned_until: std::sync::Mutex<Option<Instant>>,
 }
 
-/// A place among the calls under way.
+/// A place among the calls under way, and among those of its lane.
 #[derive(Debug)]
-pub(super) struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub(super) struct Place {
+    #[expect(dead_code, reason = "held for its drop")]
+    places: OwnedSemaphorePermit,
+    #[expect(dead_code, reason = "held for its drop")]
+    of_lane: OwnedSemaphorePermit,
+}
+
+/// The places that one lane may take.
+pub(super) type LanePlaces = Arc<Semaphore>;
+/// One lane never takes the last of so many parts of the places: where each of its calls hangs until the time-out, the
+/// others go on.
+const PARTS_LEFT: usize = 8;
 
 /// How long DingTalk bans an address.
 const BAN: Duration = Duration::from_secs(300);
@@ -59,17 +71,26 @@ impl Address {
         Self {
             pace: Mutex::new(Pace::new()),
             places: Arc::new(Semaphore::new(concurrency)),
+            concurrency,
             banned_until: std::sync::Mutex::new(None),
         }
     }
 
-    /// Waits for the address's turn and a free place, then counts the call. One walk of each lane waits here.
-    pub(super) async fn enter(&self, calls_per_second: u32) -> Option<Place> {
+    /// The places of one lane.
+    pub(super) fn lane_places(&self) -> LanePlaces {
+        let left = self.concurrency.div_ceil(PARTS_LEFT);
+        Arc::new(Semaphore::new(self.concurrency.saturating_sub(left).max(1)))
+    }
+
+    /// Waits for a place of the lane, the address's turn and a free place, then counts the call. One walk of each lane
+    /// waits here.
+    pub(super) async fn enter(&self, lane: &LanePlaces, calls_per_second: u32) -> Option<Place> {
+        let of_lane = lane.clone().acquire_owned().await.ok()?;
         let mut pace = self.pace.lock().await;
         tokio::time::sleep_until(pace.due()).await;
-        let place = self.places.clone().acquire_owned().await.ok()?;
+        let places = self.places.clone().acquire_owned().await.ok()?;
         pace.step(Instant::now(), calls_per_second);
-        Some(Place(place))
+        Some(Place { places, of_lane })
     }
 
     pub(super) fn ban(&self) {

@@ -7,7 +7,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use super::Clock;
-use super::address::{Address, Pace, Place};
+use super::address::{Address, LanePlaces, Pace, Place};
 use super::health::{Condition, Health};
 use super::purse::Purse;
 use super::tokens::TicketSource;
@@ -34,6 +34,7 @@ pub(super) struct Gate {
     turn: Arc<Mutex<Turn>>,
     health: StdMutex<Health>,
     address: Arc<Address>,
+    places: LanePlaces,
     tickets: TicketSource,
     /// Metered calls made in a month, those included whose result is not written yet.
     calls: StdMutex<MonthCalls>,
@@ -88,6 +89,7 @@ impl Gate {
                 tokens: TokenCache::default(),
             })),
             health: StdMutex::new(Health::new(Instant::now())),
+            places: address.lane_places(),
             address,
             tickets,
             calls: StdMutex::default(),
@@ -135,7 +137,7 @@ impl Gate {
         tokio::time::sleep_until(turn.pace.due()).await;
         let Some(place) = self
             .address
-            .enter(setup.settings.endpoint.calls_per_second)
+            .enter(&self.places, setup.settings.endpoint.calls_per_second)
             .await
         else {
             return Err(Closed::Later);

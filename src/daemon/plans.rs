@@ -314,3 +314,133 @@ fn rebinned(habits: &Habits, rules: &Rules) -> Habits {
         Habits::prior(rules)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receipt::cadence::Observation;
+    use crate::receipt::{Message, Missing, Outcome, UnixMs, WalkEnd};
+    use crate::settings;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn lane() -> Lane {
+        Lane {
+            account: "a".into(),
+            corp: None,
+        }
+    }
+
+    fn settings(text: &str) -> Settings {
+        let path = std::path::Path::new("test.toml");
+        let loaded = settings::from_text(path, text, std::iter::empty());
+        loaded.unwrap().settings
+    }
+
+    /// When a message that was just sent is polled first.
+    fn first_poll(plans: &Plans) -> Duration {
+        let plan = plans.plan(&lane());
+        let schedule = plan.schedule();
+        let key = "key".into();
+        schedule
+            .policy
+            .next_age(&key, Duration::ZERO, Missing::Known(1))
+    }
+
+    fn solve_all(plans: &Plans) -> usize {
+        std::iter::from_fn(|| plans.next_task())
+            .map(|task| plans.install(task.solve()))
+            .count()
+    }
+
+    /// Habits of a crowd of which each reads within seconds.
+    fn quick(mut habits: Habits, messages: u32) -> Habits {
+        let sent_at = UnixMs(1_800_000_000_000);
+        for _ in 0..messages {
+            let row = Message {
+                last_complete_at: Some(sent_at + Duration::from_secs(2)),
+                ..Message::sample(sent_at, Some(1))
+            };
+            let at = sent_at + Duration::from_secs(4);
+            let walk = Outcome {
+                calls: 1,
+                ..Outcome::without_call(row.claim(), at, WalkEnd::Complete)
+            };
+            habits.learn(&Observation::of(&row, &walk, 1, &row).unwrap());
+        }
+        habits
+    }
+
+    #[test]
+    fn a_smaller_target_is_solved_once_and_polls_later() {
+        let plans = Plans::new(&settings(""), &[]);
+        assert_eq!(solve_all(&plans), 0);
+        let before = first_poll(&plans);
+        plans.aim(&lane(), 12.2);
+        assert_eq!(solve_all(&plans), 0, "less than 3 % is no other target");
+        plans.aim(&lane(), 3.0);
+        assert_eq!(solve_all(&plans), 1);
+        assert!(first_poll(&plans) > before);
+        plans.aim(&lane(), 3.0);
+        assert_eq!(solve_all(&plans), 0);
+        plans.aim(&lane(), 12.0);
+        assert_eq!(solve_all(&plans), 1);
+        assert_eq!(first_poll(&plans), before);
+    }
+
+    #[test]
+    fn enough_new_messages_are_solved_for() {
+        let plans = Plans::new(&settings(""), &[]);
+        let before = first_poll(&plans);
+        let (plan, habits) = plans.study(&lane());
+        let few = quick(habits, 49);
+        plans.keep(&lane(), few.clone(), 49, plan.rules());
+        assert_eq!(solve_all(&plans), 0);
+        let enough = quick(few, 1);
+        plans.keep(&lane(), enough.clone(), 1, plan.rules());
+        assert_eq!(solve_all(&plans), 1);
+        assert!(first_poll(&plans) < before);
+        // From then on, fifty and a tenth of what it stands on.
+        let more = quick(enough, 55);
+        plans.keep(&lane(), more.clone(), 54, plan.rules());
+        assert_eq!(solve_all(&plans), 0);
+        plans.keep(&lane(), more, 1, plan.rules());
+        assert_eq!(solve_all(&plans), 1);
+    }
+
+    #[test]
+    fn new_rules_keep_what_was_learned_and_drop_what_was_solved_for_the_old_ones() {
+        let plans = Plans::new(&settings(""), &[]);
+        let (plan, habits) = plans.study(&lane());
+        plans.keep(&lane(), quick(habits, 400), 400, plan.rules());
+        let task = plans.next_task().unwrap();
+        plans.reload(&settings(
+            "[cadence]\nkey_lifetime = \"12h\"\nmax_interval = \"12h\"\n",
+        ));
+        // Solved for rules that are no longer in force.
+        plans.install(task.solve());
+        let plan = plans.plan(&lane());
+        assert_eq!(plan.schedule().lifetime, DAY / 2);
+        let (_, habits) = plans.study(&lane());
+        assert!(
+            (habits.reads().0 - 400.0).abs() < 1.0,
+            "{:?}",
+            habits.reads()
+        );
+        assert_eq!(solve_all(&plans), 1);
+    }
+
+    #[test]
+    fn stored_habits_are_solved_for_at_once_and_what_cannot_be_read_is_learned_anew() {
+        let rules = settings("").cadence;
+        let stored = quick(Habits::prior(&rules), 400).to_json();
+        let row = |habits: &str| HabitsRow {
+            lane: lane(),
+            habits: habits.to_owned(),
+        };
+        let plans = Plans::new(&settings(""), &[row(&stored)]);
+        assert_eq!(solve_all(&plans), 1);
+        let plans = Plans::new(&settings(""), &[row("{")]);
+        assert_eq!(plans.study(&lane()).1.reads(), (0.0, 0.0));
+    }
+}

@@ -204,6 +204,41 @@ impl Message {
     }
 }
 
+#[cfg(test)]
+impl Message {
+    /// A new message of the lane `a`, for tests.
+    pub(crate) fn sample(sent_at: UnixMs, expected_readers: Option<u32>) -> Self {
+        Self {
+            id: MessageId(1),
+            key: "key".into(),
+            lane: Lane {
+                account: "a".into(),
+                corp: None,
+            },
+            robot_code: None,
+            conversation: None,
+            chat: Chat::Private,
+            expected_readers,
+            sent_at,
+            lives_from: sent_at,
+            state: State::Pending,
+            next_poll_at: None,
+            admitted_at: None,
+            last_polled_at: None,
+            last_complete_at: None,
+            answered_at: None,
+            reader_count: 0,
+            blocked: false,
+            last_error: None,
+            last_error_at: None,
+            send_status: None,
+            call_count: 0,
+            last_chance_at: None,
+            finished_at: None,
+        }
+    }
+}
+
 /// How many more readers a message waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {

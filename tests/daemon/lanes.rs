@@ -253,3 +253,41 @@ async fn a_row_cancelled_while_its_walk_waits_is_not_called_again() {
         ["cancelled"]
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_whose_calls_all_hang_leaves_places_to_the_others() {
+    let accounts = format!("{DEFAULT_ACCOUNT}{OTHER_ACCOUNT}");
+    let mut house = House::new(SandboxConfig::default(), &accounts).await;
+    house.sandbox.add_app(App::internal("other", "other"));
+    // Longer than the test waits for anything.
+    house.set("RECEIPTD__ENDPOINT__REQUEST_TIMEOUT", "10m");
+    house.set("RECEIPTD__WORKERS__CONCURRENCY", "8");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "1h");
+    house.start();
+    let answered =
+        |name: &'static str| format!("('sb:readers=1,median=1ms,never=0;{name}', 'other', 1)");
+    let insert = "INSERT INTO messages (process_query_key, account, expected_readers) VALUES";
+    house.sql(&format!("{insert} {}", answered("first")));
+    // A lane is proven once it was answered; until then it calls one at a time anyway.
+    let complete = "SELECT count(*) FROM messages WHERE state = 'complete'";
+    house.until(complete, "1").await;
+    let hanging: Vec<String> = (0..20)
+        .map(|n| format!("('sb:hang=1h;h{n}', 'other', 1)"))
+        .collect();
+    house.sql(&format!("{insert} {}", hanging.join(",")));
+    let hung = || {
+        let calls = house.sandbox.calls_after(0);
+        calls.iter().filter(|call| call.key.contains(";h")).count()
+    };
+    let since = std::time::Instant::now();
+    while hung() < 7 {
+        assert!(since.elapsed().as_secs() < 60, "{}", house.log());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    house.sql(&format!(
+        "{insert} {}",
+        answered("second").replace("'other'", "'default'")
+    ));
+    house.until(complete, "2").await;
+    assert_eq!(hung(), 7);
+}
