@@ -121,6 +121,12 @@ impl Tables {
         sum.first_at = sum.first_at.into_iter().chain(more.first_at).min();
     }
 
+    /// Readers recorded for a key, be it for an earlier message of that key.
+    fn recorded(&self, key: &MessageKey) -> u32 {
+        let readers = self.readers.iter().filter(|(of, _)| of == key);
+        u32::try_from(readers.count()).unwrap()
+    }
+
     /// Removes readers without a message; how many.
     fn drop_orphans(&mut self) -> u64 {
         let before = self.readers.len();
@@ -195,6 +201,7 @@ impl Store for ModelStore {
     async fn admit(&self, rows: &[Message]) -> Result<()> {
         self.write(|tables| {
             for placed in rows {
+                let recorded = tables.recorded(&placed.key);
                 let Some(row) = tables.rows.get_mut(&placed.id) else {
                     continue;
                 };
@@ -204,6 +211,7 @@ impl Store for ModelStore {
                     message.next_poll_at = placed.next_poll_at;
                     message.last_chance_at = placed.last_chance_at;
                     message.admitted_at = placed.admitted_at;
+                    message.reader_count = recorded;
                 }
             }
         });
@@ -495,6 +503,10 @@ impl Store for ModelStore {
     async fn retry(&self, which: &Selection, now: UnixMs, limit: usize) -> Result<u64> {
         Ok(self.write(|tables| {
             let mut retried = 0;
+            let mut recorded: BTreeMap<MessageKey, u32> = BTreeMap::new();
+            for (key, _) in &tables.readers {
+                *recorded.entry(key.clone()).or_default() += 1;
+            }
             let rows = tables.rows.values_mut().filter(|row| {
                 let message = &row.message;
                 let open_again = [State::Failed, State::Expired, State::Cancelled];
@@ -521,6 +533,7 @@ impl Store for ModelStore {
                 message.blocked = false;
                 message.last_error = None;
                 message.last_error_at = None;
+                message.reader_count = recorded.get(&message.key).copied().unwrap_or(0);
                 retried += 1;
             }
             retried

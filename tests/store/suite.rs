@@ -769,6 +769,45 @@ async fn readers_of_a_key_that_came_back_are_kept<B: Backend>() {
     assert_eq!(show(store, "a").await.1, ["u"]);
 }
 
+/// Its count began at nought, those readers were nobody new, and so `expected_readers` was never reached.
+async fn readers_of_a_key_that_came_back_count<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    admitted(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
+    for key in ["a", "b"] {
+        let claimed = claim(store, key, at(5)).await;
+        let seen = walk(&claimed, at(6), &["u", "v"]);
+        store.commit(&[seen], settled).await.unwrap();
+        backend.delete(key).await;
+        let again = NewMessage {
+            expected_readers: Some(2),
+            ..new_of(key, "x")
+        };
+        store.add(&[again]).await.unwrap();
+    }
+    // Cancelled before it was admitted, and then retried.
+    backend.cancel("b").await;
+    let which = Selection::Keys(vec!["b".into()]);
+    assert_eq!(store.retry(&which, at(7), 1).await.unwrap(), 1);
+    let arrived = store.arrivals(&[], 9, at(7)).await.unwrap();
+    assert_eq!(keys(&arrived), ["a"]);
+    let placed = Message {
+        next_poll_at: Some(at(7)),
+        admitted_at: Some(at(7)),
+        ..arrived[0].clone()
+    };
+    store.admit(&[placed]).await.unwrap();
+    for key in ["a", "b"] {
+        assert_eq!(show(store, key).await.0.reader_count, 2, "{key}");
+        let claimed = claim(store, key, at(8)).await;
+        let seen = walk(&claimed, at(8), &["u", "v"]);
+        store.commit(&[seen], settled).await.unwrap();
+        let (row, readers) = show(store, key).await;
+        assert_eq!(row.state, State::Complete, "{key}");
+        assert_eq!((row.reader_count, readers.len()), (2, 2), "{key}");
+    }
+}
+
 async fn totals_count_by_lane_and_state<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
@@ -903,6 +942,7 @@ suite! {
     a_row_cancelled_before_it_was_admitted_can_be_retried
     prune_removes_what_finished_long_ago
     readers_of_a_key_that_came_back_are_kept
+    readers_of_a_key_that_came_back_count
     totals_count_by_lane_and_state
     a_ticket_is_read_as_it_stands
     a_change_between_two_waits_is_not_lost

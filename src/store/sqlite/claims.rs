@@ -122,10 +122,11 @@ pub(super) const OVERAGED: Select = select!(
     ORDER BY next_poll_at LIMIT ?5"
 );
 
-/// ?1: rows as `[id, next_poll_at, last_chance_at, admitted_at]`.
+/// ?1: rows as `[id, next_poll_at, last_chance_at, admitted_at]`. A key that was deleted and inserted again has readers.
 pub(super) const ADMIT: &str = "UPDATE messages
     SET not_before = messages.next_poll_at, next_poll_at = new.next_poll_at,
-        last_chance_at = new.last_chance_at, admitted_at = new.admitted_at
+        last_chance_at = new.last_chance_at, admitted_at = new.admitted_at,
+        reader_count = (SELECT count(*) FROM readers AS r WHERE r.process_query_key = messages.process_query_key)
     FROM (
         SELECT value ->> 0 AS id, value ->> 1 AS next_poll_at, value ->> 2 AS last_chance_at,
             value ->> 3 AS admitted_at

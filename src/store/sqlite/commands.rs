@@ -25,7 +25,8 @@ macro_rules! retried {
         "UPDATE messages
         SET state = 'pending', next_poll_at = ?1, retried_at = ?1, admitted_at = ifnull(admitted_at, ?1),
             finished_at = NULL, last_chance_at = NULL, blocked = 0, last_error = NULL,
-            last_error_at = NULL, not_before = NULL
+            last_error_at = NULL, not_before = NULL,
+            reader_count = (SELECT count(*) FROM readers AS r WHERE r.process_query_key = messages.process_query_key)
         WHERE state IN ('failed', 'expired', 'cancelled') AND id IN "
     };
 }
