@@ -66,16 +66,17 @@ impl SqliteStore {
     {
         // Held to the end: there is one reconciler, and a repeat must see what the attempt before it left here.
         let mut unsure = self.unsure.lock().await;
+        let mut transaction = self.writer.begin().await?;
+        let connection = &mut transaction.connection;
         if let Some(attempt) = &*unsure {
-            let took_place = self.last_token().await?.as_ref() == Some(&attempt.token);
+            // Asked within the transaction: a COMMIT that was dropped on its way holds the lock until it is done.
+            let took_place = last_token(&mut *connection).await?.as_ref() == Some(&attempt.token);
             let repeated = attempt.outcomes == fingerprint(outcomes);
             *unsure = None;
             if took_place && repeated {
                 return Ok(());
             }
         }
-        let mut transaction = self.writer.begin().await?;
-        let connection = &mut transaction.connection;
         let mut found = find(connection, outcomes).await?;
         record_readers(connection, &mut found).await?;
         let writes = decide(&found);
@@ -93,7 +94,8 @@ impl SqliteStore {
         });
         if let Err(error) = transaction.commit().await {
             // Ask at once: mostly the answer is clear. Where it can't be had, the repeat asks.
-            let took_place = match self.last_token().await {
+            // On a connection that reads what is committed, which the writer's may not after a failure.
+            let took_place = match last_token(&self.readers).await {
                 Ok(last) => last == Some(token),
                 Err(_) => return Err(error),
             };
@@ -105,17 +107,6 @@ impl SqliteStore {
         *unsure = None;
         fail::fail_point!("store.commit.after", |_| std::process::abort());
         Ok(())
-    }
-
-    /// The token of the last transaction of results.
-    async fn last_token(&self) -> Result<Option<String>> {
-        // On a connection that reads what is committed, which the writer's may not after a failure.
-        let rows = sqlx::query("SELECT token FROM last_commit")
-            .fetch_all(&self.readers)
-            .await?;
-        Ok(rows
-            .first()
-            .and_then(|row| Cells::new(row).text("token").map(str::to_owned)))
     }
 
     pub(super) async fn stored_habits(&self) -> Result<Vec<HabitsRow>> {
@@ -133,6 +124,16 @@ impl SqliteStore {
             })
             .collect())
     }
+}
+
+/// The token of the last transaction of results.
+async fn last_token(source: impl sqlx::SqliteExecutor<'_>) -> Result<Option<String>> {
+    let rows = sqlx::query("SELECT token FROM last_commit")
+        .fetch_all(source)
+        .await?;
+    Ok(rows
+        .first()
+        .and_then(|row| Cells::new(row).text("token").map(str::to_owned)))
 }
 
 /// The outcomes' rows as they are now.
@@ -274,7 +275,7 @@ mod tests {
             token,
             outcomes: fingerprint(&outcomes),
         };
-        let token = store.last_token().await.unwrap().unwrap();
+        let token = last_token(&store.readers).await.unwrap().unwrap();
         *store.unsure.lock().await = Some(unsure(token));
         store.commit(&outcomes, decide).await.unwrap();
         assert_eq!(store.calls_in("2026-11").await.unwrap(), counted);
