@@ -111,7 +111,7 @@ impl Schedule<'_> {
 
     /// When `row`, polled at `now`, is polled next.
     pub fn next_poll_at(&self, row: &Message, now: UnixMs, phase: Phase) -> UnixMs {
-        let age = row.age(now);
+        let age = self.age(row, now);
         let last_chance_age = self.last_chance_age();
         let life_is_over = self.is_last(age) && age < self.lifetime + self.rules.last_chance;
         if life_is_over && phase == Phase::Cadence && !self.policy.confirms(&row.key) {
@@ -144,7 +144,7 @@ impl Schedule<'_> {
 
     /// What a call for `row` at `now` is for, as the budget sees it.
     pub fn call(&self, row: &Message, now: UnixMs) -> Call {
-        if !self.is_last(row.age(now)) {
+        if !self.is_last(self.age(row, now)) {
             Call::Ordinary
         } else if self.last_chance_at(row, now).is_some() {
             Call::LastChance
@@ -177,6 +177,24 @@ impl Schedule<'_> {
     /// The first moment at which `row` is ended without a call.
     pub fn end_of_life(&self, row: &Message) -> UnixMs {
         row.lives_from + self.rules.max_age
+    }
+
+    /// How old `row` is. A wall clock that says it was not even sent yet was set back: there the calls that were made
+    /// stand in for time, each at the next age of the cadence. Counted as newly sent, it would be called at the
+    /// shortest interval until the clock has come back to the sending: hundreds of times for a step of a day.
+    fn age(&self, row: &Message, now: UnixMs) -> Duration {
+        if now >= row.sent_at {
+            return row.age(now);
+        }
+        let mut age = Duration::ZERO;
+        for _ in 0..row.call_count {
+            let next = self.policy.next_age(&row.key, age, row.missing());
+            if self.is_last(next) {
+                break;
+            }
+            age = next;
+        }
+        age
     }
 
     fn next_age(&self, row: &Message, age: Duration) -> Duration {
