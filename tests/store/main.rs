@@ -9,6 +9,7 @@
     reason = "in a test, a failure is a panic"
 )]
 
+mod history;
 mod model;
 mod readme;
 mod sqlite;
@@ -21,7 +22,7 @@ use receiptd::receipt::{
     Chat, Lane, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus, UnixMs,
     UserId, WalkEnd, settle,
 };
-use receiptd::store::{Found, NewMessage, Store, Writes};
+use receiptd::store::{Found, NewMessage, Reader, Store, Writes};
 
 /// A store, and what other processes do to its tables.
 pub(crate) trait Backend: Sized {
@@ -41,6 +42,10 @@ pub(crate) trait Backend: Sized {
     fn spoil(&self, key: &str) -> impl Future<Output = ()>;
     /// Somebody stores a suite's ticket.
     fn put_ticket(&self, suite: &str, ticket: &str) -> impl Future<Output = ()>;
+    /// The table of readers in the order recorded, those of deleted messages included.
+    fn readers(&self) -> impl Future<Output = Vec<(String, Reader)>>;
+    /// The process dies with whatever is open, and another one opens the same tables.
+    fn crash(self) -> impl Future<Output = Self>;
 }
 
 /// The tests' moment zero, in the past of every insert.

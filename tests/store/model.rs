@@ -660,4 +660,17 @@ impl Backend for ModelBackend {
             tables.tickets.insert(suite.to_owned(), ticket.to_owned());
         });
     }
+
+    async fn readers(&self) -> Vec<(String, Reader)> {
+        let tables = self.store.tables.lock().unwrap();
+        let readers = tables.readers.iter();
+        readers
+            .map(|(key, reader)| (key.to_string(), reader.clone()))
+            .collect()
+    }
+
+    async fn crash(self) -> Self {
+        // Its tables outlive whoever used them.
+        self
+    }
 }

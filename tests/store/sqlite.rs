@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use receiptd::receipt::{ErrorCode, State, UnixMs};
 use receiptd::settings::{Database, Synchronous};
 use receiptd::store::sqlite::{OpenError, Role, SqliteStore};
-use receiptd::store::{Store as _, StoreError};
+use receiptd::store::{Reader, Store as _, StoreError};
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
@@ -103,6 +103,39 @@ impl Backend for SqliteBackend {
             .execute(&mut connection)
             .await
             .unwrap();
+    }
+
+    async fn readers(&self) -> Vec<(String, Reader)> {
+        let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
+            "SELECT process_query_key, user_id, seen_after, seen_at FROM readers ORDER BY id",
+        )
+        .fetch_all(&mut self.foreign().await)
+        .await
+        .unwrap();
+        let reader = |(key, user, seen_after, seen_at): (_, String, _, _)| {
+            let reader = Reader {
+                user_id: user.into(),
+                seen_after: UnixMs(seen_after),
+                seen_at: UnixMs(seen_at),
+            };
+            (key, reader)
+        };
+        rows.into_iter().map(reader).collect()
+    }
+
+    async fn crash(self) -> Self {
+        let Self { store, path, _dir } = self;
+        // Not closed: what was under way ends as it can, behind our back.
+        drop(store);
+        let store = SqliteStore::open(&database(&path), Role::Owner)
+            .await
+            .unwrap();
+        let backend = Self { store, path, _dir };
+        // A COMMIT that was on its way has the write lock until it is done.
+        let mut next = backend.foreign().await;
+        execute(&mut next, "BEGIN IMMEDIATE").await.unwrap();
+        execute(&mut next, "COMMIT").await.unwrap();
+        backend
     }
 }
 

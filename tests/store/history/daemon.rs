@@ -1,0 +1,409 @@
+//! Does what a history says, as the daemon's three rooms would, and has every step judged.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::pin::pin;
+use std::sync::LazyLock;
+use std::task::Poll;
+use std::time::Duration;
+
+use proptest_state_machine::StateMachineTest;
+use receiptd::receipt::cadence::{Policy, Rules};
+use receiptd::receipt::{
+    Chat, ErrorCode, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus,
+    UnixMs, UserId, WalkEnd, settle,
+};
+use receiptd::store::{CallCount, Found, NewMessage, Selection, Store, Writes};
+
+use super::super::{Backend, lane};
+use super::rules::{self, Calls, Tables};
+use super::steps::{ACCOUNTS, Drop, End, KEYS, Step, Walk, World};
+
+/// Polls from any moment on to a message's end. The default cadence plans some 40 for one that nobody reads and 15 more
+/// while its dead key still answers; a clock set back by days costs as many again, and never hundreds.
+const MOST_POLLS: usize = 150;
+
+static RULES: LazyLock<Rules> = LazyLock::new(Rules::default);
+static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy::prior(&RULES));
+
+fn schedule() -> Schedule<'static> {
+    Schedule {
+        rules: &RULES,
+        policy: &POLICY,
+        lifetime: RULES.key_lifetime,
+        spread: Duration::ZERO,
+    }
+}
+
+/// A history on one backend.
+pub(super) struct History<B>(PhantomData<B>);
+
+/// The daemon, and the tables as its last step left them.
+pub(super) struct Daemon<B: Backend> {
+    runtime: tokio::runtime::Runtime,
+    /// `None` only while a crash is under way.
+    backend: Option<B>,
+    /// The claims that are out.
+    in_flight: BTreeMap<MessageId, Message>,
+    tables: Tables,
+    /// Calls that were made, as far as their results were committed.
+    calls: Calls,
+}
+
+impl<B: Backend + 'static> StateMachineTest for History<B> {
+    type SystemUnderTest = Daemon<B>;
+    type Reference = World;
+
+    fn init_test(_: &World) -> Daemon<B> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let backend = runtime.block_on(B::fresh());
+        Daemon {
+            runtime,
+            backend: Some(backend),
+            in_flight: BTreeMap::new(),
+            tables: Tables::default(),
+            calls: Calls::new(),
+        }
+    }
+
+    fn apply(mut daemon: Daemon<B>, world: &World, step: Step) -> Daemon<B> {
+        daemon.take(world, step);
+        daemon
+    }
+
+    fn check_invariants(daemon: &Daemon<B>, _: &World) {
+        rules::always(&daemon.tables, &daemon.calls);
+    }
+
+    /// After finite faults and enough time every key is final.
+    fn teardown(mut daemon: Daemon<B>, mut world: World) {
+        daemon.drive_to_the_end(&mut world);
+    }
+}
+
+impl<B: Backend> Daemon<B> {
+    fn backend(&self) -> &B {
+        self.backend.as_ref().unwrap()
+    }
+
+    fn store(&self) -> &B::Store {
+        self.backend().store()
+    }
+
+    fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    fn ids(&self) -> Vec<MessageId> {
+        self.in_flight.keys().copied().collect()
+    }
+
+    /// The tables as they are now; `before` is what they were.
+    fn look(&mut self) -> Tables {
+        let months: Vec<String> = self.calls.keys().map(|(_, month)| month.clone()).collect();
+        let after = self.wait(async {
+            let mut tables = Tables::default();
+            for key in KEYS {
+                let found = self.store().message(&MessageKey::from(key)).await.unwrap();
+                tables
+                    .rows
+                    .extend(found.map(|(row, _)| (key.to_owned(), row)));
+            }
+            tables.readers = self.backend().readers().await;
+            for month in months {
+                for count in self.store().calls_in(&month).await.unwrap() {
+                    let lane = (count.lane, count.month);
+                    tables.calls.insert(lane, (count.calls, count.throttled));
+                }
+            }
+            tables
+        });
+        std::mem::replace(&mut self.tables, after)
+    }
+
+    fn is_pending(&self, key: &str) -> bool {
+        let row = self.tables.rows.get(key);
+        row.is_some_and(|row| !row.state.is_final())
+    }
+
+    fn take(&mut self, world: &World, step: Step) {
+        let now = world.now;
+        match step {
+            Step::Read { .. } | Step::Pass(_) => {}
+            Step::SetBack(_) => {
+                let latest = now + RULES.max_interval;
+                let pulled = self.wait(self.store().pull_forward(latest, 100)).unwrap();
+                let before = self.look();
+                rules::pulled(&before, &self.tables, latest, pulled);
+            }
+            Step::Insert {
+                key,
+                account,
+                expected_readers,
+                sent_before,
+                not_before,
+            } => {
+                let new = NewMessage {
+                    key: key.into(),
+                    account: account.into(),
+                    corp: None,
+                    robot_code: None,
+                    conversation: None,
+                    chat: Chat::Private,
+                    expected_readers,
+                    sent_at: Some(now - sent_before),
+                    next_poll_at: not_before.map(|by| now + by),
+                };
+                let added = self.wait(self.store().add(std::slice::from_ref(&new)));
+                let before = self.look();
+                rules::inserted(&before, &self.tables, &new, added.unwrap());
+            }
+            Step::Admit { limit } => self.admit(limit, now),
+            Step::Claim { account, limit } => {
+                let ids = self.ids();
+                let lane = lane(account);
+                let due = self.store().due(&lane, now, &ids, limit);
+                let due = self.wait(due).unwrap();
+                let before = self.look();
+                rules::claimed(&before, &due, account, now, &ids, limit);
+                rules::unchanged(&before, &self.tables);
+                self.in_flight
+                    .extend(due.into_iter().map(|row| (row.id, row)));
+            }
+            Step::Commit { walks, drop } => {
+                let outcomes = self.walked(world, &walks);
+                if !outcomes.is_empty() {
+                    self.commit(&outcomes, drop);
+                }
+            }
+            Step::Crash => {
+                self.crash();
+                let before = self.look();
+                rules::unchanged(&before, &self.tables);
+            }
+            Step::Cancel { key } if self.is_pending(key) => {
+                self.wait(self.backend().cancel(key));
+                let before = self.look();
+                rules::cancelled(&before, &self.tables, key);
+            }
+            Step::Delete { key } if self.tables.rows.contains_key(key) => {
+                self.wait(self.backend().delete(key));
+                let before = self.look();
+                rules::deleted(&before, &self.tables, key);
+            }
+            Step::Reschedule { key, seconds } if self.is_pending(key) => {
+                let at = UnixMs(now.0 + seconds * 1000);
+                self.wait(self.backend().reschedule(key, at));
+                let before = self.look();
+                rules::rescheduled(&before, &self.tables, key, at);
+            }
+            Step::Cancel { .. } | Step::Delete { .. } | Step::Reschedule { .. } => {}
+            Step::RetryKey { key } => self.retry(&Selection::Keys(vec![key.into()]), now, 9),
+            Step::RetryState { state, limit } => {
+                self.retry(&Selection::InState(state, None), now, limit);
+            }
+            Step::Prune { older_than, limit } => {
+                let limits = now - older_than;
+                let pruned = self.wait(self.store().prune(limits, None, limit)).unwrap();
+                let before = self.look();
+                rules::pruned(&before, &self.tables, limits, limit, &pruned);
+            }
+            Step::NoteError { account } => {
+                let code = ErrorCode::from("account.unknown");
+                let lane = lane(account);
+                let noted = self.store().note_lane_error(&lane, &code, now, 100);
+                let noted = self.wait(noted).unwrap();
+                let before = self.look();
+                rules::noted(&before, &self.tables, account, &code, noted);
+            }
+        }
+    }
+
+    fn admit(&mut self, limit: usize, now: UnixMs) {
+        let ids = self.ids();
+        self.wait(async {
+            let arrived = self.store().arrivals(&ids, limit, now).await.unwrap();
+            assert!(arrived.len() <= limit);
+            let placed: Vec<Message> = arrived
+                .iter()
+                .map(|row| schedule().admit(row, now))
+                .collect();
+            self.store().admit(&placed).await.unwrap();
+        });
+        let before = self.look();
+        rules::admitted(&before, &self.tables, &schedule(), limit, now);
+    }
+
+    fn retry(&mut self, which: &Selection, now: UnixMs, limit: usize) {
+        let retried = self.wait(self.store().retry(which, now, limit)).unwrap();
+        let before = self.look();
+        rules::retried(&before, &self.tables, which, now, limit, retried);
+    }
+
+    /// The outcomes of walks over claims that are out, each claim once.
+    fn walked(&self, world: &World, walks: &[Walk]) -> Vec<Outcome> {
+        let claims: Vec<&Message> = self.in_flight.values().collect();
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        for walk in walks {
+            let Some(row) = claims.get(walk.claim % claims.len().max(1)) else {
+                continue;
+            };
+            if outcomes.iter().all(|other| other.claim.id != row.id) {
+                outcomes.push(outcome(row, walk, world));
+            }
+        }
+        outcomes
+    }
+
+    fn commit(&mut self, outcomes: &[Outcome], drop: Option<Drop>) {
+        let (polls, at_once) = drop.map_or((usize::MAX, false), |drop| (drop.after, drop.at_once));
+        let commit = self.store().commit(outcomes, decide);
+        let done = self.wait(polled(commit, polls, at_once));
+        let done = done.transpose().unwrap().is_some();
+        let crashed = !done && drop.is_some_and(|drop| drop.crash);
+        if crashed {
+            self.crash();
+        } else if !done {
+            // As the trait asks: the same again, alone, until it succeeds.
+            let again = self.store().commit(outcomes, decide);
+            self.wait(again).unwrap();
+        }
+        for outcome in outcomes {
+            self.in_flight.remove(&outcome.claim.id);
+            let month = outcome.started_at.quota_month();
+            let count = self.calls.entry((outcome.claim.lane.clone(), month));
+            // Looked at even where nothing was written.
+            count.or_default();
+        }
+        let before = self.look();
+        if crashed && rules::same(&before, &self.tables) {
+            return;
+        }
+        rules::committed(&before, &self.tables, outcomes, &schedule());
+        rules::count(&mut self.calls, outcomes);
+    }
+
+    /// The process is gone, and another one opens the same tables.
+    fn crash(&mut self) {
+        self.in_flight.clear();
+        let backend = self.backend.take().unwrap();
+        self.backend = Some(self.wait(backend.crash()));
+    }
+
+    /// Admits, claims and walks with an endpoint that answers, until nothing is pending.
+    fn drive_to_the_end(&mut self, world: &mut World) {
+        let bound = MOST_POLLS * KEYS.len();
+        for _ in 0..bound {
+            if KEYS.iter().all(|key| !self.is_pending(key)) {
+                return;
+            }
+            self.admit(100, world.now);
+            let lanes = self.wait(self.store().lanes(&self.ids())).unwrap();
+            let claimed = self.in_flight.values().next().cloned();
+            let row = claimed.or_else(|| {
+                let next = lanes.iter().map(|due| due.next_poll_at).min()?;
+                world.now = world.now.max(next);
+                ACCOUNTS.iter().find_map(|account| {
+                    let lane = lane(account);
+                    let due = self.store().due(&lane, world.now, &[], 1);
+                    self.wait(due).unwrap().pop()
+                })
+            });
+            let Some(row) = row else {
+                panic!("a pending row is in no lane: {:#?}", self.tables.rows);
+            };
+            let outcome = if world.now >= schedule().end_of_life(&row) {
+                Outcome::without_call(row.claim(), world.now, WalkEnd::Aged)
+            } else {
+                let all = Walk {
+                    claim: 0,
+                    end: End::Complete,
+                    status: Some("SUCCESS"),
+                    sees: usize::MAX,
+                    calls: 1,
+                    throttled: 0,
+                };
+                outcome(&row, &all, world)
+            };
+            self.commit(&[outcome], None);
+            rules::always(&self.tables, &self.calls);
+        }
+        panic!(
+            "not final after {bound} polls: {:#?}",
+            self.tables.rows.values()
+        );
+    }
+}
+
+fn outcome(row: &Message, walk: &Walk, world: &World) -> Outcome {
+    let truth = world.truth.get(row.key.as_str());
+    let readers = truth.into_iter().flatten().take(walk.sees);
+    let code = ErrorCode::from;
+    Outcome {
+        claim: row.claim(),
+        started_at: world.now,
+        ended_at: world.now + Duration::from_millis(3),
+        calls: walk.calls,
+        throttled: walk.throttled,
+        readers: readers
+            .map(|user| SeenReader {
+                user_id: UserId::from(*user),
+                seen_at: world.now,
+            })
+            .collect(),
+        send_status: walk.status.map(SendStatus::parse),
+        end: match walk.end {
+            End::Complete => WalkEnd::Complete,
+            End::Cut => WalkEnd::Cut(code("http.timeout")),
+            End::NotGeneratedOrExpired => {
+                WalkEnd::NotGeneratedOrExpired(code("processQueryKey.expireTime"))
+            }
+            End::Rejected => WalkEnd::Rejected(code("invalid.processQueryKey")),
+            End::Blocked => WalkEnd::Blocked(code("bot.stopped")),
+            End::LaneBlocked => WalkEnd::LaneBlocked(code("invalidClientIdOrSecret")),
+            End::Released => WalkEnd::Released,
+        },
+    }
+}
+
+/// Settles and counts as the reconciler does.
+fn decide(found: &[Found<'_>]) -> Writes {
+    let messages = found.iter().filter_map(|found| {
+        let new = u32::try_from(found.new_readers.len()).unwrap();
+        Some(settle(found.row.as_ref()?, found.outcome, new, &schedule()))
+    });
+    let outcomes = found.iter().map(|found| found.outcome);
+    let called = outcomes.filter(|outcome| outcome.calls > 0 || outcome.throttled > 0);
+    let calls = called.map(|outcome| CallCount {
+        lane: outcome.claim.lane.clone(),
+        month: outcome.started_at.quota_month(),
+        calls: outcome.calls.into(),
+        throttled: outcome.throttled.into(),
+    });
+    Writes {
+        messages: messages.collect(),
+        calls: calls.collect(),
+        habits: Vec::new(),
+    }
+}
+
+/// Polls a future so many times, and drops it then: at once, while what it waits for is under way, or when that is done.
+async fn polled<F: Future>(future: F, polls: usize, at_once: bool) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 && at_once => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}

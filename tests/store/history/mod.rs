@@ -1,0 +1,67 @@
+//! Random histories: what feeders, the endpoint, the clock and crashes may do to a store, in any order, with the daemon's
+//! own `settle`, `Schedule` and policy deciding; and after every step, what of it may have changed.
+//!
+//! ```text
+//! steps    what may happen, and what is true outside (who has read what, and what time it is)
+//! daemon   does it: admits, claims, walks, commits, crashes
+//! rules    compares the tables before and after a step: the promises
+//! ```
+//! A run prints its seed. `PROPTEST_RNG_SEED=...` repeats it, `PROPTEST_CASES=5000` goes through more histories.
+
+mod daemon;
+mod rules;
+mod steps;
+
+use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
+use proptest_state_machine::{ReferenceStateMachine as _, StateMachineTest as _};
+
+use super::Backend;
+use super::model::ModelBackend;
+use super::sqlite::SqliteBackend;
+use daemon::History;
+use steps::World;
+
+/// Steps of a history at most.
+const LONGEST: usize = 60;
+
+/// Goes through `cases` histories, or as many as the environment says.
+fn run<B: Backend + 'static>(cases: u32) {
+    let mut config = Config {
+        // The seed repeats a run; a file of old failures in the source tree would not outlive a change of the steps.
+        failure_persistence: None,
+        max_shrink_iters: 1_000,
+        ..Config::default()
+    };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = cases;
+    }
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(fastrand::u64(..));
+    }
+    let told = format!(
+        "{} histories of up to {LONGEST} steps, PROPTEST_RNG_SEED={}",
+        config.cases, config.rng_seed
+    );
+    println!("{told}");
+    let strategy = World::sequential_strategy(1..LONGEST);
+    let mut runner = TestRunner::new(config.clone());
+    let ran = runner.run(&strategy, |(world, steps, seen)| {
+        History::<B>::test_sequential(config.clone(), world, steps, seen);
+        Ok(())
+    });
+    match ran {
+        Ok(()) => {}
+        Err(TestError::Fail(why, (_, steps, _))) => panic!("{told}\n{why}\nafter {steps:#?}"),
+        Err(error) => panic!("{told}\n{error}"),
+    }
+}
+
+#[test]
+fn the_promises_hold_in_any_history_in_memory() {
+    run::<ModelBackend>(256);
+}
+
+#[test]
+fn the_promises_hold_in_any_history_in_sqlite() {
+    run::<SqliteBackend>(48);
+}

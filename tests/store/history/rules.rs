@@ -1,0 +1,478 @@
+//! What a step may change: the promises, said of the tables before and after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use receiptd::receipt::{
+    ErrorCode, Lane, Message, MessageId, Outcome, Schedule, SendStatus, State, UnixMs, WalkEnd,
+};
+use receiptd::store::{NewMessage, Pruned, Reader, Selection};
+
+/// Metered and throttled calls of a lane and month.
+pub(super) type Calls = BTreeMap<(Lane, String), (u64, u64)>;
+
+/// All that the tables hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Tables {
+    /// By key.
+    pub(super) rows: BTreeMap<String, Message>,
+    /// In the order recorded, those of deleted messages included.
+    pub(super) readers: Vec<(String, Reader)>,
+    pub(super) calls: Calls,
+}
+
+impl Tables {
+    fn readers_of(&self, key: &str) -> usize {
+        self.readers.iter().filter(|(of, _)| of == key).count()
+    }
+}
+
+/// What holds at any moment.
+pub(super) fn always(tables: &Tables, calls: &Calls) {
+    let mut seen = BTreeSet::new();
+    for (key, reader) in &tables.readers {
+        assert!(
+            seen.insert((key, reader.user_id.as_str())),
+            "a reader is recorded once: {} of {key}",
+            reader.user_id
+        );
+    }
+    for (key, row) in &tables.rows {
+        assert_eq!(row.key.as_str(), key);
+        let admitted = row.admitted_at.is_some();
+        if admitted {
+            let recorded = tables.readers_of(key);
+            assert_eq!(
+                row.reader_count as usize, recorded,
+                "reader_count is the number of readers of {key}"
+            );
+        }
+        assert!(
+            !admitted || row.next_poll_at.is_some(),
+            "a message in the cadence has a next poll: {row:?}"
+        );
+        assert_eq!(
+            row.state.is_final(),
+            row.finished_at.is_some(),
+            "a final message has an end, and no other: {row:?}"
+        );
+    }
+    let counted = calls.iter().filter(|(_, calls)| **calls != (0, 0));
+    let counted: Calls = counted.map(|(of, calls)| (of.clone(), *calls)).collect();
+    assert_eq!(
+        tables.calls, counted,
+        "every call is counted with its result, once"
+    );
+}
+
+pub(super) fn same(before: &Tables, after: &Tables) -> bool {
+    before == after
+}
+
+pub(super) fn unchanged(before: &Tables, after: &Tables) {
+    assert_eq!(before, after, "nothing may change here");
+}
+
+/// Nothing but the rows that `changed` accepts, of the same number and identity, may differ.
+fn only_rows(before: &Tables, after: &Tables, changed: impl Fn(&Message, &Message)) {
+    assert_eq!(
+        before.readers, after.readers,
+        "no reader comes or goes here"
+    );
+    let keys = |tables: &Tables| tables.rows.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(before), keys(after), "no key comes or goes here");
+    for (old, new) in before.rows.values().zip(after.rows.values()) {
+        if old != new {
+            changed(old, new);
+        }
+    }
+}
+
+fn number_changed(before: &Tables, after: &Tables) -> u64 {
+    let pairs = before.rows.values().zip(after.rows.values());
+    pairs.filter(|(old, new)| old != new).count() as u64
+}
+
+pub(super) fn inserted(before: &Tables, after: &Tables, new: &NewMessage, added: u64) {
+    let key = new.key.as_str();
+    assert_eq!(added, u64::from(!before.rows.contains_key(key)));
+    let mut rest = after.clone();
+    let row = rest.rows.remove(key).expect("an inserted key is there");
+    let mut others = before.clone();
+    let known = others.rows.remove(key);
+    unchanged(&others, &rest);
+    if let Some(known) = known {
+        assert_eq!(known, row, "a key that is there already stays as it is");
+        return;
+    }
+    assert!(
+        before.rows.values().all(|other| other.id != row.id),
+        "a row's number is its own"
+    );
+    assert_eq!(row.state, State::Pending);
+    assert_eq!(row.next_poll_at, new.next_poll_at);
+    assert_eq!((row.call_count, row.admitted_at), (0, None));
+}
+
+pub(super) fn pulled(before: &Tables, after: &Tables, latest: UnixMs, pulled: u64) {
+    only_rows(before, after, |old, new| {
+        let expected = Message {
+            next_poll_at: new.next_poll_at,
+            ..old.clone()
+        };
+        assert_eq!(*new, expected, "a set-back clock moves schedules only");
+        assert!(new.next_poll_at < old.next_poll_at && new.next_poll_at >= Some(latest));
+        assert!(old.state == State::Pending && old.admitted_at.is_some());
+    });
+    assert_eq!(pulled, number_changed(before, after));
+}
+
+pub(super) fn admitted(
+    before: &Tables,
+    after: &Tables,
+    schedule: &Schedule<'_>,
+    limit: usize,
+    now: UnixMs,
+) {
+    only_rows(before, after, |old, new| {
+        assert!(
+            old.state == State::Pending && old.admitted_at.is_none(),
+            "only a new row is admitted: {old:?}"
+        );
+        let not_before = old.next_poll_at.min(Some(schedule.end_of_life(old)));
+        assert!(
+            new.next_poll_at >= not_before,
+            "not before what its feeder said: {new:?}"
+        );
+        let expected = Message {
+            reader_count: u32::try_from(before.readers_of(old.key.as_str())).unwrap(),
+            ..schedule.admit(old, now)
+        };
+        assert_eq!(*new, expected);
+    });
+    let new = before
+        .rows
+        .values()
+        .filter(|row| row.state == State::Pending && row.admitted_at.is_none());
+    let expected = new.count().min(limit) as u64;
+    assert_eq!(number_changed(before, after), expected, "new rows arrive");
+}
+
+/// At most one live claim a key, only what is due, and nothing that is due is kept back.
+pub(super) fn claimed(
+    tables: &Tables,
+    due: &[Message],
+    account: &str,
+    now: UnixMs,
+    in_flight: &[MessageId],
+    limit: usize,
+) {
+    assert!(due.len() <= limit);
+    let mut ids: BTreeSet<MessageId> = in_flight.iter().copied().collect();
+    for row in due {
+        assert!(
+            ids.insert(row.id),
+            "at most one live claim a key: {} was claimed twice",
+            row.key
+        );
+        assert_eq!(tables.rows.get(row.key.as_str()), Some(row));
+        assert!(row.state == State::Pending && row.next_poll_at <= Some(now));
+        assert_eq!(row.lane.account.as_str(), account);
+    }
+    let waiting = tables.rows.values().filter(|row| {
+        row.state == State::Pending
+            && row.admitted_at.is_some()
+            && row.lane.account.as_str() == account
+            && row.next_poll_at <= Some(now)
+            && !in_flight.contains(&row.id)
+    });
+    assert_eq!(
+        due.len(),
+        waiting.count().min(limit),
+        "what is due is given"
+    );
+}
+
+pub(super) fn committed(
+    before: &Tables,
+    after: &Tables,
+    outcomes: &[Outcome],
+    schedule: &Schedule<'_>,
+) {
+    let mut readers = before.readers.clone();
+    let mut new_readers: BTreeMap<MessageId, u32> = BTreeMap::new();
+    for outcome in outcomes {
+        let key = outcome.claim.key.as_str();
+        let row = before.rows.get(key);
+        // A deleted row's readers are not recorded, nor are they another row's of the same key.
+        let Some(row) = row.filter(|row| row.id == outcome.claim.id) else {
+            continue;
+        };
+        for seen in &outcome.readers {
+            let known =
+                |(of, reader): &(String, Reader)| of == key && reader.user_id == seen.user_id;
+            if readers.iter().any(known) {
+                continue;
+            }
+            let reader = Reader {
+                user_id: seen.user_id.clone(),
+                seen_after: row.last_complete_at.unwrap_or(row.sent_at),
+                seen_at: seen.seen_at,
+            };
+            readers.push((key.to_owned(), reader));
+            *new_readers.entry(row.id).or_default() += 1;
+        }
+    }
+    assert_eq!(
+        after.readers, readers,
+        "readers only grow, by those of the walks whose row exists, each once"
+    );
+    let keys = |tables: &Tables| tables.rows.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(before), keys(after), "a commit loses no key");
+    for (old, new) in before.rows.values().zip(after.rows.values()) {
+        match outcomes.iter().find(|outcome| outcome.claim.id == old.id) {
+            None => assert_eq!(old, new, "a row without an outcome stays as it is"),
+            Some(outcome) => {
+                let found = new_readers.get(&old.id).copied().unwrap_or(0);
+                settled(old, new, outcome, found, schedule);
+            }
+        }
+    }
+}
+
+/// What an outcome makes of its row, in the words of the design and not in those of the code.
+fn settled(
+    old: &Message,
+    new: &Message,
+    outcome: &Outcome,
+    new_readers: u32,
+    schedule: &Schedule<'_>,
+) {
+    let mut counted = Message {
+        reader_count: old.reader_count + new_readers,
+        call_count: old.call_count + outcome.calls,
+        ..old.clone()
+    };
+    if outcome.calls > 0 {
+        counted.last_polled_at = Some(outcome.started_at);
+    }
+    assert!(
+        !old.state.is_final() || new.state == old.state,
+        "a final state is left only by a retry: {old:?} became {new:?}"
+    );
+    if old.state.is_final() || old.next_poll_at != outcome.claim.fence {
+        assert_eq!(
+            *new, counted,
+            "a stale claim changes nothing but adds its readers"
+        );
+        return;
+    }
+    assert_eq!(
+        (new.reader_count, new.call_count, new.last_polled_at),
+        (
+            counted.reader_count,
+            counted.call_count,
+            counted.last_polled_at
+        )
+    );
+    let identity = |row: &Message| {
+        let Message {
+            id,
+            key,
+            lane,
+            sent_at,
+            lives_from,
+            expected_readers,
+            ..
+        } = row.clone();
+        (id, key, lane, sent_at, lives_from, expected_readers)
+    };
+    assert_eq!(
+        identity(new),
+        identity(old),
+        "a feeder's columns are the feeder's"
+    );
+    let status = outcome.send_status.as_ref().or(old.send_status.as_ref());
+    assert_eq!(new.send_status.as_ref(), status);
+
+    let all_read = old
+        .expected_readers
+        .is_some_and(|expected| new.reader_count >= expected);
+    let now_said = outcome.send_status.as_ref();
+    let answered = old.answered_at.is_some() || now_said.is_some();
+    let young = old.age(outcome.ended_at) < schedule.rules.generation_grace;
+    let state = match &outcome.end {
+        WalkEnd::Complete if status == Some(&SendStatus::Recalled) => State::Recalled,
+        WalkEnd::Complete if status == Some(&SendStatus::Success) && all_read => State::Complete,
+        WalkEnd::Cut(_) | WalkEnd::Blocked(_)
+            if now_said == Some(&SendStatus::Success) && all_read =>
+        {
+            State::Complete
+        }
+        WalkEnd::NotGeneratedOrExpired(_) => match now_said {
+            Some(SendStatus::Recalled) => State::Recalled,
+            Some(SendStatus::Success) if all_read => State::Complete,
+            _ if !answered && young => State::Pending,
+            _ => State::Expired,
+        },
+        WalkEnd::Rejected(_) => State::Failed,
+        WalkEnd::Aged if old.last_polled_at.is_some() && !old.blocked => State::Expired,
+        WalkEnd::Aged => State::Failed,
+        _ => State::Pending,
+    };
+    assert_eq!(new.state, state, "{outcome:?} made {new:?} of {old:?}");
+    if state.is_final() {
+        assert_eq!(new.finished_at, Some(outcome.ended_at));
+        assert_eq!(new.last_chance_at, None);
+        return;
+    }
+    if matches!(outcome.end, WalkEnd::LaneBlocked(_) | WalkEnd::Released) {
+        assert_eq!(
+            new.next_poll_at, old.next_poll_at,
+            "it stays as due as it was"
+        );
+    } else {
+        let last = schedule
+            .end_of_life(old)
+            .max(UnixMs(outcome.ended_at.0 + 1));
+        assert!(
+            new.next_poll_at > Some(outcome.ended_at) && new.next_poll_at <= Some(last),
+            "a polled row moves on, and no farther than its life: {new:?}"
+        );
+    }
+}
+
+/// Adds the outcomes' calls.
+pub(super) fn count(calls: &mut Calls, outcomes: &[Outcome]) {
+    for outcome in outcomes {
+        let month = outcome.started_at.quota_month();
+        let count = calls
+            .entry((outcome.claim.lane.clone(), month))
+            .or_default();
+        count.0 += u64::from(outcome.calls);
+        count.1 += u64::from(outcome.throttled);
+    }
+}
+
+pub(super) fn cancelled(before: &Tables, after: &Tables, key: &str) {
+    only_rows(before, after, |old, new| {
+        assert_eq!(old.key.as_str(), key);
+        let expected = Message {
+            state: State::Cancelled,
+            finished_at: new.finished_at,
+            ..old.clone()
+        };
+        assert_eq!(*new, expected);
+    });
+    assert_eq!(number_changed(before, after), 1);
+}
+
+pub(super) fn deleted(before: &Tables, after: &Tables, key: &str) {
+    let mut expected = before.clone();
+    expected.rows.remove(key);
+    assert_eq!(
+        *after, expected,
+        "a deleted message leaves its readers until they are pruned"
+    );
+}
+
+pub(super) fn rescheduled(before: &Tables, after: &Tables, key: &str, at: UnixMs) {
+    let mut expected = before.clone();
+    expected.rows.get_mut(key).unwrap().next_poll_at = Some(at);
+    unchanged(&expected, after);
+}
+
+pub(super) fn retried(
+    before: &Tables,
+    after: &Tables,
+    which: &Selection,
+    now: UnixMs,
+    limit: usize,
+    retried: u64,
+) {
+    let meant = |row: &&Message| {
+        [State::Failed, State::Expired, State::Cancelled].contains(&row.state)
+            && match which {
+                Selection::Keys(keys) => keys.contains(&row.key),
+                Selection::InState(state, _) => row.state == *state,
+            }
+    };
+    only_rows(before, after, |old, new| {
+        assert!(
+            meant(&old),
+            "a final state that was not asked for is left alone: {old:?}"
+        );
+        let readers = before.readers_of(old.key.as_str());
+        let expected = Message {
+            state: State::Pending,
+            next_poll_at: Some(now),
+            lives_from: old.sent_at.max(now),
+            admitted_at: old.admitted_at.or(Some(now)),
+            reader_count: u32::try_from(readers).unwrap(),
+            finished_at: None,
+            last_chance_at: None,
+            blocked: false,
+            last_error: None,
+            last_error_at: None,
+            ..old.clone()
+        };
+        assert_eq!(*new, expected);
+    });
+    let expected = before.rows.values().filter(meant).count().min(limit) as u64;
+    assert_eq!(
+        (retried, number_changed(before, after)),
+        (expected, expected)
+    );
+}
+
+pub(super) fn pruned(
+    before: &Tables,
+    after: &Tables,
+    limits: UnixMs,
+    limit: usize,
+    pruned: &Pruned,
+) {
+    let old = |row: &&Message| row.finished_at.is_some_and(|at| at < limits);
+    let gone: Vec<&Message> = before
+        .rows
+        .values()
+        .filter(|row| !after.rows.contains_key(row.key.as_str()))
+        .collect();
+    assert!(
+        gone.iter().all(old),
+        "only what finished long ago is pruned: {gone:?}"
+    );
+    assert_eq!(
+        gone.len(),
+        before.rows.values().filter(old).count().min(limit)
+    );
+    assert_eq!(pruned.messages, gone.len() as u64);
+    let mut rest = before.clone();
+    rest.rows.retain(|key, _| after.rows.contains_key(key));
+    rest.readers.retain(|reader| {
+        let stays = after.readers.contains(reader);
+        assert!(
+            stays || !after.rows.contains_key(&reader.0),
+            "readers of a message that is there stay: {reader:?}"
+        );
+        stays
+    });
+    unchanged(&rest, after);
+    let readers = before.readers.len() - after.readers.len();
+    assert_eq!(pruned.readers, readers as u64);
+}
+
+pub(super) fn noted(before: &Tables, after: &Tables, account: &str, code: &ErrorCode, noted: u64) {
+    only_rows(before, after, |old, new| {
+        assert_eq!(
+            (old.state, old.lane.account.as_str()),
+            (State::Pending, account)
+        );
+        let expected = Message {
+            last_error: Some(code.clone()),
+            last_error_at: new.last_error_at,
+            ..old.clone()
+        };
+        assert_eq!(*new, expected, "a lane's trouble costs a row nothing");
+    });
+    assert_eq!(noted, number_changed(before, after));
+}

@@ -1,0 +1,258 @@
+//! What may happen, and what is true outside of the daemon.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest_state_machine::ReferenceStateMachine;
+use receiptd::receipt::{State, UnixMs};
+
+use super::super::T0;
+
+/// So few keys that a history comes back to them again and again.
+pub(super) const KEYS: [&str; 5] = ["k0", "k1", "k2", "k3", "k4"];
+pub(super) const ACCOUNTS: [&str; 2] = ["x", "y"];
+const USERS: [&str; 4] = ["u0", "u1", "u2", "u3"];
+
+/// What is true outside: nothing in here is the daemon's.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    /// The wall clock.
+    pub(super) now: UnixMs,
+    /// Who has read what, in the order of the endpoint's answer.
+    pub(super) truth: BTreeMap<&'static str, BTreeSet<&'static str>>,
+}
+
+/// How a walk ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    Complete,
+    Cut,
+    NotGeneratedOrExpired,
+    Rejected,
+    Blocked,
+    LaneBlocked,
+    Released,
+}
+
+/// A walk over one of the claims that are out.
+#[derive(Clone, Debug)]
+pub(super) struct Walk {
+    /// Which claim, counted modulo their number.
+    pub(super) claim: usize,
+    pub(super) end: End,
+    /// `sendStatus`, where a page was answered.
+    pub(super) status: Option<&'static str>,
+    /// So many of the readers are on the pages that were answered.
+    pub(super) sees: usize,
+    pub(super) calls: u32,
+    pub(super) throttled: u32,
+}
+
+/// A commit that is dropped half way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drop {
+    /// After so many polls of its future.
+    pub(super) after: usize,
+    /// While its statement still runs, or once that is done.
+    pub(super) at_once: bool,
+    /// The process dies with it; else the same outcomes are given again.
+    pub(super) crash: bool,
+}
+
+/// One step.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    Insert {
+        key: &'static str,
+        account: &'static str,
+        expected_readers: Option<u32>,
+        sent_before: Duration,
+        not_before: Option<Duration>,
+    },
+    /// Somebody reads.
+    Read {
+        key: &'static str,
+        user: &'static str,
+    },
+    /// Time passes.
+    Pass(Duration),
+    /// The wall clock is set back.
+    SetBack(Duration),
+    Admit {
+        limit: usize,
+    },
+    Claim {
+        account: &'static str,
+        limit: usize,
+    },
+    Commit {
+        walks: Vec<Walk>,
+        drop: Option<Drop>,
+    },
+    Crash,
+    Cancel {
+        key: &'static str,
+    },
+    Delete {
+        key: &'static str,
+    },
+    Reschedule {
+        key: &'static str,
+        /// From now on; negative: it is due.
+        seconds: i64,
+    },
+    RetryKey {
+        key: &'static str,
+    },
+    RetryState {
+        state: State,
+        limit: usize,
+    },
+    Prune {
+        older_than: Duration,
+        limit: usize,
+    },
+    NoteError {
+        account: &'static str,
+    },
+}
+
+const MINUTE: u64 = 60;
+const DAY: u64 = 86_400;
+
+fn seconds(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
+    range.prop_map(Duration::from_secs)
+}
+
+fn key() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(&KEYS[..])
+}
+
+fn account() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(&ACCOUNTS[..])
+}
+
+fn walk() -> impl Strategy<Value = Walk> {
+    let end = prop_oneof![
+        8 => Just(End::Complete),
+        2 => Just(End::Cut),
+        2 => Just(End::NotGeneratedOrExpired),
+        1 => Just(End::Rejected),
+        1 => Just(End::Blocked),
+        1 => Just(End::LaneBlocked),
+        2 => Just(End::Released),
+    ];
+    let status = prop_oneof![
+        6 => Just(Some("SUCCESS")),
+        1 => Just(Some("PROCESSING")),
+        1 => Just(Some("RECALLED")),
+        1 => Just(Some("SUCESS")),
+        2 => Just(None),
+    ];
+    (0..8_usize, end, status, 0..5_usize, 1..4_u32, 0..2_u32).prop_map(
+        |(claim, end, status, sees, calls, throttled)| Walk {
+            claim,
+            end,
+            // A walk that read every page was answered.
+            status: match end {
+                End::Complete => status.or(Some("SUCCESS")),
+                _ => status,
+            },
+            sees: if status.is_none() && !matches!(end, End::Complete) {
+                0
+            } else {
+                sees
+            },
+            calls,
+            throttled,
+        },
+    )
+}
+
+fn insert() -> impl Strategy<Value = Step> {
+    let expected = prop::option::of(1..4_u32);
+    let sent_before = prop_oneof![4 => seconds(0..60), 1 => seconds(0..8 * DAY)];
+    let not_before = prop::option::weighted(0.2, seconds(0..2 * DAY));
+    (key(), account(), expected, sent_before, not_before).prop_map(
+        |(key, account, expected_readers, sent_before, not_before)| Step::Insert {
+            key,
+            account,
+            expected_readers,
+            sent_before,
+            not_before,
+        },
+    )
+}
+
+fn commit() -> impl Strategy<Value = Step> {
+    let drop =
+        (0..14_usize, any::<bool>(), any::<bool>()).prop_map(|(after, at_once, crash)| Drop {
+            after,
+            at_once,
+            crash,
+        });
+    let walks = prop::collection::vec(walk(), 1..4);
+    (walks, prop::option::weighted(0.3, drop))
+        .prop_map(|(walks, drop)| Step::Commit { walks, drop })
+}
+
+impl ReferenceStateMachine for World {
+    type State = Self;
+    type Transition = Step;
+
+    fn init_state() -> BoxedStrategy<Self> {
+        let world = Self {
+            now: T0,
+            truth: BTreeMap::new(),
+        };
+        Just(world).boxed()
+    }
+
+    fn transitions(_: &Self) -> BoxedStrategy<Step> {
+        let user = prop::sample::select(&USERS[..]);
+        let passes = prop_oneof![
+            3 => seconds(1..2 * MINUTE),
+            3 => seconds(0..180 * MINUTE),
+            1 => seconds(0..3 * DAY),
+        ];
+        let back = prop_oneof![seconds(1..60), seconds(1..2 * DAY)];
+        let retried = prop::sample::select(vec![
+            State::Failed,
+            State::Expired,
+            State::Cancelled,
+            State::Complete,
+        ]);
+        prop_oneof![
+            5 => insert(),
+            4 => (key(), user).prop_map(|(key, user)| Step::Read { key, user }),
+            5 => passes.prop_map(Step::Pass),
+            1 => back.prop_map(Step::SetBack),
+            5 => (1..4_usize).prop_map(|limit| Step::Admit { limit }),
+            6 => (account(), 1..4_usize).prop_map(|(account, limit)| Step::Claim { account, limit }),
+            8 => commit(),
+            1 => Just(Step::Crash),
+            1 => key().prop_map(|key| Step::Cancel { key }),
+            1 => key().prop_map(|key| Step::Delete { key }),
+            1 => (key(), -600..7200_i64).prop_map(|(key, seconds)| Step::Reschedule { key, seconds }),
+            1 => key().prop_map(|key| Step::RetryKey { key }),
+            1 => (retried, 1..3_usize).prop_map(|(state, limit)| Step::RetryState { state, limit }),
+            1 => (seconds(0..2 * DAY), 1..3_usize)
+                .prop_map(|(older_than, limit)| Step::Prune { older_than, limit }),
+            1 => account().prop_map(|account| Step::NoteError { account }),
+        ]
+        .boxed()
+    }
+
+    fn apply(mut world: Self, step: &Step) -> Self {
+        match step {
+            Step::Read { key, user } => {
+                world.truth.entry(key).or_default().insert(user);
+            }
+            Step::Pass(by) => world.now = world.now + *by,
+            Step::SetBack(by) => world.now = world.now - *by,
+            _ => {}
+        }
+        world
+    }
+}
