@@ -1,6 +1,6 @@
 //! What a store has to do, told to every backend there is; then what is SQLite's own.
 //!
-//! A second database has only to implement [`Backend`] and to stand in the list at the end of `suite.rs`.
+//! A second database has only to implement [`Backend`] and to stand in [`for_every_backend`] and in `history/mod.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +9,19 @@
     reason = "in a test, a failure is a panic"
 )]
 
+/// Makes a test of each function, for each backend.
+macro_rules! for_every_backend {
+    ($($name:ident)*) => {
+        mod in_memory {
+            $(#[tokio::test] async fn $name() { super::$name::<crate::model::ModelBackend>().await; })*
+        }
+        mod in_sqlite {
+            $(#[tokio::test] async fn $name() { super::$name::<crate::sqlite::SqliteBackend>().await; })*
+        }
+    };
+}
+
+mod edges;
 mod history;
 mod model;
 mod readme;

@@ -372,7 +372,18 @@ impl Store for ModelStore {
             let writes = decide(&found);
             for message in writes.messages {
                 if let Some(row) = tables.rows.get_mut(&message.id) {
-                    row.message = message;
+                    let feeders = row.message.clone();
+                    row.message = Message {
+                        key: feeders.key,
+                        lane: feeders.lane,
+                        robot_code: feeders.robot_code,
+                        conversation: feeders.conversation,
+                        chat: feeders.chat,
+                        expected_readers: feeders.expected_readers,
+                        sent_at: feeders.sent_at,
+                        lives_from: feeders.lives_from,
+                        ..message
+                    };
                 }
             }
             for count in writes.calls {

@@ -789,7 +789,7 @@ async fn readers_of_a_key_that_came_back_count<B: Backend>() {
     backend.cancel("b").await;
     let which = Selection::Keys(vec!["b".into()]);
     assert_eq!(store.retry(&which, at(7), 1).await.unwrap(), 1);
-    let arrived = store.arrivals(&[], 9, at(7)).await.unwrap();
+    let arrived = arrivals(store, &[], 9, at(7)).await;
     assert_eq!(keys(&arrived), ["a"]);
     let placed = Message {
         next_poll_at: Some(at(7)),
@@ -908,18 +908,7 @@ async fn housekeeping_may_be_called_at_any_time<B: Backend>() {
     assert_eq!(keys(&arrivals(store, &[], 9, T0).await), ["a"]);
 }
 
-macro_rules! suite {
-    ($($name:ident)*) => {
-        mod in_memory {
-            $(#[tokio::test] async fn $name() { super::$name::<super::super::model::ModelBackend>().await; })*
-        }
-        mod in_sqlite {
-            $(#[tokio::test] async fn $name() { super::$name::<super::super::sqlite::SqliteBackend>().await; })*
-        }
-    };
-}
-
-suite! {
+for_every_backend! {
     an_added_message_arrives_once
     new_rows_are_asked_for_lane_by_lane
     a_message_sent_in_the_future_was_sent_at_its_insert

@@ -15,7 +15,7 @@ use receiptd::receipt::{
 };
 use receiptd::store::{CallCount, Found, NewMessage, Selection, Store, Writes};
 
-use super::super::{Backend, lane};
+use super::super::{Backend, arrivals, lane};
 use super::rules::{self, Calls, Tables};
 use super::steps::{ACCOUNTS, Drop, End, KEYS, Step, Walk, World};
 
@@ -225,7 +225,7 @@ impl<B: Backend> Daemon<B> {
     fn admit(&mut self, limit: usize, now: UnixMs) {
         let ids = self.ids();
         self.wait(async {
-            let arrived = self.store().arrivals(&ids, limit, now).await.unwrap();
+            let arrived = arrivals(self.store(), &ids, limit, now).await;
             assert!(arrived.len() <= limit);
             let placed: Vec<Message> = arrived
                 .iter()

@@ -1,0 +1,246 @@
+//! The behaviour of a store at the edges of its promises: text of all kinds, sizes, repetitions, and what is not its own.
+
+use receiptd::receipt::{
+    ErrorCode, Lane, Message, RobotCode, SendStatus, State, UnixMs, UserId, WalkEnd,
+};
+use receiptd::store::{Found, NewMessage, Pruned, Store, Writes};
+
+use super::{
+    Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, settled, show, walk,
+};
+
+/// Quotes, wildcards, line ends, other scripts, and what looks like SQL or JSON.
+const ODD: [&str; 6] = [
+    "o'brien\"; DROP TABLE messages; --",
+    "100%_\\x",
+    "界\u{1f600}é",
+    "a\tb\r\nc\u{1b}[2J",
+    "[\"a\",null]",
+    "$1 ?1 :key @key",
+];
+
+async fn text_comes_back_as_it_went_in<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    for (number, odd) in ODD.into_iter().enumerate() {
+        let key = format!("k{number}'\"%_\\;--[]");
+        let sent = NewMessage {
+            account: odd.into(),
+            corp: Some(odd.into()),
+            robot_code: Some(odd.into()),
+            conversation: Some(odd.into()),
+            ..new(&key)
+        };
+        assert_eq!(store.add(std::slice::from_ref(&sent)).await.unwrap(), 1);
+        let lane = Lane {
+            account: odd.into(),
+            corp: Some(odd.into()),
+        };
+        let arrived = store.arrivals(&lane, &[], 9, T0).await.unwrap();
+        assert_eq!(keys(&arrived), [key.as_str()]);
+        let placed = Message {
+            next_poll_at: Some(at(1)),
+            admitted_at: Some(T0),
+            ..arrived[0].clone()
+        };
+        store.admit(&[placed]).await.unwrap();
+        let due = store.due(&lane, at(1), &[], 9).await.unwrap();
+        assert_eq!(
+            (&due[0].robot_code, &due[0].conversation),
+            (&sent.robot_code, &sent.conversation)
+        );
+        let mut outcome = walk(&due[0], at(2), &ODD);
+        outcome.send_status = Some(SendStatus::Other(odd.to_owned()));
+        outcome.end = WalkEnd::Cut(odd.into());
+        store.commit(&[outcome], settled).await.unwrap();
+        let (row, readers) = show(store, &key).await;
+        assert_eq!(readers, ODD.map(|user| UserId::from(user).to_string()));
+        assert_eq!(row.send_status, Some(SendStatus::Other(odd.to_owned())));
+        assert_eq!(row.last_error, Some(ErrorCode::from(odd)));
+        let code = ErrorCode::from("noted'");
+        let noted = store.note_lane_error(&lane, &code, at(3), 9).await;
+        assert_eq!(noted.unwrap(), 1);
+        backend.put_ticket(odd, odd).await;
+        let ticket = store.suite_ticket(odd).await.unwrap();
+        assert_eq!(ticket.as_deref(), Some(odd));
+    }
+    assert_eq!(store.lanes(&[]).await.unwrap().len(), ODD.len());
+}
+
+async fn organisations_of_an_account_are_lanes_apart<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    let of = |corp: &str| Lane {
+        account: "x".into(),
+        corp: Some(corp.into()),
+    };
+    let rows = ["1", "2"].map(|corp| NewMessage {
+        corp: Some(corp.into()),
+        ..new_of(corp, "x")
+    });
+    store.add(&rows).await.unwrap();
+    store.add(&[new_of("none", "x")]).await.unwrap();
+    let arrived = arrivals(store, &[], 9, T0).await;
+    let placed: Vec<_> = arrived
+        .into_iter()
+        .map(|row| Message {
+            next_poll_at: Some(at(1)),
+            admitted_at: Some(T0),
+            ..row
+        })
+        .collect();
+    store.admit(&placed).await.unwrap();
+    for (lane, key) in [(of("1"), "1"), (of("2"), "2"), (lane("x"), "none")] {
+        let due = store.due(&lane, at(1), &[], 9).await.unwrap();
+        assert_eq!(keys(&due), [key]);
+        let old = store.overaged(&lane, at(9), &[], 9).await.unwrap();
+        assert_eq!(keys(&old), [key]);
+    }
+    let code = ErrorCode::from("invalidSuiteTicket");
+    let noted = store.note_lane_error(&of("1"), &code, at(3), 9).await;
+    assert_eq!(noted.unwrap(), 1);
+    for (key, noted) in [("1", Some(code)), ("2", None), ("none", None)] {
+        assert_eq!(show(store, key).await.0.last_error, noted, "{key}");
+    }
+}
+
+async fn a_key_named_twice_at_once_is_added_once<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    let twice = [new("a"), new("b"), new_of("a", "other")];
+    assert_eq!(store.add(&twice).await.unwrap(), 2);
+    assert_eq!(store.add(&twice).await.unwrap(), 0);
+    let (row, _) = show(store, "a").await;
+    assert_eq!(row.lane, lane("default"));
+}
+
+async fn a_reader_named_twice_at_once_is_recorded_once<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    admitted(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
+    let a = claim(store, "a", at(1)).await;
+    let b = claim(store, "b", at(1)).await;
+    let outcomes = [
+        walk(&a, at(2), &["u", "v", "u"]),
+        walk(&b, at(2), &["v", "u"]),
+    ];
+    let write = |found: &[Found<'_>]| {
+        assert_eq!(found[0].new_readers, ["u", "v"].map(UserId::from));
+        assert_eq!(found[1].new_readers, ["v", "u"].map(UserId::from));
+        settled(found)
+    };
+    store.commit(&outcomes, write).await.unwrap();
+    assert_eq!(show(store, "a").await.1, ["u", "v"]);
+    assert_eq!(show(store, "b").await.1, ["v", "u"]);
+}
+
+/// More than one statement carries.
+async fn a_commit_brings_tens_of_thousands_of_readers<B: Backend>() {
+    const READERS: usize = 12_000;
+    let backend = B::fresh().await;
+    let store = backend.store();
+    let names: Vec<String> = (0..READERS).map(|number| format!("u{number}")).collect();
+    let users: Vec<&str> = names.iter().map(String::as_str).collect();
+    admitted(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
+    let a = claim(store, "a", at(1)).await;
+    let b = claim(store, "b", at(1)).await;
+    let outcomes = [
+        walk(&a, at(2), &users[..READERS / 2]),
+        walk(&b, at(2), &users),
+    ];
+    store.commit(&outcomes, settled).await.unwrap();
+    let (row, readers) = show(store, "b").await;
+    assert_eq!(row.reader_count as usize, READERS);
+    assert_eq!(readers, names);
+    let next = row.next_poll_at.unwrap();
+    let again = walk(&row, next, &users);
+    let nobody = |found: &[Found<'_>]| {
+        assert!(found[0].new_readers.is_empty());
+        settled(found)
+    };
+    store.commit(&[again], nobody).await.unwrap();
+    assert_eq!(show(store, "a").await.1.len(), READERS / 2);
+}
+
+async fn a_commit_leaves_a_feeders_columns_to_the_feeder<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    admitted(store, &[("a", "x", at(1))]).await;
+    let claimed = claim(store, "a", at(1)).await;
+    let outcome = walk(&claimed, at(2), &[]);
+    let write = |found: &[Found<'_>]| {
+        let decided = settled(found).messages.remove(0);
+        Writes {
+            messages: vec![Message {
+                key: "another".into(),
+                lane: lane("another"),
+                robot_code: Some(RobotCode::from("another")),
+                conversation: Some("another".into()),
+                expected_readers: Some(7),
+                sent_at: UnixMs(1),
+                lives_from: UnixMs(1),
+                ..decided
+            }],
+            ..Writes::default()
+        }
+    };
+    store.commit(&[outcome], write).await.unwrap();
+    let (row, _) = show(store, "a").await;
+    assert_eq!(row.call_count, 1, "the rest was written");
+    let feeders = |row: &Message| {
+        let lane = row.lane.clone();
+        (lane, row.robot_code.clone(), row.conversation.clone())
+    };
+    assert_eq!(feeders(&row), feeders(&claimed));
+    assert_eq!(
+        (row.expected_readers, row.sent_at, row.lives_from),
+        (None, T0, T0)
+    );
+}
+
+/// A large group goes in several batches, and nothing of it stays.
+async fn a_group_is_pruned_to_its_last_reader<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    let names: Vec<String> = (0..100).map(|number| format!("u{number}")).collect();
+    let users: Vec<&str> = names.iter().map(String::as_str).collect();
+    admitted(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
+    for key in ["a", "b"] {
+        let claimed = claim(store, key, at(1)).await;
+        let mut outcome = walk(&claimed, at(2), &users);
+        outcome.end = WalkEnd::Rejected("bad".into());
+        store.commit(&[outcome], settled).await.unwrap();
+    }
+    let told = store.prunable(at(9), None).await.unwrap();
+    let expected = Pruned {
+        messages: 2,
+        readers: 200,
+    };
+    assert_eq!(told, expected);
+    let mut sum = Pruned::default();
+    loop {
+        let some = store.prune(at(9), Some(State::Failed), 1).await.unwrap();
+        if some == Pruned::default() {
+            break;
+        }
+        assert!(some.messages <= 1);
+        sum.messages += some.messages;
+        sum.readers += some.readers;
+    }
+    assert_eq!(sum, expected);
+    assert_eq!(backend.readers().await, []);
+    assert_eq!(
+        store.prunable(at(9), None).await.unwrap(),
+        Pruned::default()
+    );
+}
+
+for_every_backend! {
+    text_comes_back_as_it_went_in
+    organisations_of_an_account_are_lanes_apart
+    a_key_named_twice_at_once_is_added_once
+    a_reader_named_twice_at_once_is_recorded_once
+    a_commit_brings_tens_of_thousands_of_readers
+    a_commit_leaves_a_feeders_columns_to_the_feeder
+    a_group_is_pruned_to_its_last_reader
+}
