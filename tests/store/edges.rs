@@ -3,10 +3,11 @@
 use receiptd::receipt::{
     ErrorCode, Lane, Message, RobotCode, SendStatus, State, UnixMs, UserId, WalkEnd,
 };
-use receiptd::store::{Found, NewMessage, Pruned, Store, Writes};
+use receiptd::store::{CallCount, Found, NewMessage, Pruned, Store, Writes};
 
 use super::{
-    Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, settled, show, walk,
+    Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, polled, settled, show,
+    walk,
 };
 
 /// Quotes, wildcards, line ends, other scripts, and what looks like SQL or JSON.
@@ -44,7 +45,7 @@ async fn text_comes_back_as_it_went_in<B: Backend>() {
             ..arrived[0].clone()
         };
         store.admit(&[placed]).await.unwrap();
-        let due = store.due(&lane, at(1), &[], 9).await.unwrap();
+        let due = store.due(&lane, at(1), at(1), &[], 9).await.unwrap();
         assert_eq!(
             (&due[0].robot_code, &due[0].conversation),
             (&sent.robot_code, &sent.conversation)
@@ -91,7 +92,7 @@ async fn organisations_of_an_account_are_lanes_apart<B: Backend>() {
         .collect();
     store.admit(&placed).await.unwrap();
     for (lane, key) in [(of("1"), "1"), (of("2"), "2"), (lane("x"), "none")] {
-        let due = store.due(&lane, at(1), &[], 9).await.unwrap();
+        let due = store.due(&lane, at(1), at(1), &[], 9).await.unwrap();
         assert_eq!(keys(&due), [key]);
         let old = store.overaged(&lane, at(9), &[], 9).await.unwrap();
         assert_eq!(keys(&old), [key]);
@@ -160,6 +161,38 @@ async fn a_commit_brings_tens_of_thousands_of_readers<B: Backend>() {
     };
     store.commit(&[again], nobody).await.unwrap();
     assert_eq!(show(store, "a").await.1.len(), READERS / 2);
+}
+
+/// Its COMMIT may still be on its way when it is given again: it takes place once all the same.
+async fn a_commit_dropped_anywhere_and_given_again_counts_once<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    admitted(store, &[("a", "x", at(1))]).await;
+    let mut now = at(1);
+    let mut users = Vec::new();
+    for round in 0..60_usize {
+        let claimed = claim(store, "a", now).await;
+        users.push(format!("u{round}"));
+        let seen: Vec<&str> = users.iter().map(String::as_str).collect();
+        let outcomes = [walk(&claimed, now, &seen)];
+        let write = |found: &[Found<'_>]| Writes {
+            calls: vec![CallCount {
+                calls: 1,
+                ..CallCount::nothing(lane("x"), "2023-11".to_owned())
+            }],
+            ..settled(found)
+        };
+        let dropped = polled(store.commit(&outcomes, write), round / 4, round % 2 == 0).await;
+        if dropped.is_none() {
+            store.commit(&outcomes, write).await.unwrap();
+        }
+        let (row, readers) = show(store, "a").await;
+        assert_eq!(readers, users);
+        assert_eq!(row.call_count as usize, round + 1);
+        let calls = store.calls_in("2023-11").await.unwrap();
+        assert_eq!(calls[0].calls, round as u64 + 1, "counted twice, or not");
+        now = row.next_poll_at.unwrap();
+    }
 }
 
 async fn a_commit_leaves_a_feeders_columns_to_the_feeder<B: Backend>() {
@@ -241,6 +274,7 @@ for_every_backend! {
     a_key_named_twice_at_once_is_added_once
     a_reader_named_twice_at_once_is_recorded_once
     a_commit_brings_tens_of_thousands_of_readers
+    a_commit_dropped_anywhere_and_given_again_counts_once
     a_commit_leaves_a_feeders_columns_to_the_feeder
     a_group_is_pruned_to_its_last_reader
 }

@@ -28,6 +28,8 @@ mod readme;
 mod sqlite;
 mod suite;
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use receiptd::receipt::cadence::{Policy, Rules};
@@ -202,4 +204,22 @@ pub(crate) fn settled(found: &[Found<'_>]) -> Writes {
         messages: messages.collect(),
         ..Writes::default()
     }
+}
+
+/// Polls a future so many times, and drops it then: at once, while what it waits for is under way, or when that is done.
+pub(crate) async fn polled<F: Future>(future: F, polls: usize, at_once: bool) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 && at_once => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::pin::pin;
 use std::sync::LazyLock;
-use std::task::Poll;
 use std::time::Duration;
 
 use proptest_state_machine::StateMachineTest;
@@ -15,7 +13,7 @@ use receiptd::receipt::{
 };
 use receiptd::store::{CallCount, Found, NewMessage, Selection, Store, Writes};
 
-use super::super::{Backend, arrivals, lane};
+use super::super::{Backend, arrivals, lane, polled};
 use super::rules::{self, Calls, Tables};
 use super::steps::{ACCOUNTS, Drop, End, KEYS, Step, Walk, World};
 
@@ -165,7 +163,7 @@ impl<B: Backend> Daemon<B> {
             Step::Claim { account, limit } => {
                 let ids = self.ids();
                 let lane = lane(account);
-                let due = self.store().due(&lane, now, &ids, limit);
+                let due = self.store().due(&lane, now, now, &ids, limit);
                 let due = self.wait(due).unwrap();
                 let before = self.look();
                 rules::claimed(&before, &due, account, now, &ids, limit);
@@ -308,7 +306,7 @@ impl<B: Backend> Daemon<B> {
                 world.now = world.now.max(next);
                 ACCOUNTS.iter().find_map(|account| {
                     let lane = lane(account);
-                    let due = self.store().due(&lane, world.now, &[], 1);
+                    let due = self.store().due(&lane, world.now, world.now, &[], 1);
                     self.wait(due).unwrap().pop()
                 })
             });
@@ -377,33 +375,17 @@ fn decide(found: &[Found<'_>]) -> Writes {
     });
     let outcomes = found.iter().map(|found| found.outcome);
     let called = outcomes.filter(|outcome| outcome.calls > 0 || outcome.throttled > 0);
-    let calls = called.map(|outcome| CallCount {
-        lane: outcome.claim.lane.clone(),
-        month: outcome.started_at.quota_month(),
-        calls: outcome.calls.into(),
-        throttled: outcome.throttled.into(),
+    let calls = called.map(|outcome| {
+        let lane = outcome.claim.lane.clone();
+        CallCount {
+            calls: outcome.calls.into(),
+            throttled: outcome.throttled.into(),
+            ..CallCount::nothing(lane, outcome.started_at.quota_month())
+        }
     });
     Writes {
         messages: messages.collect(),
         calls: calls.collect(),
         habits: Vec::new(),
     }
-}
-
-/// Polls a future so many times, and drops it then: at once, while what it waits for is under way, or when that is done.
-async fn polled<F: Future>(future: F, polls: usize, at_once: bool) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut left = polls;
-    std::future::poll_fn(|context| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        match future.as_mut().poll(context) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if left == 0 && at_once => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
 }

@@ -166,6 +166,7 @@ pub(super) fn claimed(
     in_flight: &[MessageId],
     limit: usize,
 ) {
+    let is_due = |row: &Message| row.next_poll_at <= Some(now);
     assert!(due.len() <= limit);
     let mut ids: BTreeSet<MessageId> = in_flight.iter().copied().collect();
     for row in due {
@@ -175,14 +176,17 @@ pub(super) fn claimed(
             row.key
         );
         assert_eq!(tables.rows.get(row.key.as_str()), Some(row));
-        assert!(row.state == State::Pending && row.next_poll_at <= Some(now));
+        assert!(
+            row.state == State::Pending && is_due(row),
+            "not due: {row:?}"
+        );
         assert_eq!(row.lane.account.as_str(), account);
     }
     let waiting = tables.rows.values().filter(|row| {
         row.state == State::Pending
             && row.admitted_at.is_some()
             && row.lane.account.as_str() == account
-            && row.next_poll_at <= Some(now)
+            && is_due(row)
             && !in_flight.contains(&row.id)
     });
     assert_eq!(
