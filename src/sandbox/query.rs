@@ -42,12 +42,17 @@ pub(super) fn query(shared: &Shared, endpoint: Endpoint, request: &Request) -> R
         readers: 0,
         metered: false,
     };
+    let asked = match endpoint {
+        Endpoint::Query(_) => request.json_question(),
+        Endpoint::ReadStatus => request.query_question(),
+    };
+    call.key = asked.key.clone().unwrap_or_default();
     let mut reply = match shared.outage(inner) {
         Some(what) => {
             call.outcome = format!("outage: {}", what.name());
             instead(shared, inner, &what, seq).unwrap_or_else(|| Reply::nothing(Duration::ZERO))
         }
-        None => match answer(shared, inner, endpoint, request, &mut call) {
+        None => match answer(shared, inner, endpoint, request, &asked, &mut call) {
             Ok(reply) => reply,
             Err(refusal) => {
                 call.outcome.clone_from(&refusal.code);
@@ -72,13 +77,9 @@ fn answer(
     inner: &mut Inner,
     endpoint: Endpoint,
     request: &Request,
+    asked: &Asked,
     call: &mut Call,
 ) -> Result<Reply, Refusal> {
-    let asked = match endpoint {
-        Endpoint::Query(_) => request.json_question(),
-        Endpoint::ReadStatus => request.query_question(),
-    };
-    call.key = asked.key.clone().unwrap_or_default();
     for what in &asked.violations {
         inner.log.violation(call.seq, &call.key, what);
     }
@@ -127,7 +128,7 @@ fn answer(
     let Some(known) = inner.messages.get(key.as_str()) else {
         return Err("invalid.processQueryKey".into());
     };
-    demands(known, chat, endpoint, &asked, call)?;
+    demands(known, chat, endpoint, asked, call)?;
     let size = match asked.max_results {
         None => shared.config.page_size_cap,
         Some(size) => u32::try_from(size)
