@@ -184,6 +184,31 @@ filter = "info"
         sql(&self.database(), statement)
     }
 
+    /// The rows of a statement that may fail.
+    pub(crate) fn try_sql(&self, statement: &str) -> Option<Vec<String>> {
+        try_sql(&self.database(), statement).ok()
+    }
+
+    /// Waits until the log says something.
+    pub(crate) async fn until_log(&self, text: &str) {
+        self.until_logs(text, 1).await;
+    }
+
+    /// Waits until the log has said something so often.
+    pub(crate) async fn until_logs(&self, text: &str, times: usize) {
+        self.until_true(text, || self.log().matches(text).count() >= times)
+            .await;
+    }
+
+    /// Waits until a condition holds.
+    pub(crate) async fn until_true(&self, what: &str, condition: impl Fn() -> bool) {
+        let since = Instant::now();
+        while !condition() {
+            assert!(since.elapsed() < BOUND, "still not: {what}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until `statement` prints `wanted`.
     pub(crate) async fn until(&self, statement: &str, wanted: &str) {
         let since = Instant::now();
@@ -194,9 +219,11 @@ filter = "info"
             }
             assert!(
                 since.elapsed() < BOUND,
-                "{statement}: wanted {wanted}, still {got}\n{}\n{}",
+                "{statement}: wanted {wanted}, still {got}\n{}\nnow {}, the last calls {:#?}\n{}",
                 self.sql("SELECT process_query_key, state, last_error, next_poll_at FROM messages WHERE state = 'pending' LIMIT 5")
                     .join("\n"),
+                self.sandbox.now(),
+                self.sandbox.calls_after(0).iter().rev().take(5).collect::<Vec<_>>(),
                 self.log()
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -224,21 +251,23 @@ pub(crate) fn signal(pid: u32, name: &str) {
 }
 
 fn sql(database: &Path, statement: &str) -> Vec<String> {
+    try_sql(database, statement).unwrap_or_else(|error| panic!("{statement}: {error}"))
+}
+
+fn try_sql(database: &Path, statement: &str) -> Result<Vec<String>, String> {
     let output = Command::new("sqlite3")
         .args(["-cmd", ".timeout 10000"])
         .arg(database)
         .arg(statement)
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{statement}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout)
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout)
         .lines()
         .map(str::to_owned)
-        .collect()
+        .collect())
 }
 
 /// An internal account of the sandbox's own app.

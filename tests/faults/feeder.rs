@@ -1,0 +1,76 @@
+//! Other services that insert messages: Python processes with connections of their own.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread::JoinHandle;
+
+use super::scenario::Planned;
+
+/// Says each key once its INSERT is committed. A careless one has no busy timeout, keeps SQLite's own checkpoints, and
+/// tries a row again that met a lock.
+const PROGRAM: &str = "
+import sqlite3, sys, time
+careless = sys.argv[2] == 'careless'
+db = sqlite3.connect(sys.argv[1], timeout=0 if careless else 30, isolation_level=None)
+if not careless:
+    db.execute('PRAGMA wal_autocheckpoint = 0')
+def inserted(line):
+    key, chat, expected = line.rstrip('\\n').split('|')
+    try:
+        db.execute('INSERT INTO messages (process_query_key, chat, expected_readers) VALUES (?, ?, ?) ON CONFLICT DO NOTHING',
+                   (key, chat, int(expected) if expected else None))
+    except sqlite3.OperationalError as error:
+        if careless and 'locked' in str(error):
+            return False
+        raise
+    print(key, flush=True)
+    return True
+refused = []
+for line in sys.stdin:
+    refused = [row for row in refused + [line] if not inserted(row)]
+while refused:
+    time.sleep(0.002)
+    refused = [row for row in refused if not inserted(row)]
+";
+
+/// A running feeder.
+pub(crate) struct Feeder {
+    process: Child,
+    rows: ChildStdin,
+    acknowledged: JoinHandle<Vec<String>>,
+}
+
+impl Feeder {
+    pub(crate) fn new(database: &Path, careless: bool) -> Self {
+        let mut process = Command::new("python3")
+            .args(["-c", PROGRAM])
+            .arg(database)
+            .arg(if careless { "careless" } else { "patient" })
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let rows = process.stdin.take().unwrap();
+        let said = BufReader::new(process.stdout.take().unwrap());
+        Self {
+            process,
+            rows,
+            acknowledged: std::thread::spawn(move || said.lines().map(Result::unwrap).collect()),
+        }
+    }
+
+    pub(crate) fn feed(&mut self, message: &Planned) {
+        let expected = message
+            .expected
+            .map_or(String::new(), |number| number.to_string());
+        writeln!(self.rows, "{}|{}|{expected}", message.key, message.chat).unwrap();
+    }
+
+    /// Waits until every row is in; the keys whose INSERT was acknowledged.
+    pub(crate) fn finish(mut self) -> Vec<String> {
+        drop(self.rows);
+        assert!(self.process.wait().unwrap().success(), "a feeder failed");
+        self.acknowledged.join().unwrap()
+    }
+}

@@ -1,0 +1,81 @@
+//! The books of a round: what the endpoint was asked, beside what the database says was asked and seen.
+
+use std::collections::BTreeMap;
+
+use receiptd::sandbox::Call;
+
+use super::harness::House;
+
+/// Milliseconds by which two readings of one clock may differ: each is cut to whole ones.
+pub(crate) const ROUNDING: i64 = 5;
+
+/// Everything that was read between two lives of the daemon.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    pub(crate) calls: BTreeMap<String, Vec<Call>>,
+    last_call: u64,
+    /// Calls of each key that a kill cut off before they were committed.
+    pub(crate) cut: BTreeMap<String, usize>,
+    /// The consumer's readers, as its cursor met them.
+    pub(crate) tailed: Vec<String>,
+    /// When the daemon was killed, by the sandbox's clock.
+    pub(crate) kills: Vec<i64>,
+}
+
+/// Whether the daemon counts the call: all but those that were throttled, and those that nobody answered.
+pub(crate) fn counts(call: &Call) -> bool {
+    !call.outcome.contains("AccessDenied.Qp") && !call.outcome.ends_with("drop=before")
+}
+
+impl Ledger {
+    /// Takes over what the sandbox was asked since the last time.
+    pub(crate) fn hear(&mut self, house: &House) {
+        for call in house.sandbox.calls_after(self.last_call) {
+            self.last_call = call.seq;
+            if !call.key.is_empty() {
+                self.calls.entry(call.key.clone()).or_default().push(call);
+            }
+        }
+    }
+
+    /// Reads new readers as a consumer does, with a cursor.
+    pub(crate) fn tail(&mut self, house: &House) {
+        let last = self
+            .tailed
+            .last()
+            .map_or("0", |row| row.split('|').next().unwrap())
+            .to_owned();
+        let rows = house.sql(&format!(
+            "SELECT id, process_query_key, user_id FROM readers WHERE id > {last} ORDER BY id"
+        ));
+        self.tailed.extend(rows);
+    }
+
+    /// While no daemon runs: what the kill cut off is at most the walk that each key was in.
+    pub(crate) fn audit(&mut self, house: &House, context: &str) {
+        self.hear(house);
+        for row in house
+            .sql("SELECT process_query_key, call_count, ifnull(last_polled_at, 0) FROM messages")
+        {
+            let cells: Vec<&str> = row.split('|').collect();
+            let (key, counted) = (cells[0], cells[1].parse::<usize>().unwrap());
+            let last_walk: i64 = cells[2].parse().unwrap();
+            let calls = self.calls.get(key).map(Vec::as_slice).unwrap_or_default();
+            let made = calls.iter().filter(|call| counts(call)).count();
+            let before = self.cut.get(key).copied().unwrap_or(0);
+            let cut = made.checked_sub(counted + before).unwrap_or_else(|| {
+                panic!("{context}: {key}: {made} calls made, {before} cut before, {counted} counted: {calls:#?}")
+            });
+            // The last committed walk began at `last_walk`; the one that was cut off came later.
+            let later = calls
+                .iter()
+                .filter(|call| counts(call) && call.at >= last_walk - ROUNDING)
+                .count();
+            assert!(
+                cut <= later,
+                "{context}: {key}: {cut} calls are missing, {later} were made since the last counted walk began"
+            );
+            self.cut.insert(key.to_owned(), before + cut);
+        }
+    }
+}

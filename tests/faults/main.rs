@@ -1,0 +1,16 @@
+//! The built daemon under everything that a machine, a neighbour and an endpoint can do to it.
+//!
+//! `tests/README.md` says which promise each test holds, and how to run thousands of kills or hours of soak.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stdout, reason = "seeds and figures")]
+
+mod disk;
+mod feeder;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod kills;
+mod ledger;
+mod neighbour;
+mod neighbours;
+mod scenario;
+mod verdict;

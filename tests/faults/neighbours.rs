@@ -1,0 +1,291 @@
+//! Other processes that hold the database, spoil rows, or change them while they are polled.
+
+use std::time::Duration;
+
+use receiptd::sandbox::{SandboxConfig, Script};
+
+use super::harness::{DEFAULT_ACCOUNT, House, signal};
+use super::ledger::counts;
+use super::neighbour::Neighbour;
+
+/// Every call of these takes a while, so that answers arrive while somebody holds the database.
+const SLOW: &str = "readers=2,median=1ms,never=0,latency=400ms";
+
+/// A house with a daemon and `number` messages of which some are being asked for.
+async fn busy_house(number: usize) -> House {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "10m");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "20m");
+    house.start();
+    insert(&house, SLOW, number);
+    // In flight, and not yet answered.
+    called(&house, 1).await;
+    house
+}
+
+fn insert(house: &House, rule: &str, number: usize) {
+    let rows: Vec<String> = (0..number)
+        .map(|number| format!("('sb:{rule};{number}', 2)"))
+        .collect();
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES {}",
+        rows.join(",")
+    ));
+}
+
+async fn called(house: &House, times: usize) {
+    house
+        .until_true("the endpoint is called", || {
+            house.sandbox.counts().queries >= u64::try_from(times).unwrap()
+        })
+        .await;
+}
+
+/// Everything complete, every reader there, and every call counted that was made.
+async fn all_is_well(house: &mut House, number: usize) {
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE state = 'complete'",
+            &number.to_string(),
+        )
+        .await;
+    assert_eq!(
+        house.sql("SELECT count(*) FROM readers"),
+        [(number * 2).to_string()]
+    );
+    every_call_is_counted(house);
+    assert!(house.is_running());
+}
+
+fn every_call_is_counted(house: &House) {
+    let calls = house.sandbox.calls_after(0);
+    let made = calls
+        .iter()
+        .filter(|call| !call.key.is_empty() && counts(call))
+        .count();
+    assert_eq!(
+        house.sql("SELECT sum(call_count), (SELECT sum(calls) FROM api_calls) FROM messages"),
+        [format!("{made}|{made}")]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_write_lock_costs_time_and_nothing_else() {
+    let mut spans = vec![1, 10];
+    if std::env::var_os("FAULTS_LONG").is_some() {
+        spans.push(60);
+    } else {
+        println!("SKIPPED: a lock held for 60 s; FAULTS_LONG=1 has it");
+    }
+    for seconds in spans {
+        let mut house = busy_house(20).await;
+        let mut neighbour = Neighbour::of(&house.database());
+        neighbour.run("BEGIN IMMEDIATE");
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        assert!(house.is_running(), "{}", house.log());
+        neighbour.run("COMMIT");
+        all_is_well(&mut house, 20).await;
+        let warnings = house.log().matches("wait to be written").count();
+        assert!(
+            warnings <= 1 + usize::try_from(seconds).unwrap() / 60,
+            "{}",
+            house.log()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_holder_that_is_stopped_or_killed_is_outlived() {
+    for end in ["CONT", "KILL"] {
+        let mut house = busy_house(20).await;
+        let mut neighbour = Neighbour::of(&house.database());
+        neighbour.run("BEGIN IMMEDIATE");
+        signal(neighbour.pid(), "STOP");
+        house.until_log("wait to be written").await;
+        signal(neighbour.pid(), end);
+        if end == "CONT" {
+            neighbour.run("COMMIT");
+        }
+        all_is_well(&mut house, 20).await;
+    }
+}
+
+/// A write-ahead log cannot be cut back behind a reader: it grows, and results go on being written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_read_transaction_holds_nothing_up() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.set("RECEIPTD__LOG__SUMMARY_INTERVAL", "1s");
+    house.start();
+    let mut neighbour = Neighbour::of(&house.database());
+    neighbour.run("BEGIN");
+    assert_eq!(neighbour.run("SELECT count(*) FROM readers"), "[(0,)]");
+    insert(&house, "readers=2,median=1ms,never=0", 300);
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE state = 'complete'",
+            "300",
+        )
+        .await;
+    assert_eq!(neighbour.run("SELECT count(*) FROM readers"), "[(0,)]");
+    neighbour.run("COMMIT");
+    assert_eq!(neighbour.run("SELECT count(*) FROM readers"), "[(600,)]");
+    // The daemon's housekeeping takes the log over into the file, so that it begins anew and does not grow.
+    let summaries = house.log().matches("summary:").count();
+    house.until_logs("summary:", summaries + 2).await;
+    let log = house.database().with_extension("db-wal");
+    let size = std::fs::metadata(&log).unwrap().len();
+    insert(&house, "readers=2,median=2ms,never=0", 100);
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE state = 'complete'",
+            "400",
+        )
+        .await;
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), size);
+    every_call_is_counted(&house);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_no_constraint_stopped_are_set_aside() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.start();
+    let mut neighbour = Neighbour::of(&house.database());
+    neighbour.run("PRAGMA ignore_check_constraints = ON");
+    for columns in [
+        "(process_query_key) VALUES (x'00ff')",
+        "(process_query_key) VALUES ('')",
+        "(process_query_key) VALUES ('two' || char(10) || 'lines')",
+        "(process_query_key, account) VALUES ('bad-1', x'ff')",
+        "(process_query_key, chat) VALUES ('bad-2', 'party')",
+        "(process_query_key, sent_at) VALUES ('bad-3', 'soon')",
+        "(process_query_key, expected_readers) VALUES ('bad-4', -5)",
+        "(process_query_key, next_poll_at) VALUES ('bad-5', x'00')",
+        "(process_query_key, reader_count) VALUES ('bad-6', 'many')",
+    ] {
+        neighbour.run(&format!("INSERT INTO messages {columns}"));
+    }
+    insert(&house, SLOW, 20);
+    // Spoiled while they are asked for.
+    called(&house, 5).await;
+    neighbour.run("UPDATE messages SET chat = 'party' WHERE process_query_key LIKE '%;1_'");
+    house
+        .until("SELECT count(*) FROM messages WHERE state = 'pending'", "0")
+        .await;
+    assert_eq!(
+        house.sql(
+            "SELECT state, substr(last_error, 1, 11), count(*) FROM messages GROUP BY 1, 2 ORDER BY 1"
+        ),
+        ["complete||10", "failed|row.invalid|19"]
+    );
+    assert!(house.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_changed_while_they_are_polled_keep_their_owners_word() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.start();
+    // A lane that was never answered sends one walk ahead: that is behind us when the six are called at once.
+    insert(&house, "readers=2,median=1ms,never=0", 1);
+    house.until("SELECT state FROM messages", "complete").await;
+    house.sql("DELETE FROM messages; DELETE FROM readers");
+    let before = usize::try_from(house.sandbox.counts().queries).unwrap();
+    let names = [
+        "cancelled",
+        "deleted",
+        "postponed",
+        "renamed",
+        "moved",
+        "left",
+    ];
+    for name in names {
+        let script = Script::parse("readers=2,median=1ms,never=0,latency=1500ms").unwrap();
+        house.sandbox.publish(name, script);
+    }
+    let rows = names.map(|name| format!("('{name}', 2)")).join(",");
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES {rows}"
+    ));
+    let afterwards = Script::parse("readers=2,median=1ms,never=0").unwrap();
+    house.sandbox.publish("renamed-to", afterwards);
+    called(&house, before + 6).await;
+    let later = house.sandbox.now().0 + 3_600_000;
+    house.sql(&format!(
+        "UPDATE messages SET state = 'cancelled' WHERE process_query_key = 'cancelled';
+         DELETE FROM messages WHERE process_query_key = 'deleted';
+         UPDATE messages SET next_poll_at = {later} WHERE process_query_key = 'postponed';
+         UPDATE messages SET process_query_key = 'renamed-to' WHERE process_query_key = 'renamed';
+         UPDATE messages SET account = 'nobody' WHERE process_query_key = 'moved';"
+    ));
+    house
+        .until(
+            "SELECT process_query_key, state, reader_count, call_count FROM messages
+             WHERE process_query_key IN ('cancelled', 'left', 'postponed', 'renamed-to') ORDER BY 1",
+            "cancelled|cancelled|2|1\nleft|complete|2|1\npostponed|pending|2|1\nrenamed-to|complete|2|1",
+        )
+        .await;
+    assert_eq!(
+        house.sql("SELECT next_poll_at FROM messages WHERE process_query_key = 'postponed'"),
+        [later.to_string()]
+    );
+    assert_eq!(
+        house.sql(
+            "SELECT process_query_key, count(*) FROM readers GROUP BY 1 HAVING process_query_key <> 'moved' ORDER BY 1"
+        ),
+        ["cancelled|2", "left|2", "postponed|2", "renamed-to|2"]
+    );
+    assert!(house.is_running());
+}
+
+/// Whatever a neighbour does to rows in flight: the daemon serves on, and its books agree with themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_that_changes_rows_at_random_confuses_nobody() {
+    let seed = std::env::var("FAULTS_SEED")
+        .map_or(1, |seed| seed.parse().unwrap_or_else(|_| fastrand::u64(..)));
+    println!("seed {seed}");
+    let mut luck = fastrand::Rng::with_seed(seed);
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.start();
+    let mut neighbour = Neighbour::of(&house.database());
+    insert(
+        &house,
+        "readers=4,median=1s,sigma=1,latency=20ms,expire=6s",
+        120,
+    );
+    for _ in 0..400 {
+        let number = luck.u32(..120);
+        let soon = house.sandbox.now().0 + luck.i64(-1000..3000);
+        let change = match luck.u32(..8) {
+            0 => "SET state = 'cancelled'".to_owned(),
+            1 => "SET state = 'pending', finished_at = NULL".to_owned(),
+            2 | 3 => format!("SET next_poll_at = {soon}"),
+            4 => format!("SET expected_readers = {}", luck.u32(1..6)),
+            5 => "SET chat = CASE chat WHEN 'group' THEN 'private' ELSE 'group' END".to_owned(),
+            6 => "SET account = CASE account WHEN 'default' THEN 'nobody' ELSE 'default' END"
+                .to_owned(),
+            _ => {
+                neighbour.run(&format!(
+                    "DELETE FROM messages WHERE process_query_key LIKE '%;{number}'"
+                ));
+                continue;
+            }
+        };
+        neighbour.run(&format!(
+            "UPDATE messages {change} WHERE process_query_key LIKE '%;{number}'"
+        ));
+    }
+    neighbour.run("UPDATE messages SET account = 'default'");
+    insert(&house, "readers=2,median=1ms,never=0", 30);
+    house
+        .until("SELECT count(*) FROM messages WHERE state = 'pending'", "0")
+        .await;
+    assert_eq!(
+        house.sql(
+            "SELECT process_query_key FROM messages AS m WHERE reader_count <>
+             (SELECT count(*) FROM readers AS r WHERE r.process_query_key = m.process_query_key)"
+        ),
+        Vec::<String>::new()
+    );
+    assert_eq!(house.sql("PRAGMA integrity_check"), ["ok"]);
+    let log = house.log();
+    assert!(house.is_running() && !log.contains("panicked"), "{log}");
+}
