@@ -339,7 +339,13 @@ impl Gate {
 
     /// Forgets a token that was refused.
     pub(super) async fn invalidate(&self, pass: Pass) {
-        let Pass { token, probe, .. } = pass;
+        let Pass {
+            token,
+            probe,
+            _place: place,
+        } = pass;
+        // Whoever has the turn may be waiting for this place.
+        drop(place);
         match probe {
             Some(Turnstile(mut turn)) => turn.tokens.invalidate(&token),
             None => self.turn.lock().await.tokens.invalidate(&token),

@@ -289,3 +289,18 @@ async fn a_neighbour_that_changes_rows_at_random_confuses_nobody() {
     let log = house.log();
     assert!(house.is_running() && !log.contains("panicked"), "{log}");
 }
+
+/// A refused walk kept its place among the calls under way while it waited for its lane's turn, and whoever had the
+/// turn waited for that place: with as many refusals at once as places, nobody ever called again.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_die_under_every_call_at_once_stop_nobody() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.set("RECEIPTD__WORKERS__CONCURRENCY", "1");
+    house.start();
+    insert(
+        &house,
+        "readers=2,median=1ms,never=0,latency=50ms,dead-token*1",
+        8,
+    );
+    all_is_well(&mut house, 8).await;
+}
