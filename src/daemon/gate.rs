@@ -292,8 +292,9 @@ impl Gate {
     }
 
     pub(super) fn trouble(&self, setup: &LaneSetup) {
+        let retry = &setup.settings.retry;
         self.health()
-            .trouble(Instant::now(), setup.settings.retry.initial_interval);
+            .trouble(Instant::now(), retry.initial_interval, retry.max_interval);
     }
 
     pub(super) fn throttled(&self, failure: &Failure, window: Duration) {

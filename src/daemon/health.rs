@@ -86,11 +86,16 @@ impl Health {
         }
     }
 
-    pub(super) fn trouble(&mut self, now: Instant, first: Duration) {
+    /// A *retry* answer. The pauses between probes double from `first` to `longest`.
+    pub(super) fn trouble(&mut self, now: Instant, first: Duration, longest: Duration) {
+        if self.retries >= RETRIES_TO_PROBE && now < self.not_before {
+            // Of a call that was under way when the pause began: a hundred of those are no hundred failed probes.
+            return;
+        }
         self.retries = self.retries.saturating_add(1);
         if self.retries >= RETRIES_TO_PROBE {
             let doublings = (self.retries - RETRIES_TO_PROBE).min(20);
-            let wait = first.saturating_mul(1 << doublings).min(LAST_PROBE);
+            let wait = first.saturating_mul(1 << doublings).min(longest);
             self.not_before = self.not_before.max(now + wait);
         }
     }
@@ -105,6 +110,11 @@ impl Health {
     /// True if it was open before.
     pub(super) fn block(&mut self, now: Instant, code: ErrorCode) -> bool {
         let news = self.condition != Condition::Blocked(code.clone());
+        if matches!(self.condition, Condition::Blocked(_)) && now < self.not_before {
+            // Of a call that was under way when the lane was blocked: no failed probe.
+            self.condition = Condition::Blocked(code);
+            return news;
+        }
         let wait = FIRST_PROBE
             .saturating_mul(1 << self.probes.min(20))
             .min(LAST_PROBE);
@@ -126,5 +136,47 @@ impl Health {
     pub(super) fn probe_now(&mut self, now: Instant) {
         self.not_before = now;
         self.probes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Duration = Duration::from_millis(500);
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    /// An outage of a second that met a hundred calls at once stopped the lane for five minutes.
+    #[test]
+    fn calls_that_fail_together_are_one_failed_probe() {
+        let now = Instant::now();
+        let mut health = Health::new(now);
+        for _ in 0..100 {
+            health.trouble(now, FIRST, LONGEST);
+        }
+        assert_eq!(health.not_before, now + FIRST);
+        let mut at = now;
+        for probe in 1..20 {
+            at = health.not_before;
+            health.trouble(at, FIRST, LONGEST);
+            let wait = FIRST.saturating_mul(1 << probe).min(LONGEST);
+            assert_eq!(health.not_before, at + wait);
+        }
+        assert_eq!(health.not_before, at + LONGEST);
+    }
+
+    /// A permission that was taken away while a hundred calls were under way was probed for after five minutes.
+    #[test]
+    fn calls_that_are_refused_together_are_one_failed_probe() {
+        let now = Instant::now();
+        let mut health = Health::new(now);
+        let code = || ErrorCode::from("Forbidden.AccessDenied.AccessTokenPermissionDenied");
+        assert!(health.block(now, code()));
+        for _ in 0..100 {
+            assert!(!health.block(now, code()));
+        }
+        assert_eq!(health.not_before, now + FIRST_PROBE);
+        assert!(!health.block(health.not_before, code()));
+        assert_eq!(health.not_before, now + FIRST_PROBE + 2 * FIRST_PROBE);
     }
 }
