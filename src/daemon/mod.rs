@@ -24,6 +24,7 @@ mod lessons;
 mod planner;
 mod plans;
 mod pruner;
+mod published;
 mod pulse;
 mod purse;
 mod reconciler;
@@ -42,11 +43,10 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 pub use clock::Clock;
+pub use published::{Backlog, BudgetCondition, LaneCondition, LoopBeat, Published, Reloads};
 pub use pulse::{CoreLoop, Pulse};
 pub use purse::{Counted, Standing, standing};
-pub use status_file::{
-    Backlog, BudgetCondition, LaneCondition, LoopBeat, Published, Reloads, status_path,
-};
+pub use status_file::status_path;
 pub use vitals::Vitals;
 
 use crate::dingtalk::ClientError;

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -12,159 +11,12 @@ use super::gate::MonthCalls;
 use super::health::Condition;
 use super::in_flight::InFlight;
 use super::lanes::Lanes;
+use super::published::{Backlog, BudgetCondition, LaneCondition, LoopBeat, Published};
 use super::pulse::BEAT;
 use super::purse::Standing;
 use super::vitals::Vitals;
 use crate::receipt::cadence::Rules;
-use crate::receipt::{Lane, UnixMs};
 use crate::settings::Settings;
-use crate::store::{CallCount, LaneTotals, WriteAheadLog};
-
-/// What the daemon publishes of itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Published {
-    /// The daemon's process.
-    pub pid: u32,
-    /// Unix milliseconds.
-    pub started_at: i64,
-    /// Unix milliseconds; older than a few beats means that the daemon hangs or is gone.
-    pub updated_at: i64,
-    /// Claims that are out.
-    pub in_flight: usize,
-    /// Each core loop, and how long ago it turned.
-    pub loops: Vec<LoopBeat>,
-    /// What the table held when it was counted last; absent before the first summary.
-    pub backlog: Option<Backlog>,
-    /// Each lane that was met.
-    pub lanes: Vec<LaneCondition>,
-    /// Each budget that a lane was met of.
-    #[serde(default)]
-    pub budgets: Vec<BudgetCondition>,
-    /// The settings, read again.
-    #[serde(default)]
-    pub reloads: Reloads,
-}
-
-/// How often the settings were read again since the start, and how that ended the last time.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reloads {
-    /// Attempts.
-    pub count: u64,
-    /// Why the last attempt left the old settings in force.
-    pub refused: Option<String>,
-}
-
-/// When a core loop turned last.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LoopBeat {
-    /// Its name.
-    pub name: String,
-    /// Milliseconds before `updated_at`.
-    pub turned_ms_ago: u64,
-}
-
-/// Counts over the table, as of the last summary.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Backlog {
-    /// Unix milliseconds of the count.
-    pub counted_at: i64,
-    /// Pending messages.
-    pub pending: u64,
-    /// Of those, messages whose poll is due.
-    pub due: u64,
-    /// For how many milliseconds the one is due that is due longest.
-    pub lag_ms: u64,
-    /// The size of the write-ahead log.
-    pub wal_bytes: u64,
-    /// How much of it a foreign transaction holds back from the file.
-    #[serde(default)]
-    pub wal_held_bytes: u64,
-    /// Metered calls of the month (UTC+8), of all lanes.
-    #[serde(default)]
-    pub calls_this_month: u64,
-}
-
-impl Backlog {
-    pub(super) fn of(
-        totals: &[LaneTotals],
-        calls: &[CallCount],
-        now: UnixMs,
-        wal: WriteAheadLog,
-    ) -> Self {
-        let oldest = totals.iter().filter_map(|lane| lane.oldest_due).min();
-        let lag = oldest.map_or(0, |at| now.since(at).as_millis());
-        Self {
-            counted_at: now.0,
-            pending: totals.iter().map(|lane| lane.pending).sum(),
-            due: totals.iter().map(|lane| lane.due).sum(),
-            lag_ms: u64::try_from(lag).unwrap_or(u64::MAX),
-            wal_bytes: wal.bytes,
-            wal_held_bytes: wal.held_bytes,
-            calls_this_month: calls.iter().map(|count| count.calls).sum(),
-        }
-    }
-}
-
-/// How a lane fares.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LaneCondition {
-    /// Its account.
-    pub account: String,
-    /// Its organisation, for third-party apps.
-    pub corp_id: Option<String>,
-    /// `ok`, `throttled`, `blocked`, `quota` or `unconfigured`.
-    pub condition: String,
-    /// The code that closed it.
-    pub code: Option<String>,
-    /// Unix milliseconds of its last answered call.
-    pub last_success_at: Option<i64>,
-    /// The month (`YYYY-MM`, UTC+8) of its last metered call …
-    #[serde(default)]
-    pub month: String,
-    /// … and its metered calls in that month, those included whose result is not written yet.
-    #[serde(default)]
-    pub calls: u64,
-}
-
-/// How a budget stands.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct BudgetCondition {
-    /// `account NAME` or `budget NAME`.
-    pub name: String,
-    /// Metered calls that the month may cost.
-    pub monthly_calls: u64,
-    /// Metered calls made this month.
-    pub spent: u64,
-    /// Last chances that the month still owes.
-    pub owed: u64,
-    /// Calls a message that the cadence aims at now.
-    pub calls_per_message: f64,
-    /// Where the month's spend will end at its present rate.
-    pub forecast: u64,
-}
-
-impl Published {
-    /// What the lanes had called in `month` beyond what is `counted`.
-    pub(super) fn unwritten(&self, month: &str, counted: &[CallCount]) -> Vec<CallCount> {
-        let of_month = self.lanes.iter().filter(|lane| lane.month == month);
-        of_month
-            .filter_map(|published| {
-                let lane = Lane {
-                    account: published.account.as_str().into(),
-                    corp: published.corp_id.as_deref().map(Into::into),
-                };
-                let written = counted.iter().find(|count| count.lane == lane);
-                let calls = published
-                    .calls
-                    .saturating_sub(written.map_or(0, |count| count.calls));
-                (calls > 0).then(|| CallCount {
-                    calls,
-                    ..CallCount::nothing(lane, month.to_owned())
-                })
-            })
-            .collect()
-    }
-}
 
 /// What the last daemon of the database at `database` published; `None` where that cannot be read.
 pub(super) fn read(database: &Path) -> Option<Published> {
@@ -288,52 +140,4 @@ async fn write(path: &Path, published: &Published) -> std::io::Result<()> {
     draft.push(".new");
     tokio::fs::write(&draft, serde_json::to_vec(published)?).await?;
     tokio::fs::rename(&draft, path).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calls_of_a_killed_daemon_are_those_that_no_row_counts() {
-        let lane = |account: &str, month: &str, calls| LaneCondition {
-            account: account.to_owned(),
-            corp_id: None,
-            condition: "ok".to_owned(),
-            code: None,
-            last_success_at: None,
-            month: month.to_owned(),
-            calls,
-        };
-        let published = Published {
-            pid: 1,
-            started_at: 0,
-            updated_at: 0,
-            in_flight: 0,
-            loops: Vec::new(),
-            backlog: None,
-            lanes: vec![
-                lane("a", "2026-11", 7),
-                lane("b", "2026-11", 3),
-                lane("c", "2026-10", 9),
-            ],
-            budgets: Vec::new(),
-            reloads: Reloads::default(),
-        };
-        let count = |account: &str, calls| {
-            let lane = Lane {
-                account: account.into(),
-                corp: None,
-            };
-            CallCount {
-                calls,
-                ..CallCount::nothing(lane, "2026-11".to_owned())
-            }
-        };
-        let counted = [count("a", 5), count("b", 4)];
-        assert_eq!(published.unwritten("2026-11", &counted), [count("a", 2)]);
-        // Counted once, they are not counted again.
-        let counted = [count("a", 7), count("b", 4)];
-        assert_eq!(published.unwritten("2026-11", &counted), []);
-    }
 }

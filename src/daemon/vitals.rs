@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::published::{Published, Reloads};
 use super::pulse::Pulse;
-use super::status_file::{Published, Reloads};
 use crate::settings::Settings;
 
 /// Handed to [`super::run`] by whoever wants to watch. Cheap to clone; clones see the same daemon.
