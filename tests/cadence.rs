@@ -6,6 +6,8 @@
     reason = "ages within a simulated month, in milliseconds, and counts of messages fit every type here"
 )]
 
+#[path = "../benches/cadence/change.rs"]
+mod change;
 #[path = "../benches/cadence/compare.rs"]
 mod compare;
 #[path = "../benches/cadence/crowd.rs"]
@@ -71,6 +73,30 @@ fn groups_are_served_with_their_size_known_and_unknown() {
             "known {known}, seed {SEED}: {learned:?} {optimum:?}"
         );
     }
+}
+
+#[test]
+fn changed_habits_are_followed_within_one_memory() {
+    // The slower the crowd was, the fewer calls are left to notice that it is no more.
+    let stages = [(0, 60.0, 0.30), (10, 1.0, 0.05), (25, 1.0, 0.05)];
+    let days = change::run(&stages, 100, 8.0, 1_000, SEED);
+    for day in &days {
+        println!(
+            "day {}: {}, {:.2} calls, {:.2} of the optimum",
+            day.day,
+            day.crowd,
+            day.learned.calls,
+            day.ratio()
+        );
+    }
+    let followed = &days[days.len() - 1];
+    assert_eq!(followed.changed, change::MEMORY_DAYS);
+    // Wider than the bench's bounds: one seed, and fewer messages.
+    assert!(followed.ratio() < 1.35, "seed {SEED}: {followed:?}");
+    assert!(
+        (followed.learned.calls / 8.0 - 1.0).abs() < 0.15,
+        "seed {SEED}: {followed:?}"
+    );
 }
 
 #[test]

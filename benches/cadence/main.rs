@@ -13,6 +13,7 @@
     reason = "ages within a simulated month, in milliseconds, and counts of messages fit every type here"
 )]
 
+mod change;
 mod compare;
 mod crowd;
 mod month;

@@ -10,7 +10,7 @@ cargo bench --bench cadence -- [MODE] [OPTIONS]
 modes (default: the four crowds and their bounds)
   --month N         a month of N messages on --budget calls (default 5000); 0: a series of them
                     --usual N: so many a month are known to be usual; --day N: the first is sent on this day, from 0
-  --change          a crowd whose habits change in mid-run
+  --change          a crowd whose habits change in mid-run; --daily N: so many messages a day (default 100)
   --groups          groups of 50 readers, with and without expected_readers
   any crowd option  that one crowd
 
@@ -53,6 +53,7 @@ pub(crate) struct Options {
     pub(crate) budget: u64,
     pub(crate) usual: Option<f64>,
     pub(crate) day: u32,
+    pub(crate) daily: u32,
 }
 
 impl Options {
@@ -69,6 +70,7 @@ impl Options {
             budget: 5_000,
             usual: None,
             day: 0,
+            daily: 100,
         };
         let (mut median, mut sigma, mut parts) = (5.0, 1.8, vec![]);
         let mut arguments = arguments;
@@ -94,6 +96,7 @@ impl Options {
                 "--seeds" => options.seeds = read(name, &next()?)?,
                 "--usual" => options.usual = Some(read(name, &next()?)?),
                 "--day" => options.day = read::<u32>(name, &next()?)?.min(29),
+                "--daily" => options.daily = read::<u32>(name, &next()?)?.max(1),
                 "--budget" => options.budget = read(name, &next()?)?,
                 "--median" | "--sigma" | "--part" | "--never" | "--readers" | "--unknown"
                 | "--quiet" => {

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::super::{Missing, UnixMs};
 use super::Rules;
 use super::grid::Grid;
+use super::learned::Learned;
 use super::lifetime::Lifetime;
-use super::observe::{Observation, Sight};
+use super::observe::Observation;
 use super::policy::level_of;
 use super::problem::MOST_LEVELS;
 use super::table::{Curve, Kind, Table};
@@ -17,10 +18,10 @@ use super::table::{Curve, Kind, Table};
 const PRIOR_STARTS: f64 = 1.0;
 /// So many walks of one call stand for what is believed of the calls a walk takes.
 const PRIOR_WALKS: f64 = 20.0;
-/// The estimate that spreads reads is computed anew after so many walks at first, later after a larger number.
-const REFRESH_FIRST: u32 = 16;
 /// Changes when the meaning of the numbers does.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Had no recent past of its own.
+const VERSION_WITHOUT_RECENT: u32 = 1;
 
 /// Why stored habits cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -90,47 +91,12 @@ impl Totals {
     }
 }
 
-/// A table and the estimate that reads are spread by, which lags a little behind.
-#[derive(Clone, Debug)]
-struct Learned {
-    table: Table,
-    curve: Curve,
-    since_refresh: u32,
-    until_refresh: u32,
-}
-
-impl Learned {
-    fn new(table: Table, grid: &Grid) -> Self {
-        let curve = table.curve(grid);
-        Self {
-            table,
-            curve,
-            since_refresh: 0,
-            until_refresh: REFRESH_FIRST,
-        }
-    }
-
-    fn add(&mut self, grid: &Grid, sight: &Sight) -> f64 {
-        let interval = (sight.from.as_secs_f64(), sight.to.as_secs_f64());
-        let (reads, waiting) = (f64::from(sight.new_readers), f64::from(sight.waiting));
-        let delay = self.table.add(grid, &self.curve, interval, reads, waiting);
-        self.since_refresh += 1;
-        if self.since_refresh >= self.until_refresh {
-            self.curve = self.table.curve(grid);
-            self.since_refresh = 0;
-            // A tenth more each time: the more was learned, the less one walk changes.
-            self.until_refresh = (self.until_refresh + self.until_refresh / 10 + 1).min(1_000);
-        }
-        delay
-    }
-}
-
 impl Habits {
     /// Nothing learned yet.
     pub fn prior(rules: &Rules) -> Self {
         let grid = Grid::new(rules.key_lifetime);
-        let [known, unknown] = [Kind::PerReader, Kind::PerMessage]
-            .map(|kind| Learned::new(Table::new(kind, &grid), &grid));
+        let [known, unknown] =
+            [Kind::PerReader, Kind::PerMessage].map(|kind| Learned::nothing(kind, &grid));
         Self {
             grid,
             known,
@@ -176,7 +142,7 @@ impl Habits {
         let lives = elapsed.as_secs_f64() / memory.as_secs_f64().max(1e-3);
         let factor = (-lives).exp();
         for learned in [&mut self.known, &mut self.unknown] {
-            learned.table.fade(factor);
+            learned.fade(lives);
         }
         for start in &mut self.starts {
             *start *= factor;
@@ -232,16 +198,21 @@ impl Habits {
 
     /// For the store: one line of JSON.
     pub fn to_json(&self) -> String {
-        let rows = |table: &Table| Rows {
-            events: short(&table.events),
-            exposure: short(&table.exposure),
+        let rows = |learned: &Learned| Rows {
+            events: short(&learned.table.events),
+            exposure: short(&learned.table.exposure),
+            recent: Some(Recent {
+                events: short(&learned.recent.events),
+                exposure: short(&learned.recent.exposure),
+                ahead: shorten(learned.ahead),
+            }),
         };
         let stored = Stored {
             version: VERSION,
             key_lifetime_s: self.grid.lifetime(),
             updated_at: self.updated_at.0,
-            known: rows(&self.known.table),
-            unknown: rows(&self.unknown.table),
+            known: rows(&self.known),
+            unknown: rows(&self.unknown),
             starts: short(&self.starts),
             totals: self.totals.each(shorten),
             lifetimes: self
@@ -258,7 +229,7 @@ impl Habits {
     /// its bins.
     pub fn from_json(json: &str, rules: &Rules) -> Result<Self, HabitsError> {
         let stored: Stored = serde_json::from_str(json).map_err(HabitsError::Unreadable)?;
-        if stored.version != VERSION {
+        if ![VERSION, VERSION_WITHOUT_RECENT].contains(&stored.version) {
             return Err(HabitsError::Version(stored.version));
         }
         let lifetime = Duration::try_from_secs_f64(stored.key_lifetime_s)
@@ -268,22 +239,32 @@ impl Habits {
         let mut habits = Self::prior(rules);
         let from = Grid::new(lifetime);
         let same = (from.lifetime() / habits.grid.lifetime() - 1.0).abs() < 1e-9;
-        let read = |kind: Kind, rows: Rows| {
+        let table = |kind: Kind, events: Vec<f64>, exposure: Vec<f64>| {
             let table = Table {
                 kind,
-                events: possible(rows.events, from.bins())?,
-                exposure: possible(rows.exposure, from.bins())?,
+                events: possible(events, from.bins())?,
+                exposure: possible(exposure, from.bins())?,
             };
-            Ok(if same {
+            Ok::<Table, HabitsError>(if same {
                 table
             } else {
                 table.rebinned(&from, &habits.grid)
             })
         };
+        let read = |kind: Kind, rows: Rows| {
+            let long = table(kind, rows.events, rows.exposure)?;
+            let (recent, ahead) = match rows.recent {
+                Some(recent) => {
+                    let ahead = possible(vec![recent.ahead], 1)?[0];
+                    (table(kind, recent.events, recent.exposure)?, ahead)
+                }
+                None => (Table::new(kind, &habits.grid), 0.0),
+            };
+            Ok::<Learned, HabitsError>(Learned::new(long, recent, ahead, &habits.grid))
+        };
         let known = read(Kind::PerReader, stored.known)?;
         let unknown = read(Kind::PerMessage, stored.unknown)?;
-        habits.known = Learned::new(known, &habits.grid);
-        habits.unknown = Learned::new(unknown, &habits.grid);
+        (habits.known, habits.unknown) = (known, unknown);
         habits.starts = possible(stored.starts, MOST_LEVELS)?;
         habits.count_starts();
         let totals = stored.totals;
@@ -354,6 +335,14 @@ struct Stored {
 struct Rows {
     events: Vec<f64>,
     exposure: Vec<f64>,
+    recent: Option<Recent>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Recent {
+    events: Vec<f64>,
+    exposure: Vec<f64>,
+    ahead: f64,
 }
 
 fn short(numbers: &[f64]) -> Vec<f64> {

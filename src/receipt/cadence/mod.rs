@@ -16,6 +16,7 @@
 mod budget;
 mod grid;
 mod habits;
+mod learned;
 mod lifetime;
 mod observe;
 mod plot;

@@ -31,6 +31,8 @@ pub(super) struct Sight {
     pub(super) new_readers: u32,
     /// Readers (or the one message) that were waited for throughout.
     pub(super) waiting: u32,
+    /// It tells of those who did not read, too.
+    pub(super) complete: bool,
 }
 
 impl Observation {
@@ -82,5 +84,6 @@ fn sight(before: &Message, outcome: &Outcome, new_readers: u32) -> Option<Sight>
         to: before.age(outcome.started_at),
         new_readers,
         waiting: if complete { waiting } else { 0 },
+        complete,
     })
 }

@@ -194,6 +194,26 @@ impl Curve {
         }
     }
 
+    /// How well this estimate foretold what a complete walk saw, see [`Table::add`]: the logarithm of its likelihood, as of
+    /// one reader however many there were, since those of one message read alike.
+    pub(super) fn foretells(
+        &self,
+        grid: &Grid,
+        (from, to): (f64, f64),
+        reads: f64,
+        waiting: f64,
+    ) -> f64 {
+        let share = self.share(grid, from, to).max(1e-9);
+        match self.kind {
+            Kind::PerReader => {
+                let missed = (1.0 - share).max(1e-9);
+                (reads * share.ln() + waiting * missed.ln()) / (reads + waiting).max(1.0)
+            }
+            // A Poisson number of reads, its factor that no estimate changes left out.
+            Kind::PerMessage => (reads * share.ln() - share) / reads.max(share).max(1.0),
+        }
+    }
+
     /// The share of a part's reads among those still at risk at its start.
     fn share(&self, grid: &Grid, start: f64, end: f64) -> f64 {
         let events = self.at(grid, end) - self.at(grid, start);

@@ -237,7 +237,8 @@ fn stored_habits_of_another_kind_are_refused() {
     let rules = Rules::default();
     let json = Habits::prior(&rules).to_json();
     for (from, to) in [
-        ("\"version\":1", "\"version\":2"),
+        ("\"version\":2", "\"version\":3"),
+        ("\"ahead\":0.0", "\"ahead\":-1.0"),
         ("\"events\":[0.0,", "\"events\":["),
         ("\"events\":[0.0,", "\"events\":[-1.0,"),
         ("\"events\":[0.0,", "\"events\":[1e300,"),
@@ -246,6 +247,74 @@ fn stored_habits_of_another_kind_are_refused() {
         let damaged = json.replacen(from, to, 1);
         assert_ne!(damaged, json);
         assert!(Habits::from_json(&damaged, &rules).is_err(), "{to}");
+    }
+}
+
+/// Written before habits had a recent past of their own.
+#[test]
+fn habits_of_version_1_are_read() {
+    let rules = Rules::default();
+    let mut habits = Habits::prior(&rules);
+    (0..100).for_each(|_| habits.learn(&walk(Some(1), Duration::ZERO, HOUR, 1)));
+    let mut json: serde_json::Value = serde_json::from_str(&habits.to_json()).unwrap();
+    json["version"] = 1.into();
+    for kind in ["known", "unknown"] {
+        json[kind].as_object_mut().unwrap().remove("recent");
+    }
+    let read = Habits::from_json(&json.to_string(), &rules).unwrap();
+    assert!((read.reads().0 - 100.0).abs() < 0.1);
+}
+
+/// One message each six minutes for so many days, read after an exponential time and polled at six ages. The memory of 30
+/// days fades it.
+fn days_of_reads(habits: &mut Habits, expected: Option<u32>, mean: f64, days: u32, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let rules = Rules::default();
+    for _ in 0..days * 240 {
+        let read = (random.f64() < 0.9).then(|| -mean * (1.0 - random.f64()).ln());
+        let (mut from, mut seen) = (0.0, false);
+        for poll in [60.0, 300.0, 900.0, 2_400.0, 7_200.0, 86_100.0] {
+            let to = poll * (0.8 + 0.4 * random.f64());
+            let new = !seen && read.is_some_and(|read| read <= to);
+            let [start, end] = [from, to].map(Duration::from_secs_f64);
+            habits.learn(&walk(expected, start, end, u32::from(new)));
+            seen |= new;
+            from = to;
+            if seen && expected.is_some() {
+                break;
+            }
+        }
+        habits.forget(HOUR / 10, rules.memory);
+    }
+}
+
+#[test]
+fn what_was_learned_before_a_change_is_dropped_and_habits_that_stand_are_kept() {
+    for expected in [Some(1), None] {
+        for seed in 1..=3 {
+            let mut habits = Habits::prior(&Rules::default());
+            let reads = |habits: &Habits| match expected {
+                Some(_) => habits.reads().0,
+                None => habits.reads().1,
+            };
+            days_of_reads(&mut habits, expected, 1_200.0, 25, seed);
+            // 216 a day, faded over 25 of 30 days.
+            let kept = 216.0 * 30.0 * (1.0 - (-25.0_f64 / 30.0).exp());
+            assert!(
+                (reads(&habits) / kept - 1.0).abs() < 0.05,
+                "expected {expected:?}, seed {seed}: {} for {kept}",
+                reads(&habits)
+            );
+            days_of_reads(&mut habits, expected, 120.0, 4, seed);
+            let dropped = reads(&habits);
+            assert!(
+                dropped < 0.5 * kept,
+                "expected {expected:?}, seed {seed}: {dropped} of {kept}"
+            );
+            // In truth 0.9 of all; 0.35 before the change.
+            let quick = habits.share_read_by(HOUR / 6, expected.is_some());
+            assert!(quick > 0.65, "expected {expected:?}, seed {seed}: {quick}");
+        }
     }
 }
 
