@@ -9,6 +9,7 @@ mod demo_report;
 mod man;
 mod migrate;
 mod notify;
+mod opening;
 mod prune;
 mod reload;
 mod retry;

@@ -30,8 +30,8 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// A migration begins: systemd's patience is asked for until this is dropped.
-    pub(super) fn migrates(&mut self, step: &str) {
+    /// A migration begins, or a wait for the file: systemd's patience is asked for until this is dropped.
+    pub(super) fn takes_long(&mut self, step: &str) {
         tell(&[NotifyState::Status(step)]);
         // A task of its own: it speaks also while the opening one is busy.
         self.extending.get_or_insert_with(|| {

@@ -9,11 +9,11 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{FAILED, MISUSED, common, notify};
+use super::{FAILED, MISUSED, common, notify, opening};
 use crate::daemon::{self, Clock, Stop, Vitals};
 use crate::dingtalk::Client;
 use crate::settings::{DEFAULT_PATH, Loaded, Settings, process_environment};
-use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
+use crate::store::sqlite::DaemonLock;
 use crate::telemetry::{self, Surroundings, Telemetry};
 
 /// Serve until SIGTERM or SIGINT; SIGHUP reads the configuration again
@@ -67,15 +67,11 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let mut hangup = signal(SignalKind::hangup()).context("signals cannot be watched")?;
     let lock = DaemonLock::acquire(&settings.database.path)?;
     let mut opening = notify::Opening::default();
-    let store = SqliteStore::open_reporting(&settings.database, Role::Owner, &mut |step| {
-        let line = format!(
-            "database: bringing the schema to version {}: {}",
-            step.version, step.description
-        );
-        tracing::info!(schema.version = step.version, "{line}");
-        opening.migrates(&line);
-    })
-    .await?;
+    let store = tokio::select! {
+        store = opening::open(&settings.database, &mut opening) => store?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     drop(opening);
     let store = Arc::new(store);
     let database = settings.database.path.clone();

@@ -10,7 +10,7 @@ use std::process::Command;
 use receiptd::sandbox::SandboxConfig;
 
 use super::harness::{DEFAULT_ACCOUNT, House};
-use super::ledger::counts;
+use super::ledger::every_call_is_counted;
 
 /// A file system of its own in memory, unmounted when dropped.
 struct SmallDisk(PathBuf);
@@ -87,15 +87,7 @@ async fn a_full_disk_is_waited_out_and_no_result_is_missing() {
             .await;
     }
     assert_eq!(house.sql("SELECT count(*) FROM readers"), ["12000"]);
-    let calls = house.sandbox.calls_after(0);
-    let made = calls
-        .iter()
-        .filter(|call| !call.key.is_empty() && counts(call))
-        .count();
-    assert_eq!(
-        house.sql("SELECT sum(call_count), (SELECT sum(calls) FROM api_calls) FROM messages"),
-        [format!("{made}|{made}")]
-    );
+    every_call_is_counted(&house);
     assert_eq!(house.sql("PRAGMA integrity_check"), ["ok"]);
     assert!(house.is_running());
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use receiptd::sandbox::{SandboxConfig, Script};
@@ -268,4 +268,28 @@ async fn a_prune_that_was_killed_removed_nothing() {
     assert!(prune("").success());
     assert_eq!(house.sql(rows), ["0|0"]);
     assert_eq!(house.sql("PRAGMA integrity_check"), ["ok"]);
+}
+
+/// The tests' own dependency switches the points on; a build for others must not know them.
+#[test]
+fn what_cargo_build_makes_has_no_points_of_failure() {
+    let features = |edges| {
+        let output = Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "--offline",
+                "--locked",
+                "--invert",
+                "fail",
+                "--edges",
+                edges,
+            ])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(features("features").contains("\"failpoints\""));
+    assert!(!features("features,no-dev").contains("failpoints"));
 }

@@ -27,6 +27,19 @@ pub(crate) fn counts(call: &Call) -> bool {
     !call.outcome.contains("AccessDenied.Qp") && !call.outcome.ends_with("drop=before")
 }
 
+/// Where no kill cut a call off: rows and months have counted what the endpoint was asked.
+pub(crate) fn every_call_is_counted(house: &House) {
+    let calls = house.sandbox.calls_after(0);
+    let made = calls
+        .iter()
+        .filter(|call| !call.key.is_empty() && counts(call))
+        .count();
+    assert_eq!(
+        house.sql("SELECT sum(call_count), (SELECT sum(calls) FROM api_calls) FROM messages"),
+        [format!("{made}|{made}")]
+    );
+}
+
 impl Ledger {
     /// Takes over what the sandbox was asked since the last time.
     pub(crate) fn hear(&mut self, house: &House) {

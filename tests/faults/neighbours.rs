@@ -5,7 +5,7 @@ use std::time::Duration;
 use receiptd::sandbox::{SandboxConfig, Script};
 
 use super::harness::{DEFAULT_ACCOUNT, House, signal};
-use super::ledger::counts;
+use super::ledger::every_call_is_counted;
 use super::neighbour::Neighbour;
 
 /// Every call of these takes a while, so that answers arrive while somebody holds the database.
@@ -57,18 +57,6 @@ async fn all_is_well(house: &mut House, number: usize) {
     assert!(house.is_running());
 }
 
-fn every_call_is_counted(house: &House) {
-    let calls = house.sandbox.calls_after(0);
-    let made = calls
-        .iter()
-        .filter(|call| !call.key.is_empty() && counts(call))
-        .count();
-    assert_eq!(
-        house.sql("SELECT sum(call_count), (SELECT sum(calls) FROM api_calls) FROM messages"),
-        [format!("{made}|{made}")]
-    );
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_write_lock_costs_time_and_nothing_else() {
     let mut spans = vec![1, 10];
@@ -101,13 +89,27 @@ async fn a_lock_holder_that_is_stopped_or_killed_is_outlived() {
         let mut neighbour = Neighbour::of(&house.database());
         neighbour.run("BEGIN IMMEDIATE");
         signal(neighbour.pid(), "STOP");
-        house.until_log("wait to be written").await;
+        house.until_logged("wait to be written").await;
         signal(neighbour.pid(), end);
         if end == "CONT" {
             neighbour.run("COMMIT");
         }
         all_is_well(&mut house, 20).await;
     }
+}
+
+/// The lock may be held when the daemon starts, by a backup or a feeder's long transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_finds_the_database_locked_waits_for_it() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    insert(&house, SLOW, 5);
+    let mut neighbour = Neighbour::of(&house.database());
+    neighbour.run("BEGIN IMMEDIATE");
+    house.start();
+    house.until_logged("waits for it").await;
+    assert!(house.is_running(), "{}", house.log());
+    neighbour.run("COMMIT");
+    all_is_well(&mut house, 5).await;
 }
 
 /// A write-ahead log cannot be cut back behind a reader: it grows, and results go on being written.

@@ -95,7 +95,7 @@ filter = "info"
         self.database.clone()
     }
 
-    fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.dir.path().join("receiptd.toml")
     }
 
@@ -172,11 +172,7 @@ filter = "info"
 
     /// Waits until the log holds `text`.
     pub(crate) async fn until_logged(&self, text: &str) {
-        let since = Instant::now();
-        while !self.log().contains(text) {
-            assert!(since.elapsed() < BOUND, "no {text:?} in\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.until_logs(text, 1).await;
     }
 
     /// The rows of a statement, cells parted by `|`, through the `sqlite3` shell.
@@ -189,15 +185,20 @@ filter = "info"
         try_sql(&self.database(), statement).ok()
     }
 
-    /// Waits until the log says something.
-    pub(crate) async fn until_log(&self, text: &str) {
-        self.until_logs(text, 1).await;
-    }
-
     /// Waits until the log has said something so often.
     pub(crate) async fn until_logs(&self, text: &str, times: usize) {
         self.until_true(text, || self.log().matches(text).count() >= times)
             .await;
+    }
+
+    /// Waits until the daemon holds the lock beside its database.
+    pub(crate) async fn until_locked(&self) {
+        let lock = self.database().with_extension("db.lock");
+        let holder = format!("{}\n", self.pid());
+        self.until_true("the lock is taken", || {
+            std::fs::read_to_string(&lock).is_ok_and(|found| found == holder)
+        })
+        .await;
     }
 
     /// Waits until a condition holds.

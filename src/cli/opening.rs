@@ -1,0 +1,46 @@
+//! Opening the database to serve it: whoever holds it, or fills the disk, is waited for.
+
+use std::time::Duration;
+
+use super::notify::Opening;
+use crate::settings::Database;
+use crate::store::StoreError;
+use crate::store::sqlite::{OpenError, Role, SqliteStore};
+
+/// Between attempts, each of which waits for a lock itself.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Opens `database` and brings its schema up to date. A lock of another process and a full disk pass by themselves, so
+/// they end nothing. Dropped half way, a migration is rolled back.
+pub(super) async fn open(
+    database: &Database,
+    opening: &mut Opening,
+) -> Result<SqliteStore, OpenError> {
+    let mut waits = false;
+    loop {
+        let opened = SqliteStore::open_reporting(database, Role::Owner, &mut |step| {
+            let line = format!(
+                "database: bringing the schema to version {}: {}",
+                step.version, step.description
+            );
+            tracing::info!(schema.version = step.version, "{line}");
+            opening.takes_long(&line);
+        })
+        .await;
+        match opened {
+            Err(OpenError::Store {
+                path,
+                source: source @ (StoreError::Busy | StoreError::Full),
+            }) => {
+                if !waits {
+                    waits = true;
+                    let line = format!("{}: {source}: receiptd waits for it", path.display());
+                    tracing::warn!(database.path = %path.display(), "{line}");
+                    opening.takes_long(&line);
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+            opened => return opened,
+        }
+    }
+}
