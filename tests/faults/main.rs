@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::print_stdout, reason = "seeds and figures")]
 
+mod clocks;
 mod disk;
 mod feeder;
 #[path = "../harness/mod.rs"]
@@ -13,4 +14,6 @@ mod ledger;
 mod neighbour;
 mod neighbours;
 mod scenario;
+mod shutdown;
+mod soak;
 mod verdict;

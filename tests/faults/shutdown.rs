@@ -1,0 +1,209 @@
+//! Every way to stop: bounded, clean, and nothing charged that was not made.
+
+use std::time::Duration;
+
+use receiptd::sandbox::{SandboxConfig, Script};
+
+use super::harness::{DEFAULT_ACCOUNT, House};
+use super::ledger::every_call_is_counted;
+use super::neighbour::Neighbour;
+
+/// A serving daemon with one message in a group that is called for the first time.
+async fn called_house(settings: &[(&'static str, &str)], rule: &str, expected: u32) -> House {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    for (variable, value) in settings {
+        house.set(variable, value);
+    }
+    // Before the daemon hears of it: its readers have read it by the first call.
+    house.sandbox.publish("k", Script::parse(rule).unwrap());
+    house.start();
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, chat, expected_readers) VALUES ('k', 'group', {expected})"
+    ));
+    house
+        .until_true("the endpoint is called", || {
+            house.sandbox.counts().queries > 0
+        })
+        .await;
+    house
+}
+
+async fn stops(house: &mut House) {
+    house.signal("TERM");
+    ends_well(house).await;
+}
+
+async fn ends_well(house: &mut House) {
+    let status = house.ended().await;
+    assert!(status.success(), "{status}\n{}", house.log());
+    assert_eq!(house.sql("PRAGMA integrity_check"), ["ok"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_idle() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.start();
+    house.until_logged("receiptd serves").await;
+    stops(&mut house).await;
+}
+
+/// The walk goes on to its last page: within its grace it is no failed attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn between_the_pages_of_a_walk() {
+    let rule = "readers=450,median=1ms,never=0,latency=300ms";
+    let mut house = called_house(&[("RECEIPTD__WORKERS__SHUTDOWN_GRACE", "50s")], rule, 450).await;
+    stops(&mut house).await;
+    assert_eq!(
+        house.sql("SELECT state, reader_count FROM messages"),
+        ["complete|450"]
+    );
+    every_call_is_counted(&house);
+}
+
+/// Beyond its grace a call is given up: it was made and counts, and the row stays due as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_call_that_outlasts_the_grace() {
+    let settings = [
+        ("RECEIPTD__WORKERS__SHUTDOWN_GRACE", "500ms"),
+        ("RECEIPTD__ENDPOINT__REQUEST_TIMEOUT", "10m"),
+    ];
+    let mut house = called_house(&settings, "readers=1,latency=10m", 1).await;
+    let row = "SELECT state, next_poll_at, finished_at FROM messages";
+    let before = house.sql(row);
+    stops(&mut house).await;
+    assert_eq!(house.sql(row), before);
+    every_call_is_counted(&house);
+}
+
+/// A walk that waits for its next attempt has nothing to lose.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_backoff_of_a_walk() {
+    let settings = [
+        ("RECEIPTD__WORKERS__SHUTDOWN_GRACE", "10m"),
+        ("RECEIPTD__RETRY__INITIAL_INTERVAL", "10m"),
+        ("RECEIPTD__RETRY__MAX_INTERVAL", "10m"),
+        ("RECEIPTD__RETRY__MAX_ELAPSED_TIME", "1h"),
+    ];
+    let mut house = called_house(&settings, "readers=1,code=system.error", 1).await;
+    let row = "SELECT state, next_poll_at, finished_at FROM messages";
+    let before = house.sql(row);
+    stops(&mut house).await;
+    assert_eq!(house.sql(row), before);
+    every_call_is_counted(&house);
+}
+
+/// What could not be written is polled again; the stop does not wait for whoever holds the lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_another_process_holds_the_lock() {
+    let rule = "readers=3,median=1ms,never=0,latency=400ms";
+    let mut house = called_house(&[], rule, 3).await;
+    let mut neighbour = Neighbour::of(&house.database());
+    neighbour.run("BEGIN IMMEDIATE");
+    house.until_logged("wait to be written").await;
+    house.signal("TERM");
+    let status = house.ended().await;
+    // And the lock is held still.
+    assert!(status.success(), "{status}\n{}", house.log());
+    neighbour.run("COMMIT");
+    assert_eq!(
+        house.sql("SELECT state, reader_count, call_count FROM messages"),
+        ["pending|0|0"]
+    );
+    house.start();
+    house
+        .until(
+            "SELECT state, reader_count, call_count FROM messages",
+            "complete|3|1",
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_waits_for_the_lock_to_start() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    let mut neighbour = Neighbour::of(&house.database());
+    neighbour.run("BEGIN IMMEDIATE");
+    house.start();
+    house.until_logged("waits for it").await;
+    house.signal("TERM");
+    let status = house.ended().await;
+    assert!(status.success(), "{status}\n{}", house.log());
+    neighbour.run("COMMIT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_migration() {
+    let mut house = House::empty(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.start_with(&[("FAILPOINTS", "store.migrate=sleep(2000)")]);
+    house.until_logged("bringing the schema to version").await;
+    stops(&mut house).await;
+    assert!(house.command("migrate").status().unwrap().success());
+    assert_eq!(house.sql("SELECT count(*) FROM messages"), ["0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_once_by_a_second_signal() {
+    let settings = [
+        ("RECEIPTD__WORKERS__SHUTDOWN_GRACE", "10m"),
+        ("RECEIPTD__ENDPOINT__REQUEST_TIMEOUT", "10m"),
+    ];
+    let mut house = called_house(&settings, "readers=1,latency=10m", 1).await;
+    house.signal("TERM");
+    house.until_logged("receiptd stops").await;
+    assert!(house.is_running(), "{}", house.log());
+    house.signal("INT");
+    ends_well(&mut house).await;
+    assert_eq!(house.sql("SELECT state FROM messages"), ["pending"]);
+    every_call_is_counted(&house);
+}
+
+/// Fifty lives under load, each stopped at a random moment: no call is lost from the books, no reader twice in them.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_times_under_load() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    for (variable, value) in [
+        ("RECEIPTD__CADENCE__CALLS_PER_MESSAGE", "500"),
+        ("RECEIPTD__CADENCE__MAX_INTERVAL", "300ms"),
+        ("RECEIPTD__CADENCE__KEY_LIFETIME", "10m"),
+        ("RECEIPTD__CADENCE__MAX_AGE", "20m"),
+    ] {
+        house.set(variable, value);
+    }
+    let rows: Vec<String> = (0..60)
+        .map(|number| {
+            format!(
+                "('sb:readers=220,median=6s,sigma=0.4,never=0,latency=30ms;{number}', 'group', 220)"
+            )
+        })
+        .collect();
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, chat, expected_readers) VALUES {}",
+        rows.join(",")
+    ));
+    let mut luck = fastrand::Rng::with_seed(1);
+    for _ in 0..50 {
+        house.start();
+        // Signals are watched before the lock is taken.
+        house.until_locked().await;
+        tokio::time::sleep(Duration::from_millis(luck.u64(..150))).await;
+        house.signal("TERM");
+        let status = house.ended().await;
+        assert!(status.success(), "{status}\n{}", house.log());
+    }
+    every_call_is_counted(&house);
+    house.start();
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE state = 'complete'",
+            "60",
+        )
+        .await;
+    stops(&mut house).await;
+    assert_eq!(
+        house.sql(
+            "SELECT count(*), count(DISTINCT process_query_key || ' ' || user_id) FROM readers"
+        ),
+        ["13200|13200"]
+    );
+    every_call_is_counted(&house);
+}

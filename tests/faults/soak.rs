@@ -1,0 +1,158 @@
+//! Hours of work with time compressed: nothing grows.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use receiptd::sandbox::{FaultPlan, SandboxConfig};
+
+use super::harness::{DEFAULT_ACCOUNT, House};
+
+/// Inserts rows at a rate, until its standard input ends; keys answer for six seconds.
+const FEEDER: &str = "
+import select, sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
+db.execute('PRAGMA wal_autocheckpoint = 0')
+rate, number, began = float(sys.argv[2]), 0, time.monotonic()
+while not select.select([sys.stdin], [], [], 0.05)[0]:
+    while number < (time.monotonic() - began) * rate:
+        db.execute('INSERT INTO messages (process_query_key, chat) VALUES (?, ?)',
+                   ('sb:readers=4,median=1s,sigma=1,expire=6s;%d' % number, 'group' if number % 9 == 0 else 'private'))
+        number += 1
+print(number)
+";
+
+/// What may not grow.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reading {
+    resident_kib: u64,
+    descriptors: u64,
+    wal_bytes: u64,
+    database_bytes: u64,
+    log_lines: u64,
+    lag_ms: i64,
+}
+
+/// `SOAK_SECONDS` (20) at `SOAK_RATE` messages a second (20).
+fn said(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |number| number.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_grows() {
+    let (seconds, rate) = (said("SOAK_SECONDS", 20), said("SOAK_RATE", 20));
+    // No faults of which the daemon and the sandbox count differently: a throttled call, one that nobody answered.
+    let mut faults = FaultPlan::usual(1, 0.05);
+    faults.rates.retain(|(kind, _)| {
+        !matches!(
+            &*kind.name(),
+            "drop=before" | "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi"
+        )
+    });
+    let config = SandboxConfig {
+        faults: Some(faults),
+        ..SandboxConfig::default()
+    };
+    let mut house = House::new(config, DEFAULT_ACCOUNT).await;
+    house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "6s");
+    house.set("RECEIPTD__LOG__SUMMARY_INTERVAL", "1s");
+    house.set("RECEIPTD__RETENTION__FINISHED", "3s");
+    house.start();
+    let mut feeder = feed(&house, rate);
+    let began = Instant::now();
+    let mut readings = Vec::new();
+    while began.elapsed() < Duration::from_secs(seconds) {
+        tokio::time::sleep(Duration::from_millis((seconds * 10).clamp(250, 10_000))).await;
+        assert!(house.is_running(), "{}", house.log());
+        readings.push(read(&house));
+    }
+    writeln!(feeder.stdin.take().unwrap()).unwrap();
+    let fed = String::from_utf8(feeder.wait_with_output().unwrap().stdout).unwrap();
+    house
+        .until("SELECT count(*) FROM messages WHERE state = 'pending'", "0")
+        .await;
+    house.signal("TERM");
+    assert!(house.ended().await.success(), "{}", house.log());
+
+    // The first third fills what is meant to be filled.
+    let (early, late) = readings.split_at(readings.len() / 3);
+    let (early, late) = (worst(early), worst(late));
+    println!(
+        "{} messages in {seconds} s; {} readings; the first third {early:?}, the rest {late:?}",
+        fed.trim(),
+        readings.len()
+    );
+    let slack_kib = 8 << 10;
+    assert!(
+        late.resident_kib <= early.resident_kib * 5 / 4 + slack_kib,
+        "{early:?} {late:?}"
+    );
+    assert!(late.resident_kib <= 96 << 10, "{late:?}");
+    assert!(late.descriptors <= 64 + 64, "{late:?}");
+    assert!(late.wal_bytes <= 40 << 20, "{late:?}");
+    assert!(late.database_bytes <= 24 << 20, "{late:?}");
+    assert!(late.lag_ms <= 30_000, "{late:?}");
+    // Ten lines a second on messages, one summary, and what happens now and then.
+    assert!(
+        late.log_lines <= 12 * began.elapsed().as_secs() + 100,
+        "{late:?}"
+    );
+
+    assert!(
+        house.sandbox.violations().is_empty(),
+        "{:?}",
+        house.sandbox.violations()
+    );
+    assert_eq!(
+        house.sql("SELECT sum(calls) FROM api_calls"),
+        [house.sandbox.counts().queries.to_string()]
+    );
+    assert_eq!(house.sql("PRAGMA integrity_check"), ["ok"]);
+}
+
+fn feed(house: &House, rate: u64) -> Child {
+    Command::new("python3")
+        .args(["-c", FEEDER])
+        .arg(house.database())
+        .arg(rate.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn read(house: &House) -> Reading {
+    let process = format!("/proc/{}", house.pid());
+    let status = fs::read_to_string(format!("{process}/status")).unwrap();
+    let resident = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    let now = house.sandbox.now().0;
+    let lag = house.sql(&format!(
+        "SELECT ifnull(max({now} - next_poll_at), 0) FROM messages WHERE state = 'pending' AND next_poll_at < {now}"
+    ));
+    let size = |name: &str| fs::metadata(house.dir.path().join(name)).map_or(0, |file| file.len());
+    Reading {
+        resident_kib: resident.trim().trim_end_matches(" kB").parse().unwrap(),
+        descriptors: u64::try_from(fs::read_dir(format!("{process}/fd")).unwrap().count()).unwrap(),
+        wal_bytes: size("receiptd.db-wal"),
+        database_bytes: size("receiptd.db"),
+        log_lines: u64::try_from(house.log().lines().count()).unwrap(),
+        lag_ms: lag[0].parse().unwrap(),
+    }
+}
+
+fn worst(readings: &[Reading]) -> Reading {
+    readings
+        .iter()
+        .fold(Reading::default(), |worst, next| Reading {
+            resident_kib: worst.resident_kib.max(next.resident_kib),
+            descriptors: worst.descriptors.max(next.descriptors),
+            wal_bytes: worst.wal_bytes.max(next.wal_bytes),
+            database_bytes: worst.database_bytes.max(next.database_bytes),
+            log_lines: worst.log_lines.max(next.log_lines),
+            lag_ms: worst.lag_ms.max(next.lag_ms),
+        })
+}
