@@ -19,12 +19,14 @@ pub(super) async fn open(
     let mut waits = false;
     loop {
         let opened = SqliteStore::open_reporting(database, Role::Owner, &mut |step| {
-            let line = format!(
-                "database: bringing the schema to version {}: {}",
-                step.version, step.description
+            let (version, does) = (step.version, step.description);
+            tracing::info!(
+                schema.version = version,
+                "database: bringing the schema to version {version}: {does}"
             );
-            tracing::info!(schema.version = step.version, "{line}");
-            opening.takes_long(&line);
+            opening.takes_long(&format!(
+                "database: bringing the schema to version {version}: {does}"
+            ));
         })
         .await;
         match opened {
@@ -34,8 +36,13 @@ pub(super) async fn open(
             }) => {
                 if !waits {
                     waits = true;
+                    tracing::warn!(
+                        database.path = %path.display(),
+                        error = %source,
+                        "{}: {source}: receiptd waits for it",
+                        path.display()
+                    );
                     let line = format!("{}: {source}: receiptd waits for it", path.display());
-                    tracing::warn!(database.path = %path.display(), "{line}");
                     opening.takes_long(&line);
                 }
                 tokio::time::sleep(AGAIN).await;

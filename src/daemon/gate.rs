@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::Clock;
 use super::address::{Address, LanePlaces, Pace, Place};
-use super::health::{Condition, Health};
+use super::health::Health;
+use super::lane_log::LaneLog;
 use super::purse::Purse;
 use super::tokens::TicketSource;
 use crate::dingtalk::{
@@ -17,6 +18,7 @@ use crate::dingtalk::{
 use crate::receipt::cadence::Call;
 use crate::receipt::{ErrorCode, Lane};
 use crate::settings::{Account, Settings};
+use crate::telemetry::Warnings;
 
 /// All of the configuration that a lane's calls need; a walk under way keeps the one it started with.
 #[derive(Clone)]
@@ -40,6 +42,7 @@ pub(super) struct Gate {
     calls: StdMutex<MonthCalls>,
     /// Of the secret and the ticket that were refused last.
     refused: StdMutex<Option<u64>>,
+    log: LaneLog,
 }
 
 /// Metered calls made in a month (`YYYY-MM` at UTC+8).
@@ -81,8 +84,14 @@ pub(super) enum Closed {
 const WORTH_WAITING: Duration = Duration::from_secs(2);
 
 impl Gate {
-    pub(super) fn new(lane: Lane, address: Arc<Address>, tickets: TicketSource) -> Self {
+    pub(super) fn new(
+        lane: Lane,
+        address: Arc<Address>,
+        tickets: TicketSource,
+        warnings: Warnings,
+    ) -> Self {
         Self {
+            log: LaneLog::new(lane.clone(), warnings),
             lane,
             turn: Arc::new(Mutex::new(Turn {
                 pace: Pace::new(),
@@ -243,11 +252,11 @@ impl Gate {
         let code = refusal.code();
         match refusal {
             TokenRefusal::Upstream(failure) => {
-                self.trouble(setup);
+                self.trouble(setup, &failure);
                 Closed::Trouble(failure)
             }
             TokenRefusal::Throttled { window, .. } => {
-                self.health().throttled(Instant::now(), window);
+                self.throttled(&code, window);
                 Closed::Later
             }
             TokenRefusal::AddressBanned => {
@@ -287,55 +296,49 @@ impl Gate {
     /// The endpoint answered with a page.
     pub(super) fn answered(&self, clock: &Clock) {
         if self.health().answered(clock.now()) {
-            tracing::info!(account = %self.lane.account, "account {}: works again", self.lane);
+            self.log.works_again();
         }
     }
 
-    pub(super) fn trouble(&self, setup: &LaneSetup) {
+    /// The endpoint refused a message; `mendable` by an operator, who is told.
+    pub(super) fn refused_message(&self, failure: &Failure, mendable: bool) {
+        if self.health().refused_message() {
+            self.log.works_again();
+        }
+        if mendable {
+            self.log.refuses_messages(failure);
+        }
+    }
+
+    pub(super) fn trouble(&self, setup: &LaneSetup, failure: &Failure) {
         let retry = &setup.settings.retry;
-        self.health()
-            .trouble(Instant::now(), retry.initial_interval, retry.max_interval);
+        let (first, longest) = (retry.initial_interval, retry.max_interval);
+        let now = Instant::now();
+        let code = failure.code.clone();
+        if self.health().trouble(now, first, longest, code) {
+            self.log.unreachable(failure);
+        }
     }
 
-    pub(super) fn throttled(&self, failure: &Failure, window: Duration) {
-        let window = failure
-            .retry_after
-            .map_or(window, |asked| asked.max(window));
-        let was = self.health().condition.clone();
+    pub(super) fn throttled(&self, code: &ErrorCode, window: Duration) {
         self.health().throttled(Instant::now(), window);
-        if was != Condition::Throttled {
-            tracing::warn!(
-                account = %self.lane.account, error.code = %failure.code,
-                "account {}: throttled ({}); waiting {} s", self.lane, failure.code, window.as_secs()
-            );
-        }
+        self.log.throttled(code, window);
     }
 
     pub(super) fn block(&self, code: &ErrorCode, why: &str) {
-        if self.health().block(Instant::now(), code.clone()) {
-            tracing::error!(
-                account = %self.lane.account, error.code = %code,
-                "account {}: blocked ({code}): {why}; its messages wait, one call probes now and then", self.lane
-            );
-        }
+        self.health().block(Instant::now(), code.clone());
+        self.log.blocked(code, why);
     }
 
     pub(super) fn exhausted(&self, code: &ErrorCode, clock: &Clock) {
         let until = clock.now().next_quota_month().since(clock.now());
-        if self.health().exhaust(Instant::now(), code.clone(), until) {
-            tracing::warn!(
-                account = %self.lane.account, error.code = %code,
-                "account {}: the organisation's calls of this month are used up; one call an hour probes", self.lane
-            );
-        }
+        self.health().exhaust(Instant::now(), code.clone(), until);
+        self.log.out_of_calls(code);
     }
 
     pub(super) fn ban(&self) {
         self.address.ban();
-        tracing::error!(
-            "DingTalk has banned this address: all accounts stop for five minutes; lower [endpoint] calls_per_second, \
-             or find who else calls from it"
-        );
+        self.log.banned();
     }
 
     /// Forgets a token that was refused.

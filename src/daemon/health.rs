@@ -27,6 +27,8 @@ pub(super) struct Health {
     pub(super) not_before: Instant,
     /// *Retry* answers in a row.
     retries: u32,
+    /// The code of the last of them.
+    trouble: Option<ErrorCode>,
     /// Probes that failed in a row.
     probes: u32,
     /// Whether any call was ever answered: until then one walk goes first.
@@ -49,6 +51,7 @@ impl Health {
             condition: Condition::Open,
             not_before: now,
             retries: 0,
+            trouble: None,
             probes: 0,
             proven: false,
             last_success_at: None,
@@ -65,39 +68,59 @@ impl Health {
         matches!(self.condition, Condition::Blocked(_) | Condition::Quota(_))
     }
 
-    /// The endpoint answered for this lane; true if it was closed before.
+    /// The code of what every call meets, where the endpoint has not answered for long.
+    pub(super) fn unreachable(&self) -> Option<&ErrorCode> {
+        let trouble = self.trouble.as_ref();
+        trouble.filter(|_| self.retries >= RETRIES_TO_PROBE)
+    }
+
+    /// The endpoint answered for this lane; true if it was closed or out of reach before.
     pub(super) fn answered(&mut self, at: UnixMs) -> bool {
-        let reopened = self.is_closed();
+        let reopened = self.is_closed() || self.unreachable().is_some();
         self.condition = Condition::Open;
         self.retries = 0;
+        self.trouble = None;
         self.probes = 0;
         self.proven = true;
         self.last_success_at = Some(at);
         reopened
     }
 
-    /// The endpoint answered, though with a refusal of the message.
-    pub(super) fn refused_message(&mut self) {
+    /// The endpoint answered, though with a refusal of the message; true as in [`Self::answered`].
+    pub(super) fn refused_message(&mut self) -> bool {
+        let reopened = self.is_closed() || self.unreachable().is_some();
         self.retries = 0;
+        self.trouble = None;
         self.proven = true;
         if self.is_closed() {
             self.condition = Condition::Open;
             self.probes = 0;
         }
+        reopened
     }
 
-    /// A *retry* answer. The pauses between probes double from `first` to `longest`.
-    pub(super) fn trouble(&mut self, now: Instant, first: Duration, longest: Duration) {
+    /// A *retry* answer; true where so many came in a row that one walk probes for its lane. The pauses between probes
+    /// double from `first` to `longest`.
+    pub(super) fn trouble(
+        &mut self,
+        now: Instant,
+        first: Duration,
+        longest: Duration,
+        code: ErrorCode,
+    ) -> bool {
         if self.retries >= RETRIES_TO_PROBE && now < self.not_before {
             // Of a call that was under way when the pause began: a hundred of those are no hundred failed probes.
-            return;
+            return false;
         }
         self.retries = self.retries.saturating_add(1);
-        if self.retries >= RETRIES_TO_PROBE {
+        self.trouble = Some(code);
+        let probes = self.retries >= RETRIES_TO_PROBE;
+        if probes {
             let doublings = (self.retries - RETRIES_TO_PROBE).min(20);
             let wait = first.saturating_mul(1 << doublings).min(longest);
             self.not_before = self.not_before.max(now + wait);
         }
+        probes
     }
 
     pub(super) fn throttled(&mut self, now: Instant, window: Duration) {
@@ -107,13 +130,11 @@ impl Health {
         self.condition = Condition::Throttled;
     }
 
-    /// True if it was open before.
-    pub(super) fn block(&mut self, now: Instant, code: ErrorCode) -> bool {
-        let news = self.condition != Condition::Blocked(code.clone());
+    pub(super) fn block(&mut self, now: Instant, code: ErrorCode) {
         if matches!(self.condition, Condition::Blocked(_)) && now < self.not_before {
             // Of a call that was under way when the lane was blocked: no failed probe.
             self.condition = Condition::Blocked(code);
-            return news;
+            return;
         }
         let wait = FIRST_PROBE
             .saturating_mul(1 << self.probes.min(20))
@@ -121,15 +142,12 @@ impl Health {
         self.probes = self.probes.saturating_add(1);
         self.not_before = now + wait;
         self.condition = Condition::Blocked(code);
-        news
     }
 
-    /// True if it was open before. `until_month` is how long the month still lasts.
-    pub(super) fn exhaust(&mut self, now: Instant, code: ErrorCode, until_month: Duration) -> bool {
-        let news = self.condition != Condition::Quota(code.clone());
+    /// `until_month` is how long the month still lasts.
+    pub(super) fn exhaust(&mut self, now: Instant, code: ErrorCode, until_month: Duration) {
         self.not_before = now + until_month.min(QUOTA_PROBE);
         self.condition = Condition::Quota(code);
-        news
     }
 
     /// What an operator changed may have mended it: probe at once.
@@ -146,19 +164,23 @@ mod tests {
     const FIRST: Duration = Duration::from_millis(500);
     const LONGEST: Duration = Duration::from_secs(30);
 
+    fn code() -> ErrorCode {
+        ErrorCode::from("Forbidden.AccessDenied.AccessTokenPermissionDenied")
+    }
+
     /// An outage of a second that met a hundred calls at once stopped the lane for five minutes.
     #[test]
     fn calls_that_fail_together_are_one_failed_probe() {
         let now = Instant::now();
         let mut health = Health::new(now);
         for _ in 0..100 {
-            health.trouble(now, FIRST, LONGEST);
+            health.trouble(now, FIRST, LONGEST, code());
         }
         assert_eq!(health.not_before, now + FIRST);
         let mut at = now;
         for probe in 1..20 {
             at = health.not_before;
-            health.trouble(at, FIRST, LONGEST);
+            health.trouble(at, FIRST, LONGEST, code());
             let wait = FIRST.saturating_mul(1 << probe).min(LONGEST);
             assert_eq!(health.not_before, at + wait);
         }
@@ -170,13 +192,12 @@ mod tests {
     fn calls_that_are_refused_together_are_one_failed_probe() {
         let now = Instant::now();
         let mut health = Health::new(now);
-        let code = || ErrorCode::from("Forbidden.AccessDenied.AccessTokenPermissionDenied");
-        assert!(health.block(now, code()));
+        health.block(now, code());
         for _ in 0..100 {
-            assert!(!health.block(now, code()));
+            health.block(now, code());
         }
         assert_eq!(health.not_before, now + FIRST_PROBE);
-        assert!(!health.block(health.not_before, code()));
+        health.block(health.not_before, code());
         assert_eq!(health.not_before, now + FIRST_PROBE + 2 * FIRST_PROBE);
     }
 }

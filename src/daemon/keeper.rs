@@ -19,7 +19,6 @@ use crate::receipt::cadence::Rules;
 use crate::receipt::{Lane, UnixMs, spread};
 use crate::settings::Settings;
 use crate::store::{LaneDue, Pruned, Result, Store};
-use crate::telemetry::Repeats;
 
 pub(super) struct Keeper<S> {
     pub(super) store: Arc<S>,
@@ -50,7 +49,6 @@ const OPTIMIZE_EVERY: Duration = Duration::from_secs(3600);
 
 impl<S: Store> Keeper<S> {
     pub(super) async fn run(self) -> std::result::Result<(), DaemonError> {
-        let mut repeats = Repeats::new();
         let mut last = Instant::now();
         let mut optimized = None;
         let mut first_count = Some(last + FIRST_COUNT);
@@ -60,11 +58,13 @@ impl<S: Store> Keeper<S> {
             match turn {
                 Ok(()) => {}
                 Err(error) if error.is_transient() => {
-                    if repeats
-                        .admit("keeper.store", std::time::Instant::now())
-                        .is_some()
-                    {
-                        tracing::warn!("the messages cannot be counted now: {error}; trying again");
+                    let warnings = self.vitals.warnings();
+                    if let Some(again) = warnings.admit("the messages cannot be counted") {
+                        tracing::warn!(
+                            error = %error,
+                            suppressed = again.count(),
+                            "the messages cannot be counted now: {error}; trying again{again}"
+                        );
                     }
                 }
                 Err(error) => return Err(error.into()),
@@ -84,16 +84,17 @@ impl<S: Store> Keeper<S> {
             } else {
                 first_count = None;
                 last = Instant::now();
-                self.keep(&mut repeats, &mut optimized).await
+                self.keep(&mut optimized).await
             };
         }
     }
 
     /// One turn.
-    async fn keep(&self, repeats: &mut Repeats, optimized: &mut Option<Instant>) -> Result<()> {
+    async fn keep(&self, optimized: &mut Option<Instant>) -> Result<()> {
         let backlog = self.count().await?;
         self.summarise(&backlog);
-        self.warn_of_wal(&backlog, repeats);
+        self.vitals.warnings().tell_the_rest();
+        self.warn_of_wal(&backlog);
         self.optimize(optimized).await?;
         self.plan_ahead().await
     }
@@ -128,7 +129,8 @@ impl<S: Store> Keeper<S> {
             if dropped > 0 {
                 let name = purse.name();
                 tracing::warn!(
-                    budget.name = %name, dropped,
+                    budget.name = %name,
+                    last_chances.dropped = dropped,
                     "{name}: {dropped} last chances were dropped, since the month's calls are spent"
                 );
             }
@@ -176,18 +178,19 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    fn warn_of_wal(&self, backlog: &Backlog, repeats: &mut Repeats) {
+    fn warn_of_wal(&self, backlog: &Backlog) {
         if backlog.wal_held_bytes < MUCH_HELD {
             return;
         }
-        if let Some(suppressed) = repeats.admit("write-ahead log", std::time::Instant::now()) {
+        let warnings = self.vitals.warnings();
+        if let Some(again) = warnings.admit("the write-ahead log cannot be checkpointed") {
             let path = self.settings.borrow().database.path.display().to_string();
             tracing::warn!(
                 wal_bytes = backlog.wal_bytes,
                 wal_held_bytes = backlog.wal_held_bytes,
-                suppressed,
+                suppressed = again.count(),
                 "the write-ahead log has grown to {} MiB and cannot be checkpointed: a process keeps a transaction open; \
-                 find it with: fuser -v {path}",
+                 find it with: fuser -v {path}{again}",
                 backlog.wal_bytes / MIB
             );
         }

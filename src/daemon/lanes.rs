@@ -12,6 +12,7 @@ use crate::dingtalk::{Client, ClientError, Credentials};
 use crate::receipt::{ErrorCode, Lane, UnixMs};
 use crate::settings::Settings;
 use crate::store::CallCount;
+use crate::telemetry::Warnings;
 
 /// The lanes, their gates, and what is made anew when the configuration changes.
 pub(super) struct Lanes {
@@ -20,6 +21,7 @@ pub(super) struct Lanes {
     made: Mutex<Made>,
     address: Arc<Address>,
     tickets: TicketSource,
+    warnings: Warnings,
 }
 
 struct Made {
@@ -33,6 +35,7 @@ impl Lanes {
         settings: &Arc<Settings>,
         tickets: TicketSource,
         clock: Clock,
+        warnings: Warnings,
     ) -> Result<Self, ClientError> {
         let client = Client::new(&settings.endpoint)?;
         Ok(Self {
@@ -45,6 +48,7 @@ impl Lanes {
             }),
             address: Arc::new(Address::new(settings.workers.concurrency)),
             tickets,
+            warnings,
         })
     }
 
@@ -96,6 +100,7 @@ impl Lanes {
                     lane.clone(),
                     self.address.clone(),
                     self.tickets.clone(),
+                    self.warnings.clone(),
                 ))
             })
             .clone()

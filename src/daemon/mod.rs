@@ -19,6 +19,7 @@ mod gate;
 mod health;
 mod in_flight;
 mod keeper;
+mod lane_log;
 mod lanes;
 mod lessons;
 mod planner;
@@ -96,7 +97,8 @@ pub async fn run<S: Store>(
     let now = settings.borrow().clone();
     let in_flight = Arc::new(in_flight::InFlight::default());
     let tickets = tokens::TicketSource::of(&store);
-    let lanes = Arc::new(lanes::Lanes::new(&now, tickets, clock.clone())?);
+    let warnings = vitals.warnings().clone();
+    let lanes = Arc::new(lanes::Lanes::new(&now, tickets, clock.clone(), warnings)?);
     load_calls(&*store, &lanes, &now, clock.now()).await?;
     let plans = Arc::new(plans::Plans::new(&now, &store.habits().await?));
     let tally = Arc::new(tally::Tally::default());
@@ -207,7 +209,7 @@ pub async fn run<S: Store>(
         Err(_) => {
             reconciler.abort();
             tracing::warn!(
-                "stopped before the last results were committed: the database is locked or full; they are polled again"
+                "the last results could not be committed, since the database is locked or full: they are polled again"
             );
             Ok(())
         }
@@ -231,7 +233,7 @@ async fn load_calls<S: Store>(
     if calls > 0 {
         store.count_calls(&unwritten).await?;
         tracing::info!(
-            calls,
+            calls.metered = calls,
             "{calls} calls are counted that were made before receiptd was killed, and whose results were lost"
         );
     }

@@ -22,7 +22,13 @@ pub(super) async fn run(plans: Arc<Plans>, vitals: Vitals, stop: Stop) -> Result
         match tokio::task::spawn_blocking(|| task.solve()).await {
             Ok(solved) => plans.install(solved),
             Err(error) => {
-                tracing::error!("a cadence could not be solved, the old one stays: {error}");
+                if let Some(again) = vitals.warnings().admit("a cadence could not be solved") {
+                    tracing::error!(
+                        error = %error,
+                        suppressed = again.count(),
+                        "a cadence could not be solved, the old one stays: {error}{again}"
+                    );
+                }
             }
         }
     }

@@ -151,10 +151,12 @@ impl Plans {
             .filter_map(|row| match Habits::from_json(&row.habits, &prior.rules) {
                 Ok(habits) => Some((row.lane.clone(), Learned::unsolved(habits, &prior))),
                 Err(error) => {
+                    let lane = &row.lane;
                     tracing::warn!(
-                        account = %row.lane.account,
-                        "what was learned of the readers of account {} is not used, and is learned anew: {error}",
-                        row.lane.account
+                        account = %lane.account,
+                        corp_id = lane.corp.as_ref().map(tracing::field::display),
+                        error = %error,
+                        "account {lane}: what was learned of its readers is not used, and is learned anew: {error}"
                     );
                     None
                 }
@@ -310,7 +312,10 @@ fn messages(habits: &Habits) -> f64 {
 /// The same habits under other rules, whose grid of ages may differ.
 fn rebinned(habits: &Habits, rules: &Rules) -> Habits {
     Habits::from_json(&habits.to_json(), rules).unwrap_or_else(|error| {
-        tracing::warn!("what was learned does not fit the new [cadence] settings: {error}");
+        tracing::warn!(
+            error = %error,
+            "what was learned of an account's readers does not fit the new [cadence] settings: {error}"
+        );
         Habits::prior(rules)
     })
 }

@@ -13,7 +13,6 @@ use super::vitals::Vitals;
 use super::{Clock, DaemonError, Stop};
 use crate::settings::Settings;
 use crate::store::{Pruned, Pruning, Store};
-use crate::telemetry::Repeats;
 
 pub(super) struct Pruner<S> {
     pub(super) store: Arc<S>,
@@ -33,7 +32,6 @@ const SMALL_STEP: Duration = Duration::from_secs(60);
 impl<S: Store> Pruner<S> {
     pub(super) async fn run(self) -> Result<(), DaemonError> {
         let mut pruning = Pruning::default();
-        let mut repeats = Repeats::new();
         let mut steps = Steps::new(self.clock.now(), Instant::now());
         let mut doubtful_until = None;
         let mut next = Instant::now();
@@ -70,9 +68,12 @@ impl<S: Store> Pruner<S> {
                     next = Instant::now() + step.pause;
                 }
                 Err(error) if error.is_transient() => {
-                    if repeats.admit("pruner", std::time::Instant::now()).is_some() {
+                    let warnings = self.vitals.warnings();
+                    if let Some(again) = warnings.admit("finished messages cannot be removed") {
                         tracing::warn!(
-                            "finished messages cannot be removed now: {error}; trying again"
+                            error = %error,
+                            suppressed = again.count(),
+                            "finished messages cannot be removed now: {error}; trying again{again}"
                         );
                     }
                 }

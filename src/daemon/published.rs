@@ -97,7 +97,7 @@ pub struct LaneCondition {
     pub account: String,
     /// Its organisation, for third-party apps.
     pub corp_id: Option<String>,
-    /// `ok`, `throttled`, `blocked`, `quota` or `unconfigured`.
+    /// `ok`, `throttled`, `blocked`, `quota`, `unreachable` or `unconfigured`.
     pub condition: String,
     /// The code that closed it.
     pub code: Option<String>,

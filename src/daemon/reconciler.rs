@@ -15,8 +15,8 @@ use super::tally::{Counted, Tally};
 use super::vitals::Vitals;
 use super::{Clock, DaemonError, Stop};
 use crate::receipt::{Lane, Message, Outcome, UnixMs, settle};
-use crate::store::{CallCount, Found, Store, Writes};
-use crate::telemetry::{LineBudget, Repeats};
+use crate::store::{CallCount, Found, Store, StoreError, Writes};
+use crate::telemetry::LineBudget;
 
 pub(super) struct Reconciler<S> {
     pub(super) store: Arc<S>,
@@ -74,7 +74,6 @@ impl<S: Store> Reconciler<S> {
     /// Commits until it is done: a locked or full database is back-pressure, not a loss.
     async fn commit(&self, batch: &[Outcome]) -> Result<Vec<Settled>, DaemonError> {
         let mut patience = PATIENCE;
-        let mut repeats = Repeats::new();
         // Outlive an attempt: the store may find that an earlier one was written after all, and then decides no more.
         let mut settled = Vec::new();
         let mut lessons = Lessons::default();
@@ -99,18 +98,38 @@ impl<S: Store> Reconciler<S> {
                     return Ok(settled);
                 }
                 Err(error) if error.is_transient() && !self.stop.hard.is_cancelled() => {
-                    if repeats.admit("commit", std::time::Instant::now()).is_some() {
-                        tracing::warn!(
-                            outcomes = batch.len(),
-                            "{} results wait to be written: {error}",
-                            batch.len()
-                        );
-                    }
+                    self.tell_wait(batch.len(), &error);
                     tokio::time::sleep(patience).await;
                     patience = (patience * 2).min(LONGEST_PATIENCE);
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Nothing is lost while it waits; on a full disk a person has to make room.
+    fn tell_wait(&self, results: usize, error: &StoreError) {
+        let Some(again) = self
+            .vitals
+            .warnings()
+            .admit("results wait for the database")
+        else {
+            return;
+        };
+        let suppressed = again.count();
+        match error {
+            StoreError::Full => tracing::error!(
+                results.waiting = results,
+                error = %error,
+                suppressed,
+                "{results} results wait to be written: {error}; make room, nothing is lost meanwhile{again}"
+            ),
+            _ => tracing::warn!(
+                results.waiting = results,
+                error = %error,
+                suppressed,
+                "{results} results wait to be written: {error}; nothing is lost{again}"
+            ),
         }
     }
 
@@ -222,15 +241,23 @@ fn tell(change: &Settled, lines: &mut LineBudget) {
         .unwrap_or_default();
     if finished {
         tracing::info!(
-            message.key = %after.key, account = %after.lane.account, message.state = %after.state,
-            readers = after.reader_count, calls = after.call_count, error.code = error,
+            message.key = %after.key,
+            account = %after.lane.account,
+            corp_id = after.lane.corp.as_ref().map(tracing::field::display),
+            message.state = %after.state,
+            message.readers = after.reader_count,
+            message.calls = after.call_count,
+            error.code = after.last_error.as_ref().map(tracing::field::display),
             "message {}: {} with {} readers after {} calls{}{error}", after.key, after.state,
             after.reader_count, after.call_count, if error.is_empty() { "" } else { ", " }
         );
     } else {
         tracing::info!(
-            message.key = %after.key, account = %after.lane.account, new_readers = change.new_readers,
-            readers = after.reader_count,
+            message.key = %after.key,
+            account = %after.lane.account,
+            corp_id = after.lane.corp.as_ref().map(tracing::field::display),
+            readers.new = change.new_readers,
+            message.readers = after.reader_count,
             "message {}: {} new readers, {} in all", after.key, change.new_readers, after.reader_count
         );
     }

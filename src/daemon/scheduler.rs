@@ -18,7 +18,6 @@ use super::{Clock, DaemonError, Stop};
 use crate::receipt::{ErrorCode, Lane, Message, Outcome, UnixMs, WalkEnd};
 use crate::settings::Settings;
 use crate::store::{Result, Store};
-use crate::telemetry::Repeats;
 
 pub(super) struct Scheduler<S> {
     pub(super) store: Arc<S>,
@@ -58,7 +57,6 @@ struct Work {
 
 /// What the rounds remember.
 struct Memory {
-    repeats: Repeats,
     swept: Option<Instant>,
     recalled: Instant,
     steps: Steps,
@@ -69,7 +67,6 @@ struct Memory {
 impl<S: Store> Scheduler<S> {
     pub(super) async fn run(mut self) -> std::result::Result<(), DaemonError> {
         let mut memory = Memory {
-            repeats: Repeats::new(),
             swept: None,
             recalled: Instant::now(),
             steps: Steps::new(self.clock.now(), Instant::now()),
@@ -88,9 +85,13 @@ impl<S: Store> Scheduler<S> {
                     wake
                 }
                 Err(error) if error.is_transient() => {
-                    let now = std::time::Instant::now();
-                    if memory.repeats.admit("scheduler.store", now).is_some() {
-                        tracing::warn!("due messages cannot be read now: {error}; trying again");
+                    let warnings = self.vitals.warnings();
+                    if let Some(again) = warnings.admit("due messages cannot be read") {
+                        tracing::warn!(
+                            error = %error,
+                            suppressed = again.count(),
+                            "due messages cannot be read now: {error}; trying again{again}"
+                        );
                     }
                     Instant::now() + PATIENCE
                 }
@@ -119,7 +120,10 @@ impl<S: Store> Scheduler<S> {
         let settings = self.settings.borrow_and_update().clone();
         self.plans.reload(&settings);
         if let Err(error) = self.lanes.reload(&settings) {
-            tracing::error!("the new [endpoint] settings do not take, the old ones stay: {error}");
+            tracing::error!(
+                error = %error,
+                "configuration: the new [endpoint] does not take, the old one stays: {error}"
+            );
         }
         self.vitals.took(settings);
     }
@@ -211,8 +215,7 @@ impl<S: Store> Scheduler<S> {
         let now = self.clock.now();
         let more = work.arrivals && self.take_arrivals(lane, 0, memory).await?;
         if sweep || work.arrivals {
-            self.note_unasked(lane, code, now, &mut memory.repeats)
-                .await?;
+            self.note_unasked(lane, code, now).await?;
         }
         if sweep {
             self.end_overaged(lane, now, memory).await?;
@@ -342,12 +345,12 @@ impl<S: Store> Scheduler<S> {
         match memory.steps.observe(now, Instant::now()) {
             None => return Ok(()),
             Some(Step::Forward(by)) => tracing::warn!(
-                step_ms = by.as_millis(),
+                step_ms = whole_ms(by),
                 "the wall clock was set forward by {}, or the machine slept: no message ends by its age before a poll",
                 humantime::format_duration(Duration::from_secs(by.as_secs()))
             ),
             Some(Step::Back(by)) => tracing::warn!(
-                step_ms = by.as_millis(),
+                step_ms = whole_ms(by),
                 "the wall clock was set back by {}: polls that lie too far ahead are pulled forward",
                 humantime::format_duration(Duration::from_secs(by.as_secs()))
             ),
@@ -361,16 +364,11 @@ impl<S: Store> Scheduler<S> {
         Ok(())
     }
 
-    async fn note_unasked(
-        &self,
-        lane: &Lane,
-        code: &ErrorCode,
-        now: UnixMs,
-        repeats: &mut Repeats,
-    ) -> Result<()> {
+    async fn note_unasked(&self, lane: &Lane, code: &ErrorCode, now: UnixMs) -> Result<()> {
         let noted = self.store.note_lane_error(lane, code, now, SLICE).await?;
+        let warnings = self.vitals.warnings();
         if noted > 0
-            && let Some(left_out) = repeats.admit(lane.to_string(), std::time::Instant::now())
+            && let Some(again) = warnings.admit(format!("account {lane}: {code}"))
         {
             let what = if code.as_str() == "account.unknown" {
                 "no [accounts] section of the configuration has this name; add it and reload"
@@ -378,10 +376,18 @@ impl<S: Store> Scheduler<S> {
                 "rows of a third-party app need a corp_id"
             };
             tracing::warn!(
-                account = %lane.account, error.code = %code, suppressed = left_out,
-                "account {lane}: {code}: {what}; {noted} messages wait"
+                account = %lane.account,
+                corp_id = lane.corp.as_ref().map(tracing::field::display),
+                error.code = %code,
+                messages.waiting = noted,
+                suppressed = again.count(),
+                "account {lane}: {code}: {what}; {noted} messages wait{again}"
             );
         }
         Ok(())
     }
+}
+
+fn whole_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

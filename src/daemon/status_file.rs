@@ -50,11 +50,15 @@ impl Publisher {
             let published = Arc::new(self.published(started_at).await);
             self.vitals.publish(published.clone());
             if let Err(error) = write(&path, &published).await {
-                // A full disk: the results have their own way of saying so.
-                tracing::debug!(
-                    "the status file {} could not be written: {error}",
-                    path.display()
-                );
+                let warnings = self.vitals.warnings();
+                if let Some(again) = warnings.admit("the status file cannot be written") {
+                    tracing::warn!(
+                        error = %error,
+                        suppressed = again.count(),
+                        "{} cannot be written, so receiptd status does not know how receiptd fares: {error}{again}",
+                        path.display()
+                    );
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -112,7 +116,10 @@ fn budget(Standing { name, month }: Standing, rules: &Rules) -> BudgetCondition 
 fn condition(lanes: &Lanes, gate: &super::gate::Gate) -> LaneCondition {
     let health = gate.health();
     let (condition, code) = match &health.condition {
-        Condition::Open => ("ok", None),
+        Condition::Open => match health.unreachable() {
+            Some(code) => ("unreachable", Some(code.clone())),
+            None => ("ok", None),
+        },
         Condition::Throttled => ("throttled", None),
         Condition::Blocked(code) => ("blocked", Some(code.clone())),
         Condition::Quota(code) => ("quota", Some(code.clone())),

@@ -8,12 +8,14 @@ use tokio_util::sync::CancellationToken;
 use super::published::{Published, Reloads};
 use super::pulse::Pulse;
 use crate::settings::Settings;
+use crate::telemetry::Warnings;
 
 /// Handed to [`super::run`] by whoever wants to watch. Cheap to clone; clones see the same daemon.
 #[derive(Clone, Debug)]
 pub struct Vitals {
     ready: CancellationToken,
     pulse: Arc<Pulse>,
+    warnings: Warnings,
     published: Arc<watch::Sender<Option<Arc<Published>>>>,
     taken: Arc<watch::Sender<Option<Arc<Settings>>>>,
     reloads: Arc<watch::Sender<Reloads>>,
@@ -24,6 +26,7 @@ impl Default for Vitals {
         Self {
             ready: CancellationToken::new(),
             pulse: Arc::default(),
+            warnings: Warnings::default(),
             published: Arc::new(watch::Sender::new(None)),
             taken: Arc::new(watch::Sender::new(None)),
             reloads: Arc::default(),
@@ -73,6 +76,11 @@ impl Vitals {
 
     pub(super) fn took(&self, settings: Arc<Settings>) {
         self.taken.send_replace(Some(settings));
+    }
+
+    /// What the daemon's tasks warn of.
+    pub(super) fn warnings(&self) -> &Warnings {
+        &self.warnings
     }
 
     pub(super) fn set_ready(&self) {

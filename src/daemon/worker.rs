@@ -47,13 +47,19 @@ pub(super) async fn pool(
             job = jobs.recv(), if open => match job {
                 Some(job) => {
                     let (outcomes, clock, stop) = (outcomes.clone(), clock.clone(), stop.clone());
+                    let vitals = vitals.clone();
                     walks.spawn(async move {
                         let claim = job.message.claim();
                         let at = clock.now();
                         // A task of its own, so that a panic is this key's error and nobody else's.
                         let walk = tokio::spawn(Walk::new(job, clock, stop.clone()).run());
                         let outcome = walk.await.unwrap_or_else(|panic| {
-                            tracing::error!(message.key = %claim.key, "message {}: its walk panicked: {panic}", claim.key);
+                            if let Some(again) = vitals.warnings().admit("a walk panicked") {
+                                tracing::error!(
+                                    message.key = %claim.key, error = %panic, suppressed = again.count(),
+                                    "message {}: its walk panicked: {panic}{again}", claim.key
+                                );
+                            }
                             Outcome::without_call(claim, at, WalkEnd::Cut(ErrorCode::from("receiptd.panic")))
                         });
                         // A closed channel means that the reconciler is gone, which ends the daemon.
@@ -230,12 +236,23 @@ impl Walk {
     fn learn_of_lane(&self, failure: &Failure) {
         let gate = &self.job.gate;
         match failure.disposition {
-            Disposition::Retry => gate.trouble(&self.job.setup),
-            Disposition::Throttled { window } => gate.throttled(failure, window),
+            Disposition::Retry => gate.trouble(&self.job.setup, failure),
+            Disposition::Throttled { window } => {
+                let asked = failure.retry_after;
+                gate.throttled(
+                    &failure.code,
+                    asked.map_or(window, |asked| asked.max(window)),
+                );
+            }
             Disposition::QuotaExhausted => gate.exhausted(&failure.code, &self.clock),
             Disposition::LaneBlocked => gate.block(&failure.code, &failure.detail),
             Disposition::AddressBanned => gate.ban(),
-            _ => gate.health().refused_message(),
+            Disposition::Blocked => gate.refused_message(failure, true),
+            // The row's own robot is its feeder's business, the account's is the operator's.
+            Disposition::RobotRejected => {
+                gate.refused_message(failure, self.job.message.robot_code.is_none());
+            }
+            _ => gate.refused_message(failure, false),
         }
     }
 

@@ -21,7 +21,7 @@ use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-pub use repeats::{LineBudget, Repeats};
+pub use repeats::{Again, LineBudget, Repeats, Warnings};
 pub use surroundings::Surroundings;
 
 use crate::settings::{Log, LogFormat};
@@ -68,7 +68,7 @@ type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
 pub fn init(log: &Log, surroundings: &Surroundings) -> Result<Telemetry, TelemetryError> {
     let (subscriber, telemetry) = build(log, surroundings, BoxMakeWriter::new(io::stderr))?;
     subscriber.try_init()?;
-    std::panic::set_hook(Box::new(panics::tell));
+    std::panic::set_hook(Box::new(panics::hook()));
     Ok(telemetry)
 }
 

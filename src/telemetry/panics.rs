@@ -3,16 +3,25 @@
 
 use std::panic::PanicHookInfo;
 
-pub(super) fn tell(panic: &PanicHookInfo<'_>) {
-    let payload = panic.payload();
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let what = text.unwrap_or("without a word");
-    let location = panic.location().map(ToString::to_string);
-    let location = location.as_deref().unwrap_or("an unknown place");
-    tracing::error!(
-        code.location = location,
-        error = what,
-        "a task panicked at {location}: {what}; this is a bug: please report it"
-    );
+use super::Warnings;
+
+/// The hook. Panics of one place are counted like any warning that repeats.
+pub(super) fn hook() -> impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static {
+    let warnings = Warnings::default();
+    move |panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let what = text.unwrap_or("without a word");
+        let location = panic.location().map(ToString::to_string);
+        let location = location.as_deref().unwrap_or("an unknown place");
+        if let Some(again) = warnings.admit(location) {
+            tracing::error!(
+                code.location = location,
+                error = what,
+                suppressed = again.count(),
+                "a task panicked at {location}: {what}; this is a bug: please report it{again}"
+            );
+        }
+    }
 }

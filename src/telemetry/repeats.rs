@@ -2,6 +2,8 @@
 //! and both are bounded.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Decides whether a warning is written: at first, and then at most once a minute with the number of those that
@@ -95,6 +97,53 @@ impl Repeats {
             }
             !seen.is_over(now)
         });
+    }
+}
+
+/// Warnings of several tasks, each written once and then counted. Clones share their memory.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings(Arc<Mutex<Repeats>>);
+
+/// How often a warning came since it was written last; shows itself at the end of a line where it came at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Again(u64);
+
+impl Warnings {
+    /// As [`Repeats::admit`], now. `what` names the warning to a person too: its last count may be told under it.
+    pub fn admit(&self, what: impl Into<String>) -> Option<Again> {
+        self.lock().admit(what, Instant::now()).map(Again)
+    }
+
+    /// Writes the counts of those that stopped repeating before they were told.
+    pub fn tell_the_rest(&self) {
+        let untold = self.lock().take_untold(Instant::now());
+        for (warning, suppressed) in untold {
+            tracing::warn!(
+                warning,
+                suppressed,
+                "repeated {suppressed} times more, and not for a minute now: {warning}"
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Repeats> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Again {
+    /// The number.
+    pub fn count(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Again {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            count => write!(f, " ({count} times since)"),
+        }
     }
 }
 

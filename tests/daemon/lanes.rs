@@ -43,7 +43,7 @@ async fn a_refused_account_waits_alone_and_probes_until_it_is_mended() {
             )
             .await;
         assert!(
-            house.log().contains("ERROR account other: blocked"),
+            house.log().contains("WARN account other: blocked"),
             "{}",
             house.log()
         );
