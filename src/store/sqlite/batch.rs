@@ -25,7 +25,7 @@ macro_rules! select {
         $crate::store::sqlite::batch::Select {
             text: concat!(
                 "SELECT json_group_array(json_array(",
-                $crate::store::sqlite::rows::columns!(),
+                $crate::store::sqlite::rows::column_names!(),
                 ")) FROM (SELECT ",
                 $crate::store::sqlite::rows::columns!(),
                 $tail,

@@ -7,7 +7,7 @@
 use sqlx::sqlite::SqliteRow;
 
 use super::batch::{self, Query, Select, Source, select};
-use super::rows::{Cells, Decoded};
+use super::rows::{Cells, Decoded, bounded_text};
 use super::{SqliteStore, corp_word, ids_json, limit_word};
 use crate::receipt::{Claim, ErrorCode, Lane, Message, MessageId, UnixMs};
 use crate::store::{LaneDue, Result};
@@ -65,7 +65,11 @@ macro_rules! due_heads {
 /// ?1: ids in flight.
 pub(super) const LANES: &str = concat!(
     due_heads!(),
-    "SELECT m.id, m.account, m.corp_id, f.id, f.next_poll_at
+    "SELECT m.id, ",
+    bounded_text!("m.account"),
+    ", ",
+    bounded_text!("m.corp_id"),
+    ", f.id, f.next_poll_at
     FROM head JOIN messages AS m ON m.id = head.id LEFT JOIN messages AS f ON f.id = (
         SELECT n.id FROM messages AS n INDEXED BY messages_due
         WHERE n.state = 'pending' AND n.admitted_at IS NOT NULL
@@ -78,7 +82,11 @@ pub(super) const LANES: &str = concat!(
 /// The lanes with rows that were never admitted.
 pub(super) const NEW_LANES: &str = concat!(
     lane_heads!("messages_new", "IS NULL"),
-    "SELECT m.id, m.account, m.corp_id FROM head JOIN messages AS m ON m.id = head.id"
+    "SELECT m.id, ",
+    bounded_text!("m.account"),
+    ", ",
+    bounded_text!("m.corp_id"),
+    " FROM head JOIN messages AS m ON m.id = head.id"
 );
 
 /// ?1, ?2: the lane, ?3: ids in flight, ?4: how many.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::rows::{Cells, columns, decode};
+use super::rows::{Cells, bounded_text, columns, decode};
 use super::{SqliteStore, count, lane_of, limit_word, not_json, writes};
 use crate::receipt::{Lane, Message, MessageKey, State, UnixMs};
 use crate::store::{CallCount, LaneTotals, NewMessage, Reader, Result, Selection};
@@ -53,23 +53,43 @@ const MESSAGE: &str = concat!(
 );
 
 /// ?1: now.
-pub(super) const PENDING_TOTALS: &str = "SELECT account, ifnull(corp_id, ''), count(*),
+pub(super) const PENDING_TOTALS: &str = concat!(
+    "SELECT ",
+    bounded_text!("account"),
+    ", ifnull(",
+    bounded_text!("corp_id"),
+    ", ''), count(*),
         sum(next_poll_at <= ?1), min(next_poll_at)
     FROM messages INDEXED BY messages_due
     WHERE state = 'pending' AND admitted_at IS NOT NULL
-    GROUP BY account, ifnull(corp_id, '')";
+    GROUP BY account, ifnull(corp_id, '')"
+);
 
 /// ?1: now. A new row waits from its insert on, or from its feeder's `next_poll_at`.
-const NEW_TOTALS: &str = "SELECT account, ifnull(corp_id, ''), count(*),
+const NEW_TOTALS: &str = concat!(
+    "SELECT ",
+    bounded_text!("account"),
+    ", ifnull(",
+    bounded_text!("corp_id"),
+    ", ''), count(*),
         sum(ifnull(next_poll_at, inserted_at) <= ?1), min(ifnull(next_poll_at, inserted_at))
     FROM messages INDEXED BY messages_new
     WHERE admitted_at IS NULL AND state = 'pending'
-    GROUP BY account, ifnull(corp_id, '')";
+    GROUP BY account, ifnull(corp_id, '')"
+);
 
-pub(super) const FINAL_TOTALS: &str = "SELECT account, ifnull(corp_id, ''), state, count(*)
+pub(super) const FINAL_TOTALS: &str = concat!(
+    "SELECT ",
+    bounded_text!("account"),
+    ", ifnull(",
+    bounded_text!("corp_id"),
+    ", ''), ",
+    bounded_text!("state"),
+    ", count(*)
     FROM messages INDEXED BY messages_final
     WHERE state <> 'pending'
-    GROUP BY account, ifnull(corp_id, ''), state";
+    GROUP BY account, ifnull(corp_id, ''), state"
+);
 
 impl SqliteStore {
     pub(super) async fn insert(&self, messages: &[NewMessage]) -> Result<u64> {

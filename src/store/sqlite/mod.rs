@@ -41,6 +41,13 @@ use crate::store::{
 /// "rcpt": `PRAGMA application_id` of our files, as the first migration sets it.
 pub const APPLICATION_ID: i32 = 0x7263_7074;
 
+/// ?1: the suite.
+const TICKET: &str = concat!(
+    "SELECT ",
+    rows::bounded_text!("ticket"),
+    " FROM suite_tickets WHERE suite_key = ?1"
+);
+
 /// The store in a SQLite file. Safe to share; dropped, it closes its connections behind the caller's back, so that a
 /// daemon that stops calls [`SqliteStore::close`].
 #[derive(Debug)]
@@ -242,7 +249,7 @@ impl Store for SqliteStore {
     }
 
     async fn suite_ticket(&self, suite_key: &str) -> Result<Option<String>> {
-        let rows = sqlx::query("SELECT ticket FROM suite_tickets WHERE suite_key = ?1")
+        let rows = sqlx::query(TICKET)
             .bind(suite_key)
             .fetch_all(&self.readers)
             .await?;

@@ -6,16 +6,75 @@ use sqlx::{Decode, Row, TypeInfo, ValueRef};
 
 use crate::receipt::{Chat, Lane, Message, MessageId, MessageKey, SendStatus, State, UnixMs};
 
-/// The columns that [`decode`] reads, in its order.
-macro_rules! columns {
-    () => {
-        "id, process_query_key, account, corp_id, robot_code, open_conversation_id, chat, \
-         expected_readers, sent_at, inserted_at, retried_at, state, next_poll_at, admitted_at, \
-         last_polled_at, last_complete_at, answered_at, reader_count, blocked, last_error, \
-         last_error_at, send_status, call_count, last_chance_at, finished_at"
+/// Text of a row or of a lane that a feeder may have written, as long as it may be: a cell that went round the checks can
+/// hold a gigabyte, and nothing of it is loaded. What is too long is a BLOB here, which no column of text may be.
+/// `octet_length` asks the record's head alone.
+macro_rules! bounded_text {
+    ($cell:literal) => {
+        concat!("iif(octet_length(", $cell, ") > 4096, x'', ", $cell, ")")
     };
 }
-pub(super) use columns;
+pub(super) use bounded_text;
+
+/// As [`bounded_text!`], for a number.
+macro_rules! bounded_number {
+    ($cell:literal) => {
+        concat!(
+            "iif(typeof(",
+            $cell,
+            ") IN ('integer', 'null'), ",
+            $cell,
+            ", x'')"
+        )
+    };
+}
+
+/// A list of cells, each under a name that is no column's: ORDER BY shall mean the column and its index.
+macro_rules! cells {
+    ($($kind:ident $cell:literal),+) => {
+        /// The cells that [`decode`] reads, in its order.
+        macro_rules! columns {
+            () => {
+                concat!("id AS c_id" $(, ", ", $crate::store::sqlite::rows::$kind!($cell), " AS c_", $cell)+)
+            };
+        }
+        /// Their names in a SELECT from [`columns!`].
+        macro_rules! column_names {
+            () => {
+                concat!("c_id" $(, ", c_", $cell)+)
+            };
+        }
+    };
+}
+pub(super) use bounded_number;
+
+cells!(
+    bounded_text "process_query_key",
+    bounded_text "account",
+    bounded_text "corp_id",
+    bounded_text "robot_code",
+    bounded_text "open_conversation_id",
+    bounded_text "chat",
+    bounded_number "expected_readers",
+    bounded_number "sent_at",
+    bounded_number "inserted_at",
+    bounded_number "retried_at",
+    bounded_text "state",
+    bounded_number "next_poll_at",
+    bounded_number "admitted_at",
+    bounded_number "last_polled_at",
+    bounded_number "last_complete_at",
+    bounded_number "answered_at",
+    bounded_number "reader_count",
+    bounded_number "blocked",
+    bounded_text "last_error",
+    bounded_number "last_error_at",
+    bounded_text "send_status",
+    bounded_number "call_count",
+    bounded_number "last_chance_at",
+    bounded_number "finished_at"
+);
+pub(super) use {column_names, columns};
 
 /// A decoded row, and the first column that could not be read, if any; what could not be read is then a default.
 pub(super) struct Decoded {
@@ -96,9 +155,8 @@ impl Raw<'_> {
     pub(super) fn decoded(self) -> Decoded {
         let chat = Chat::parse(self.chat);
         let state = State::parse(self.state);
-        let unscheduled = state == Some(State::Pending)
-            && self.admitted_at.is_some()
-            && self.next_poll_at.is_none();
+        // Whatever its state: such a row can't be written back as it is.
+        let unscheduled = self.admitted_at.is_some() && self.next_poll_at.is_none();
         let wrong = [
             ("process_query_key", !is_key(self.process_query_key)),
             ("account", self.account.is_empty()),
