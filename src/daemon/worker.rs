@@ -76,6 +76,8 @@ pub(super) async fn pool(
 
 /// Pages a walk at most.
 const MOST_PAGES: u32 = 200;
+/// Readers of a walk at most: as many as its pages hold.
+const MOST_READERS: usize = 40_000;
 /// How often a walk begins again from its first page.
 const MOST_RESTARTS: u32 = 3;
 
@@ -225,6 +227,9 @@ impl Walk {
             Some(token) if !self.tokens_met.insert(token.clone()) => Some(WalkEnd::Complete),
             Some(_) if self.pages >= MOST_PAGES => {
                 Some(WalkEnd::Cut(ErrorCode::from("walk.tooManyPages")))
+            }
+            Some(_) if self.outcome.readers.len() >= MOST_READERS => {
+                Some(WalkEnd::Cut(ErrorCode::from("walk.tooManyReaders")))
             }
             Some(token) => {
                 self.next = Some(token);

@@ -11,6 +11,12 @@ use crate::receipt::{Chat, MessageKey, UserId};
 
 /// The largest page that the endpoint gives.
 const LARGEST_PAGE: u16 = 200;
+/// Readers that are taken from one answer: as many as a walk of full pages brings, and far fewer than a body can name.
+const MOST_READERS: usize = 40_000;
+/// The longest reader's id and status, in bytes; the vendor's are under 40. What is kept for every reader is bounded so.
+const LONGEST_WORD: usize = 256;
+/// The longest page token, in bytes; the vendor's are under 100.
+const LONGEST_TOKEN: usize = 4_096;
 
 /// Where the next page starts: opaque, handed back as it came.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -98,7 +104,7 @@ pub(super) struct Answer<'a> {
     pub(super) status: Option<Cow<'a, str>>,
     /// `accessdenieddetail.requiredScopes`
     pub(super) required_scopes: Vec<String>,
-    /// The readers are in a form that cannot be understood: some may be missing.
+    /// The readers are in a form that cannot be understood, or what is to be kept is too long: some may be missing.
     pub(super) wrong_type: bool,
 }
 
@@ -190,11 +196,22 @@ impl<'de: 'a, 'a> Deserialize<'de> for Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
+    fn refuse_longer(&mut self, limit: usize, text: impl Fn(&Self) -> &Option<Cow<'a, str>>) {
+        let length = text(self).as_ref().map_or(0, |text| text.len());
+        self.wrong_type |= length > limit;
+    }
+
     fn read<A: MapAccess<'a>>(&mut self, field: Field, map: &mut A) -> Result<(), A::Error> {
         match field {
-            Field::SendStatus => self.send_status = map.next_value::<Scalar<'_>>()?.string(),
+            Field::SendStatus => {
+                self.send_status = map.next_value::<Scalar<'_>>()?.string();
+                self.refuse_longer(LONGEST_WORD, |answer| &answer.send_status);
+            }
             Field::AccessToken => self.access_token = map.next_value::<Scalar<'_>>()?.string(),
-            Field::NextToken => self.next_token = map.next_value::<Scalar<'_>>()?.text(),
+            Field::NextToken => {
+                self.next_token = map.next_value::<Scalar<'_>>()?.text();
+                self.refuse_longer(LONGEST_TOKEN, |answer| &answer.next_token);
+            }
             Field::HasMore => self.has_more = map.next_value::<Scalar<'_>>()?.is_true(),
             Field::ExpireIn => {
                 let text = map.next_value::<Scalar<'_>>()?.text();
@@ -210,12 +227,20 @@ impl<'a> Answer<'a> {
             }
             Field::Readers => {
                 let readers = &mut self.readers;
-                let mut keep = |id: &str| readers.push(UserId::from(id));
+                let too_much = &mut self.wrong_type;
+                let mut keep = |id: &str| {
+                    if id.len() > LONGEST_WORD || readers.len() >= MOST_READERS {
+                        *too_much = true;
+                    } else {
+                        readers.push(UserId::from(id));
+                    }
+                };
                 let list = TextList {
                     member: "userId",
                     keep: &mut keep,
                 };
-                self.wrong_type |= !map.next_value_seed(list)?;
+                let understood = map.next_value_seed(list)?;
+                self.wrong_type |= !understood;
             }
             Field::AccessDenied => {
                 let scopes = &mut self.required_scopes;

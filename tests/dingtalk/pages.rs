@@ -266,13 +266,28 @@ fn deep_and_wide_bodies_do_no_harm() {
     );
     let wide = format!(
         r#"{{"sendStatus":"SUCCESS","readUserIds":[{}"a"]}}"#,
-        r#""a","#.repeat(200_000)
+        r#""a","#.repeat(30_000)
     );
     assert_eq!(
         read(200, &wide),
         Ok(page(SendStatus::Success, &["a"], None))
     );
     assert!(read_page(&answered(200, b"{\"sendStatus\":\"\xff\"}"), &[]).is_err());
+    // What would be kept is bounded too: in number, and in length.
+    let wider = format!(
+        r#"{{"sendStatus":"SUCCESS","readUserIds":[{}"a"]}}"#,
+        r#""a","#.repeat(200_000)
+    );
+    let long = "x".repeat(257);
+    let long_reader = format!(r#"{{"sendStatus":"SUCCESS","readUserIds":["a","{long}"]}}"#);
+    let long_status = format!(r#"{{"sendStatus":"{long}"}}"#);
+    let token = "x".repeat(4097);
+    let long_token = format!(r#"{{"sendStatus":"SUCCESS","hasMore":true,"nextToken":"{token}"}}"#);
+    for body in [wider, long_reader, long_status, long_token] {
+        let failure = read(200, &body).unwrap_err();
+        assert_eq!(failure.code.as_str(), "http.wrongType", "{failure:?}");
+        assert_eq!(failure.disposition, Disposition::Retry);
+    }
     assert!(read(200, r#"{"sendStatus":"\ud800"}"#).is_err());
 }
 
