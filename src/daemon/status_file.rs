@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::fs::OpenOptions;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -145,6 +147,52 @@ fn condition(lanes: &Lanes, gate: &super::gate::Gate) -> LaneCondition {
 async fn write(path: &Path, published: &Published) -> std::io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
-    tokio::fs::write(&draft, serde_json::to_vec(published)?).await?;
+    // Made anew, never opened: a feeder may write to this directory, and a link that it left here could lead to any file
+    // of the daemon's.
+    match tokio::fs::remove_file(&draft).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).open(&draft).await?;
+    file.write_all(&serde_json::to_vec(published)?).await?;
+    file.flush().await?;
     tokio::fs::rename(&draft, path).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_link_in_the_drafts_place_overwrites_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("receiptd.db.status");
+        let precious = dir.path().join("precious");
+        std::fs::write(&precious, "of the daemon's").unwrap();
+        for link in ["receiptd.db.status", "receiptd.db.status.new"] {
+            std::os::unix::fs::symlink(&precious, dir.path().join(link)).unwrap();
+        }
+        write(&path, &published()).await.unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&precious).unwrap(),
+            "of the daemon's"
+        );
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
+        write(&path, &published()).await.unwrap();
+    }
+
+    fn published() -> Published {
+        Published {
+            pid: 1,
+            started_at: 0,
+            updated_at: 0,
+            in_flight: 0,
+            loops: Vec::new(),
+            backlog: None,
+            lanes: Vec::new(),
+            budgets: Vec::new(),
+            reloads: crate::daemon::Reloads::default(),
+        }
+    }
 }

@@ -46,6 +46,7 @@ impl DaemonLock {
             source,
         };
         let mut file = open_for_all(&path).map_err(failed)?;
+        is_itself(&path, &file).map_err(failed)?;
         // Whoever asks for the holder (`status`) holds the file for a moment itself: not every refusal is a daemon.
         const ATTEMPTS: u32 = 5;
         for attempt in 1..=ATTEMPTS {
@@ -106,6 +107,26 @@ pub(super) fn open_for_all(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
+/// Refuses a link, before anything is written: a feeder may write to this directory, and a link that it left here could
+/// lead to any file of ours.
+#[cfg(unix)]
+fn is_itself(path: &Path, opened: &File) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let named = std::fs::symlink_metadata(path)?;
+    let opened = opened.metadata()?;
+    if named.is_file() && (named.dev(), named.ino()) == (opened.dev(), opened.ino()) {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        "it is a link or no regular file: find out who put it there, and remove it",
+    ))
+}
+
+#[cfg(not(unix))]
+fn is_itself(_path: &Path, _opened: &File) -> io::Result<()> {
+    Ok(())
+}
+
 fn read_pid(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(32).read_to_string(&mut text).ok()?;
@@ -132,6 +153,23 @@ mod tests {
         drop(first);
         assert_eq!(DaemonLock::holder(&database), None);
         DaemonLock::acquire(&database).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_in_the_locks_place_overwrites_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("receiptd.db");
+        let precious = dir.path().join("precious");
+        std::fs::write(&precious, "of the daemon's").unwrap();
+        std::os::unix::fs::symlink(&precious, lock_path(&database)).unwrap();
+        let error = DaemonLock::acquire(&database).unwrap_err();
+        assert!(matches!(error, LockError::Io { .. }), "{error}");
+        assert!(error.to_string().contains("is a link"), "{error}");
+        assert_eq!(
+            std::fs::read_to_string(&precious).unwrap(),
+            "of the daemon's"
+        );
     }
 
     #[cfg(unix)]

@@ -139,6 +139,10 @@ impl Connector {
             .pragma("synchronous", synchronous)
             .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT.to_string())
             .pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES.to_string())
+            // Who may write the file may write triggers and views into it: those get no function that could harm, and
+            // a page that was forged is found out before it is used.
+            .pragma("trusted_schema", "OFF")
+            .pragma("cell_size_check", "ON")
             .thread_name(|number| format!("sqlite-{number}"))
             .disable_statement_logging()
     }
@@ -209,6 +213,8 @@ impl Connector {
             ("busy_timeout", LOCK_PATIENCE.as_millis().to_string(), ""),
             ("journal_size_limit", JOURNAL_SIZE_LIMIT.to_string(), ""),
             ("wal_autocheckpoint", AUTOCHECKPOINT_PAGES.to_string(), ""),
+            ("trusted_schema", "0".to_owned(), ""),
+            ("cell_size_check", "1".to_owned(), ""),
         ];
         for (pragma, wanted, hint) in wanted {
             let found = self.pragma(connection, pragma).await?;
@@ -237,6 +243,8 @@ impl Connector {
             "busy_timeout" => "PRAGMA busy_timeout",
             "journal_size_limit" => "PRAGMA journal_size_limit",
             "wal_autocheckpoint" => "PRAGMA wal_autocheckpoint",
+            "trusted_schema" => "PRAGMA trusted_schema",
+            "cell_size_check" => "PRAGMA cell_size_check",
             _ => "PRAGMA application_id",
         };
         let rows = sqlx::query(statement)
