@@ -15,7 +15,7 @@ use receiptd::store::{CallCount, Found, NewMessage, Selection, Store, Writes};
 
 use super::super::{Backend, arrivals, lane, polled};
 use super::rules::{self, Calls, Tables};
-use super::steps::{ACCOUNTS, Drop, End, KEYS, Step, Walk, World};
+use super::steps::{ACCOUNTS, Drop, End, KEYS, Meanwhile, Step, Walk, World};
 
 /// Polls from any moment on to a message's end. The default cadence plans some 40 for one that nobody reads and 15 more
 /// while its dead key still answers; a clock set back by days costs as many again, and never hundreds.
@@ -171,9 +171,16 @@ impl<B: Backend> Daemon<B> {
                 self.in_flight
                     .extend(due.into_iter().map(|row| (row.id, row)));
             }
-            Step::Commit { walks, drop } => {
+            Step::Commit {
+                walks,
+                meanwhile,
+                drop,
+            } => {
                 let outcomes = self.walked(world, &walks);
-                if !outcomes.is_empty() {
+                if let Some(first) = outcomes.first() {
+                    if let Some(meanwhile) = meanwhile {
+                        self.interfere(world, &first.claim.key, meanwhile);
+                    }
                     self.commit(&outcomes, drop);
                 }
             }
@@ -216,6 +223,23 @@ impl<B: Backend> Daemon<B> {
                 let noted = self.wait(noted).unwrap();
                 let before = self.look();
                 rules::noted(&before, &self.tables, account, &code, noted);
+            }
+        }
+    }
+
+    fn interfere(&mut self, world: &World, key: &MessageKey, meanwhile: Meanwhile) {
+        let Some(key) = KEYS.into_iter().find(|known| *known == key.as_str()) else {
+            return;
+        };
+        match meanwhile {
+            Meanwhile::Cancels => self.take(world, Step::Cancel { key }),
+            Meanwhile::Deletes => self.take(world, Step::Delete { key }),
+            Meanwhile::Reschedules(seconds) => {
+                self.take(world, Step::Reschedule { key, seconds });
+            }
+            Meanwhile::Retries => {
+                self.take(world, Step::Cancel { key });
+                self.take(world, Step::RetryKey { key });
             }
         }
     }

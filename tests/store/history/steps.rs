@@ -49,6 +49,17 @@ pub(super) struct Walk {
     pub(super) throttled: u32,
 }
 
+/// What a feeder or an operator does to the row of a walk that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Meanwhile {
+    Cancels,
+    Deletes,
+    /// Seconds from now on.
+    Reschedules(i64),
+    /// Cancels, and asks for a retry at once.
+    Retries,
+}
+
 /// A commit that is dropped half way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Drop {
@@ -88,6 +99,8 @@ pub(super) enum Step {
     },
     Commit {
         walks: Vec<Walk>,
+        /// To the row of the first of them.
+        meanwhile: Option<Meanwhile>,
         drop: Option<Drop>,
     },
     Crash,
@@ -138,7 +151,7 @@ fn walk() -> impl Strategy<Value = Walk> {
         8 => Just(End::Complete),
         2 => Just(End::Cut),
         2 => Just(End::NotGeneratedOrExpired),
-        1 => Just(End::Rejected),
+        2 => Just(End::Rejected),
         1 => Just(End::Blocked),
         1 => Just(End::LaneBlocked),
         2 => Just(End::Released),
@@ -193,8 +206,19 @@ fn commit() -> impl Strategy<Value = Step> {
             crash,
         });
     let walks = prop::collection::vec(walk(), 1..4);
-    (walks, prop::option::weighted(0.4, drop))
-        .prop_map(|(walks, drop)| Step::Commit { walks, drop })
+    let meanwhile = prop_oneof![
+        Just(Meanwhile::Cancels),
+        Just(Meanwhile::Deletes),
+        (-600..7200_i64).prop_map(Meanwhile::Reschedules),
+        Just(Meanwhile::Retries),
+    ];
+    let meanwhile = prop::option::weighted(0.25, meanwhile);
+    let drop = prop::option::weighted(0.4, drop);
+    (walks, meanwhile, drop).prop_map(|(walks, meanwhile, drop)| Step::Commit {
+        walks,
+        meanwhile,
+        drop,
+    })
 }
 
 impl ReferenceStateMachine for World {
@@ -236,8 +260,8 @@ impl ReferenceStateMachine for World {
             2 => key().prop_map(|key| Step::Delete { key }),
             2 => (key(), -600..7200_i64).prop_map(|(key, seconds)| Step::Reschedule { key, seconds }),
             2 => key().prop_map(|key| Step::RetryKey { key }),
-            1 => (retried, 1..3_usize).prop_map(|(state, limit)| Step::RetryState { state, limit }),
-            1 => (seconds(0..2 * DAY), 1..3_usize)
+            2 => (retried, 1..3_usize).prop_map(|(state, limit)| Step::RetryState { state, limit }),
+            2 => (prop_oneof![seconds(0..60), seconds(0..2 * DAY)], 1..3_usize)
                 .prop_map(|(older_than, limit)| Step::Prune { older_than, limit }),
             1 => account().prop_map(|account| Step::NoteError { account }),
         ]

@@ -1,0 +1,250 @@
+//! A row that got round every check. An input is a line a cell, `column=kind:value`: `n` NULL, `i` an integer, `r` a real
+//! number, `t` text, `b` a BLOB, `T` text of so many characters, `B` a BLOB of so many bytes. `admitted` alone on a line:
+//! the row is spoilt after the scheduler has placed it.
+
+use std::path::PathBuf;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use receiptd::receipt::{
+    Chat, ErrorCode, Lane, Message, Outcome, SendStatus, State, UnixMs, WalkEnd,
+};
+use receiptd::settings::{Database, Synchronous};
+use receiptd::store::sqlite::{Role, SqliteStore};
+use receiptd::store::{Found, NewMessage, Store, Writes};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _};
+
+/// Every column that somebody may spoil.
+const COLUMNS: [&str; 25] = [
+    "process_query_key",
+    "account",
+    "corp_id",
+    "robot_code",
+    "open_conversation_id",
+    "chat",
+    "expected_readers",
+    "sent_at",
+    "next_poll_at",
+    "state",
+    "send_status",
+    "reader_count",
+    "last_polled_at",
+    "finished_at",
+    "call_count",
+    "last_error",
+    "last_error_at",
+    "inserted_at",
+    "admitted_at",
+    "not_before",
+    "last_complete_at",
+    "answered_at",
+    "last_chance_at",
+    "retried_at",
+    "blocked",
+];
+/// The largest cell that an input may ask for.
+const LARGEST: usize = 4 << 20;
+const NOW: UnixMs = UnixMs(1_800_000_000_000);
+
+struct Bench {
+    runtime: tokio::runtime::Runtime,
+    store: SqliteStore,
+    feeder: SqliteConnection,
+    _directory: tempfile::TempDir,
+}
+
+static BENCH: LazyLock<Mutex<Bench>> = LazyLock::new(|| Mutex::new(Bench::new()));
+
+impl Bench {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        // In memory where the machine has such a place: the disk is not what is tried here.
+        let memory = PathBuf::from("/dev/shm");
+        let directory = tempfile::tempdir_in(memory)
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
+        let path = directory.path().join("receiptd.db");
+        let database = Database {
+            path: path.clone(),
+            synchronous: Synchronous::Normal,
+        };
+        let (store, feeder) = runtime.block_on(async {
+            let store = SqliteStore::open(&database, Role::Owner).await.unwrap();
+            let options = SqliteConnectOptions::new().filename(&path);
+            let options = options.pragma("ignore_check_constraints", "ON");
+            let feeder = options.disable_statement_logging().connect().await.unwrap();
+            (store, feeder)
+        });
+        Self {
+            runtime,
+            store,
+            feeder,
+            _directory: directory,
+        }
+    }
+}
+
+enum Cell {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(Vec<u8>),
+    Blob(Vec<u8>),
+    Unknown,
+}
+
+fn cell(value: &[u8]) -> Cell {
+    let [kind, rest @ ..] = value else {
+        return Cell::Null;
+    };
+    let rest = rest.strip_prefix(b":").unwrap_or(rest);
+    let word = String::from_utf8_lossy(rest);
+    let size = || word.parse().unwrap_or(0_usize).min(LARGEST);
+    match kind {
+        b'n' => Cell::Null,
+        b'i' => Cell::Integer(word.parse().unwrap_or(0)),
+        b'r' => Cell::Real(word.parse().unwrap_or(0.5)),
+        b't' => Cell::Text(rest.to_vec()),
+        b'b' => Cell::Blob(rest.to_vec()),
+        b'T' => Cell::Text(vec![b'x'; size()]),
+        b'B' => Cell::Blob(vec![0; size()]),
+        _ => Cell::Unknown,
+    }
+}
+
+/// Whatever a row holds: no statement of the store fails, and the row beside it is served.
+pub fn rows(input: &[u8]) {
+    let mut bench = BENCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let Bench {
+        runtime,
+        store,
+        feeder,
+        ..
+    } = &mut *bench;
+    runtime.block_on(async {
+        let new = |key: &str| NewMessage {
+            key: key.into(),
+            account: "default".into(),
+            corp: None,
+            robot_code: None,
+            conversation: None,
+            chat: Chat::Private,
+            expected_readers: None,
+            sent_at: Some(UnixMs(1_700_000_000_000)),
+            next_poll_at: None,
+        };
+        store.add(&[new("hostile"), new("sound")]).await.unwrap();
+        let mut claimed = None;
+        for line in input.split(|byte| *byte == b'\n').take(40) {
+            if line == b"admitted" {
+                admit(store).await;
+                let found = store.message(&"hostile".into()).await.unwrap();
+                claimed = claimed.or(found.map(|(row, _)| row));
+                continue;
+            }
+            let Some(equals) = line.iter().position(|byte| *byte == b'=') else {
+                continue;
+            };
+            let column = COLUMNS
+                .iter()
+                .find(|column| column.as_bytes() == &line[..equals]);
+            if let Some(column) = column {
+                spoil(feeder, column, cell(&line[equals + 1..])).await;
+            }
+        }
+        judge(store, claimed).await;
+        let clear = "DELETE FROM messages; DELETE FROM readers; DELETE FROM orphans";
+        sqlx::raw_sql(clear).execute(feeder).await.unwrap();
+    });
+}
+
+async fn spoil(feeder: &mut SqliteConnection, column: &str, cell: Cell) {
+    // The id of the first row: its key may be what was spoilt last.
+    let set = |value: &str| {
+        let row = "(SELECT min(id) FROM messages)";
+        AssertSqlSafe(format!(
+            "UPDATE messages SET {column} = {value} WHERE id = {row}"
+        ))
+    };
+    let done = match cell {
+        Cell::Null => sqlx::query(set("NULL")).execute(feeder).await,
+        Cell::Integer(number) => sqlx::query(set("?1")).bind(number).execute(feeder).await,
+        Cell::Real(number) => sqlx::query(set("?1")).bind(number).execute(feeder).await,
+        Cell::Text(bytes) => {
+            sqlx::query(set("CAST(?1 AS TEXT)"))
+                .bind(bytes)
+                .execute(feeder)
+                .await
+        }
+        Cell::Blob(bytes) => sqlx::query(set("?1")).bind(bytes).execute(feeder).await,
+        Cell::Unknown => return,
+    };
+    // NOT NULL and UNIQUE cannot be switched off.
+    drop(done);
+}
+
+async fn admit(store: &SqliteStore) {
+    for lane in store.new_lanes().await.unwrap() {
+        let rows = store.arrivals(&lane, &[], 9, NOW).await.unwrap();
+        let placed: Vec<Message> = rows
+            .into_iter()
+            .map(|row| Message {
+                next_poll_at: Some(UnixMs(1)),
+                admitted_at: Some(UnixMs(1)),
+                ..row
+            })
+            .collect();
+        store.admit(&placed).await.unwrap();
+    }
+}
+
+/// Asks the store everything that the daemon and the commands ask.
+async fn judge(store: &SqliteStore, claimed: Option<Message>) {
+    let lane = Lane {
+        account: "default".into(),
+        corp: None,
+    };
+    admit(store).await;
+    let mut served = false;
+    // What is set aside is so by the first who meets it.
+    for _ in 0..3 {
+        for due in store.lanes(&[]).await.unwrap() {
+            let rows = store.due(&due.lane, NOW, NOW, &[], 9).await.unwrap();
+            served |= rows.iter().any(|row| row.key.as_str() == "sound");
+            let claims: Vec<_> = rows.iter().map(Message::claim).collect();
+            store.stale(&claims).await.unwrap();
+        }
+    }
+    assert!(served, "a spoilt row kept its neighbour waiting");
+    if let Some(row) = claimed {
+        let outcome = Outcome {
+            calls: 1,
+            send_status: Some(SendStatus::Success),
+            ..Outcome::without_call(row.claim(), NOW, WalkEnd::Complete)
+        };
+        let write = |found: &[Found<'_>]| Writes {
+            messages: found.iter().filter_map(|found| found.row.clone()).collect(),
+            ..Writes::default()
+        };
+        store.commit(&[outcome], write).await.unwrap();
+    }
+    let code = ErrorCode::from("noted");
+    store.note_lane_error(&lane, &code, NOW, 9).await.unwrap();
+    store.overaged(&lane, NOW, &[], 9).await.unwrap();
+    store.pull_forward(UnixMs(5), 9).await.unwrap();
+    store.totals(NOW).await.unwrap();
+    store.owed(&lane, NOW).await.unwrap();
+    store
+        .last_chances(&lane, Duration::from_secs(60))
+        .await
+        .unwrap();
+    store.message(&"hostile".into()).await.unwrap();
+    let which = receiptd::store::Selection::InState(State::Failed, None);
+    store.retry(&which, NOW, 9).await.unwrap();
+    store.prunable(NOW, None).await.unwrap();
+    store.prune(NOW, None, 9).await.unwrap();
+}
