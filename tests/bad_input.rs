@@ -88,10 +88,10 @@ impl Change {
         let within = |at: usize| at % (length + 1);
         match self {
             Self::Put(at, bytes) => {
-                drop(input.splice(within(*at)..within(*at), bytes.iter().copied()))
+                drop(input.splice(within(*at)..within(*at), bytes.iter().copied()));
             }
             Self::Remove(at, size) => {
-                drop(input.drain(within(*at)..length.min(within(*at) + size)))
+                drop(input.drain(within(*at)..length.min(within(*at) + size)));
             }
             Self::Repeat(at, size, times) => {
                 let part = input[within(*at)..length.min(within(*at) + size)].repeat(*times);

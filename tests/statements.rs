@@ -1,6 +1,8 @@
 //! SQL goes out by parameters only. sqlx takes no text but one that is compiled in, unless it is wrapped in `AssertSqlSafe`:
 //! so wherever that stands, somebody has looked at what goes in.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
+
 use std::path::{Path, PathBuf};
 
 /// Where the wrapper stands, how often, and what it wraps.

@@ -12,14 +12,17 @@ mod daemon;
 mod rules;
 mod steps;
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine as _, StateMachineTest as _};
 
-use super::Backend;
 use super::model::ModelBackend;
 use super::sqlite::SqliteBackend;
+use super::{Backend, T0};
 use daemon::History;
-use steps::World;
+use steps::{ACCOUNTS, End, KEYS, Step, Walk, World};
 
 /// Steps of a history at most.
 const LONGEST: usize = 60;
@@ -64,4 +67,61 @@ fn the_promises_hold_in_any_history_in_memory() {
 #[test]
 fn the_promises_hold_in_any_history_in_sqlite() {
     run::<SqliteBackend>(48);
+}
+
+/// What random histories found, for good.
+#[test]
+fn histories_that_failed_once() {
+    let insert = |expected_readers| Step::Insert {
+        key: KEYS[0],
+        account: ACCOUNTS[0],
+        expected_readers,
+        sent_before: Duration::ZERO,
+        not_before: None,
+    };
+    let histories = [
+        // A message of the future, as its clock then said, was called at the shortest interval for two days.
+        vec![
+            insert(None),
+            Step::Admit { limit: 1 },
+            Step::SetBack(Duration::from_secs(2 * 86_400)),
+        ],
+        // A key that came back had readers, and a count of nought.
+        vec![
+            insert(None),
+            Step::Read {
+                key: KEYS[0],
+                user: "u0",
+            },
+            Step::Pass(Duration::from_secs(3_600)),
+            Step::Admit { limit: 1 },
+            Step::Claim {
+                account: ACCOUNTS[0],
+                limit: 1,
+            },
+            Step::Commit {
+                walks: vec![Walk {
+                    claim: 0,
+                    end: End::Complete,
+                    status: Some("SUCCESS"),
+                    sees: 1,
+                    calls: 1,
+                    throttled: 0,
+                }],
+                meanwhile: None,
+                drop: None,
+            },
+            Step::Delete { key: KEYS[0] },
+            insert(Some(1)),
+        ],
+    ];
+    for steps in histories {
+        let world = || World {
+            now: T0,
+            truth: BTreeMap::new(),
+        };
+        let config = Config::default;
+        History::<ModelBackend>::test_sequential(config(), world(), steps.clone(), None);
+        History::<SqliteBackend>::test_sequential(config(), world(), steps, None);
+    }
 }
