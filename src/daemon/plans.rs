@@ -12,8 +12,9 @@ use crate::receipt::{Lane, Schedule};
 use crate::settings::Settings;
 use crate::store::HabitsRow;
 
-/// A lane's policy is solved anew after so many messages, and a tenth of those that it stands on already.
-const FEWEST_NEW: f64 = 50.0;
+/// A lane's policy is solved anew after so many messages, and a tenth of those that it stands on already. Few: ten tell how
+/// large a lane's groups are, of which the prior knows nothing, and which at its prices cost several times the target.
+const FEWEST_NEW: f64 = 10.0;
 const NEW_SHARE: f64 = 0.1;
 
 /// The plans and habits of all lanes.
