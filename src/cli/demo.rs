@@ -26,15 +26,15 @@ use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
 #[command(after_help = "\
 Examples:
   receiptd demo
-  receiptd demo --messages 500 --seconds 30 --seed 7
+  receiptd demo --messages 500 --seconds 15 --seed 7
 
 Needs no account, no configuration and no network; what it writes it removes again.")]
 pub(super) struct Args {
     /// How many messages are sent
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     messages: u32,
-    /// A day is pressed into so many seconds
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(5..=30))]
+    /// A day is pressed into so many seconds; the demo shows two of them
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(5..=25))]
     seconds: u32,
     /// The same seed gives the same crowd
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -74,8 +74,8 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
-    let whole = Duration::from_secs(args.seconds.into());
-    let life = whole.mul_f64(0.8);
+    // A day of sending, and the day that the last message lives on.
+    let life = Duration::from_secs(args.seconds.into());
     let sandbox = Sandbox::start(SandboxConfig {
         seed: args.seed,
         key_lifetime: life,
@@ -97,23 +97,16 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     });
     if !args.json {
         common::say(&format!(
-            "{} messages; a key answers for {life:?} here instead of 24 h, and people read as much faster.",
+            "{} messages in {life:?}; a key answers for as long here instead of 24 h, and people read as much faster.",
             args.messages
         ))?;
     }
     let keys = keys(args);
-    let bound = whole.mul_f64(1.5) + Duration::from_secs(10);
+    let bound = life.mul_f64(2.5) + Duration::from_secs(10);
     let work = async {
         // The feeder and the watcher side by side: rows arrive while others are polled.
         tokio::try_join!(
-            feed(
-                args,
-                &database,
-                &store,
-                &sandbox,
-                &keys,
-                whole.mul_f64(0.15)
-            ),
+            feed(args, &database, &store, &sandbox, &keys, life),
             watch_progress(args, &store, &sandbox, bound),
         )
     };
@@ -128,7 +121,7 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     stop.soft.cancel();
     daemon.await.context("the daemon failed")??;
     worked?;
-    let spent = Spent::gather(&store, &sandbox, &keys).await?;
+    let spent = Spent::gather(&store, &sandbox, &keys, rules.calls_per_message).await?;
     let curve = demo_report::curve(&store, &rules).await?;
     store.close().await;
     drop(lock);

@@ -31,6 +31,8 @@ struct Row {
 pub(super) struct Spent {
     rows: Vec<Row>,
     metered: u64,
+    /// Calls a message that the settings ask for.
+    target: f64,
 }
 
 impl Spent {
@@ -39,6 +41,7 @@ impl Spent {
         store: &SqliteStore,
         sandbox: &Sandbox,
         keys: &[MessageKey],
+        target: f64,
     ) -> anyhow::Result<Self> {
         let mut rows = Vec::with_capacity(keys.len());
         for key in keys {
@@ -71,15 +74,21 @@ impl Spent {
         Ok(Self {
             rows,
             metered: sandbox.counts().metered,
+            target,
         })
+    }
+
+    fn calls_per_message(&self) -> f64 {
+        let messages = u32::try_from(self.rows.len()).unwrap_or(u32::MAX).max(1);
+        float(self.metered) / f64::from(messages)
     }
 
     fn mean_delay(&self) -> Option<f64> {
         mean(self.rows.iter().flat_map(|row| &row.delays))
     }
 
-    /// Calls that a fixed interval of twice the mean delay costs: reads fall anywhere between two polls, so that its
-    /// mean delay is half of the interval. It ends a message as early as it can: at the first poll after the last
+    /// Calls that a fixed interval of twice the mean delay costs: a timer that asks for all messages alike, so that a read
+    /// falls anywhere between two polls and its mean delay is half of the interval. It ends a message as early as it can: at the first poll after the last
     /// recipient has read, else when the key's life ends.
     fn fixed_interval(&self) -> Option<(f64, f64)> {
         let interval = 2.0 * self.mean_delay().filter(|delay| *delay > 0.0)?;
@@ -101,6 +110,8 @@ impl Spent {
             "readers_knowable": self.knowable(),
             "mean_delay_s": self.mean_delay(),
             "calls": self.metered,
+            "calls_per_message": self.calls_per_message(),
+            "calls_per_message_asked": self.target,
             "fixed_interval_s": fixed.map(|(interval, _)| interval),
             "fixed_interval_calls": fixed.map(|(_, calls)| calls),
         })
@@ -144,9 +155,10 @@ impl Spent {
         if let Some(delay) = self.mean_delay() {
             let _ = writeln!(
                 text,
-                "Calls: {}, {} a message; a read was known after {} on average.",
+                "Calls: {}, {:.1} a message, where calls_per_message asks for {}; a read was known after {} on average.",
                 self.metered,
-                per(self.metered, self.rows.len()),
+                self.calls_per_message(),
+                self.target,
                 seconds(delay)
             );
         }
@@ -214,11 +226,6 @@ fn seconds(seconds: f64) -> String {
         true => format!("{} ms", span.as_millis()),
         false => format!("{seconds:.1} s"),
     }
-}
-
-fn per(calls: u64, messages: usize) -> String {
-    let messages = u32::try_from(messages).unwrap_or(u32::MAX).max(1);
-    format!("{:.1}", float(calls) / f64::from(messages))
 }
 
 /// For a ratio that is rounded anyway.
