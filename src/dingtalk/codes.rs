@@ -134,6 +134,9 @@ pub fn remedy(code: &str) -> &'static str {
             "let the app's bot ask for its messages in the developer console"
         }
         "bot.stopped" => "enable the bot in the developer console",
+        "template.stopped" | "template.not.existed" | "resource.not.found" => {
+            "look for the bot and its message template in the developer console"
+        }
         "invalidParameter.robotCode.notExsit"
         | "invalidParameter.robotCode.missing"
         | "invalidParameter.robotCode.invalid" => "check the account's robot_code",

@@ -244,6 +244,12 @@ impl Sandbox {
         self.shared.lock().apps.push(app);
     }
 
+    /// Every token that was ever given out, for whoever looks where they have got to.
+    pub fn tokens(&self) -> Vec<String> {
+        let inner = self.shared.lock();
+        inner.tokens.all().map(str::to_owned).collect()
+    }
+
     /// Ends every token of an app, or all; how many were alive.
     pub fn revoke_tokens(&self, app: Option<&str>) -> usize {
         let now = self.shared.now_ms();

@@ -69,6 +69,11 @@ impl Tokens {
         text
     }
 
+    /// All of them, dead ones too.
+    pub(super) fn all(&self) -> impl Iterator<Item = &str> {
+        self.all.keys().map(String::as_str)
+    }
+
     pub(super) fn standing(&self, text: &str, now: i64) -> Standing {
         match self.all.get(text) {
             None => Standing::Unknown,

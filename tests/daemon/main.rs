@@ -14,3 +14,4 @@ mod learning;
 mod logs;
 mod notify;
 mod retention;
+mod secrets;
