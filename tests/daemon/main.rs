@@ -12,6 +12,7 @@ mod idle;
 mod lanes;
 mod learning;
 mod logs;
+mod memory;
 mod notify;
 mod retention;
 mod secrets;

@@ -324,7 +324,8 @@ const DIRECT: &str = "RECEIPTD_TEST_DIRECT";
 /// as a child that runs only the test below.
 #[tokio::test]
 async fn the_systems_proxy_is_used_except_for_loopback() {
-    let proxy = Server::start(vec![Reply::json(200, PAGE)]).await;
+    let tunnel = Reply::SayAndClose(b"HTTP/1.1 200 OK\r\n\r\n".to_vec());
+    let proxy = Server::start(vec![Reply::json(200, PAGE), tunnel]).await;
     let direct = Server::start(vec![Reply::json(200, PAGE)]).await;
     let proxy_url = format!("http://{}", proxy.address);
     let child = tokio::process::Command::new(std::env::current_exe().unwrap())
@@ -333,6 +334,8 @@ async fn the_systems_proxy_is_used_except_for_loopback() {
         .env_remove("no_proxy")
         .env("HTTP_PROXY", &proxy_url)
         .env("http_proxy", &proxy_url)
+        .env("HTTPS_PROXY", &proxy_url)
+        .env("https_proxy", &proxy_url)
         .env(DIRECT, direct.address.to_string())
         .output()
         .await
@@ -342,9 +345,18 @@ async fn the_systems_proxy_is_used_except_for_loopback() {
         "{}",
         String::from_utf8_lossy(&child.stdout)
     );
-    let [through_proxy] = &proxy.requests()[..] else {
+    let [through_proxy, tunnel] = &proxy.requests()[..] else {
         panic!("{:?}", proxy.requests())
     };
+    // Of what is encrypted a proxy learns the host, and no token.
+    assert!(
+        tunnel.starts_with("CONNECT receipts.invalid:443 HTTP/1.1\r\n"),
+        "{tunnel}"
+    );
+    assert!(
+        !tunnel.to_ascii_lowercase().contains("access-token"),
+        "{tunnel}"
+    );
     let line = "POST http://receipts.invalid/v1.0/robot/privateChatMessages/query HTTP/1.1\r\n";
     assert!(through_proxy.starts_with(line), "{through_proxy}");
     assert_eq!(direct.requests().len(), 1);
@@ -363,4 +375,8 @@ async fn a_child_of_the_proxy_test() {
         let client = Client::new(&endpoint(&base)).unwrap();
         client.query(&token(), &plain(&key())).await.unwrap();
     }
+    // Its tunnel leads nowhere.
+    let client = Client::new(&endpoint("https://receipts.invalid")).unwrap();
+    let failure = client.query(&token(), &plain(&key())).await.unwrap_err();
+    assert_eq!(failure.disposition, Disposition::Retry, "{failure:?}");
 }

@@ -188,6 +188,11 @@ async fn a_commit_dropped_anywhere_and_given_again_counts_once<B: Backend>() {
         }
         let (row, readers) = show(store, "a").await;
         assert_eq!(readers, users);
+        assert_eq!(
+            row.reader_count as usize,
+            round + 1,
+            "moved on without them"
+        );
         assert_eq!(row.call_count as usize, round + 1);
         let calls = store.calls_in("2023-11").await.unwrap();
         assert_eq!(calls[0].calls, round as u64 + 1, "counted twice, or not");
