@@ -16,3 +16,4 @@ mod memory;
 mod notify;
 mod retention;
 mod secrets;
+mod status;

@@ -1,5 +1,6 @@
 //! `receiptd status`: how it stands, or one message's history.
 
+mod daemon;
 mod message;
 mod outlook;
 
@@ -25,7 +26,10 @@ use crate::store::{CallCount, LaneTotals, Store as _};
 Examples:
   receiptd status
   receiptd status --json --stale-after 10m      # for a monitor: exits 3 where work lags behind
-  receiptd status 'the-processQueryKey='")]
+  receiptd status 'the-processQueryKey='
+
+Exit codes: 0 all is in order, 3 no daemon runs though messages are pending, or a poll is overdue for longer than
+--stale-after; 1 the question could not be answered, 2 wrong usage or configuration.")]
 pub(super) struct Args {
     /// One message: its history and its readers
     #[arg(value_name = "KEY", value_parser = common::key)]
@@ -62,7 +66,12 @@ async fn all(store: &SqliteStore, settings: &Settings, args: &Args) -> anyhow::R
     let idle = holder.is_none() && pending > 0;
     let late = overdue.is_some_and(|age| age > args.stale_after);
     common::say(&match args.json {
-        true => as_json(&lanes, &calls, &outlooks, holder, published.as_ref(), now).to_string(),
+        true => {
+            let mut object = as_json(&lanes, &calls, &outlooks, holder, published.as_ref(), now);
+            object["stale"] = (idle || late).into();
+            object["overdue_s"] = overdue.map(|age| age.as_secs()).into();
+            object.to_string()
+        }
         false => {
             as_text(&lanes, &calls, holder, published.as_ref(), now) + &outlook::as_text(&outlooks)
         }
@@ -82,20 +91,6 @@ fn calls_of<'a>(calls: &'a [CallCount], lane: &LaneTotals) -> Option<&'a CallCou
     calls.iter().find(|count| count.lane == lane.lane)
 }
 
-/// The lanes' condition, a line each.
-fn conditions(published: &Published) -> impl Iterator<Item = String> + '_ {
-    published.lanes.iter().map(|lane| {
-        let name = match &lane.corp_id {
-            Some(corp) => format!("{}/{corp}", lane.account),
-            None => lane.account.clone(),
-        };
-        match &lane.code {
-            Some(code) => format!("{name}: {} ({code})", lane.condition),
-            None => format!("{name}: {}", lane.condition),
-        }
-    })
-}
-
 fn as_text(
     lanes: &[LaneTotals],
     calls: &[CallCount],
@@ -103,14 +98,8 @@ fn as_text(
     published: Option<&Published>,
     now: UnixMs,
 ) -> String {
-    let mut text = match holder {
-        Some(pid) => format!("A daemon runs (process {pid}).\n"),
-        None => "No daemon runs: `receiptd run` starts one.\n".to_owned(),
-    };
+    let mut text = daemon::as_text(holder, published, now);
     // Writing to a String cannot fail, here and below.
-    for line in published.into_iter().flat_map(conditions) {
-        let _ = writeln!(text, "  {line}");
-    }
     if lanes.is_empty() {
         let _ = writeln!(text, "No messages.");
         return text;
