@@ -3,7 +3,7 @@
 use receiptd::receipt::{
     ErrorCode, Lane, Message, RobotCode, SendStatus, State, UnixMs, UserId, WalkEnd,
 };
-use receiptd::store::{CallCount, Found, NewMessage, Pruned, Store, Writes};
+use receiptd::store::{CallCount, Found, NewMessage, Pruned, Selection, Store, Writes};
 
 use super::{
     Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, polled, settled, show,
@@ -236,6 +236,43 @@ async fn a_commit_leaves_a_feeders_columns_to_the_feeder<B: Backend>() {
     );
 }
 
+async fn a_retry_leaves_what_ended_well<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    let complete = NewMessage {
+        expected_readers: Some(1),
+        ..new_of("complete", "x")
+    };
+    store.add(&[complete]).await.unwrap();
+    admitted(store, &[("recalled", "x", at(1)), ("pending", "x", at(1))]).await;
+    let arrived = arrivals(store, &[], 9, T0).await;
+    let placed = Message {
+        next_poll_at: Some(at(1)),
+        admitted_at: Some(T0),
+        ..arrived[0].clone()
+    };
+    store.admit(&[placed]).await.unwrap();
+    let read = walk(&claim(store, "complete", at(1)).await, at(2), &["u"]);
+    let mut back = walk(&claim(store, "recalled", at(1)).await, at(2), &["u"]);
+    back.send_status = Some(SendStatus::Recalled);
+    store.commit(&[read, back], settled).await.unwrap();
+    for (key, state) in [
+        ("complete", State::Complete),
+        ("recalled", State::Recalled),
+        ("pending", State::Pending),
+    ] {
+        let (before, _) = show(store, key).await;
+        assert_eq!(before.state, state);
+        for which in [
+            Selection::InState(state, None),
+            Selection::Keys(vec![key.into()]),
+        ] {
+            assert_eq!(store.retry(&which, at(9), 9).await.unwrap(), 0, "{key}");
+        }
+        assert_eq!(show(store, key).await.0, before);
+    }
+}
+
 /// A large group goes in several batches, and nothing of it stays.
 async fn a_group_is_pruned_to_its_last_reader<B: Backend>() {
     let backend = B::fresh().await;
@@ -281,5 +318,6 @@ for_every_backend! {
     a_commit_brings_tens_of_thousands_of_readers
     a_commit_dropped_anywhere_and_given_again_counts_once
     a_commit_leaves_a_feeders_columns_to_the_feeder
+    a_retry_leaves_what_ended_well
     a_group_is_pruned_to_its_last_reader
 }

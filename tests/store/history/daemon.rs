@@ -317,8 +317,8 @@ impl<B: Backend> Daemon<B> {
 
     /// Admits, claims and walks with an endpoint that answers, until nothing is pending.
     fn drive_to_the_end(&mut self, world: &mut World) {
-        let bound = MOST_POLLS * KEYS.len();
-        for _ in 0..bound {
+        let bound = MOST_POLLS * self.tables.rows.len();
+        for _ in 0..=bound {
             if KEYS.iter().all(|key| !self.is_pending(key)) {
                 return;
             }

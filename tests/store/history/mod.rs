@@ -82,7 +82,7 @@ fn histories_that_failed_once() {
     let histories = [
         // A message of the future, as its clock then said, was called at the shortest interval for two days.
         vec![
-            insert(None),
+            insert(Some(1)),
             Step::Admit { limit: 1 },
             Step::SetBack(Duration::from_secs(2 * 86_400)),
         ],
