@@ -32,7 +32,7 @@ fn learned_calls_are_well_spent_in_every_crowd() {
         let messages = sim::draw(&crowd, 2_000, SEED, rules.key_lifetime);
         let target = 8.0;
         let (learned, _) = compare::learned(&crowd, &messages, &rules, target, (1_000, SEED));
-        let fixed = Scheme::Fixed.at(&messages, &rules, learned.calls);
+        let fixed = Scheme::Fixed.at(&messages, &rules, learned.calls, false);
         let optimum = compare::optimum(&crowd, &messages, &rules, learned.calls);
         let prior = compare::prior(&messages, &rules, learned.calls);
         let seen = format!(
@@ -46,7 +46,7 @@ fn learned_calls_are_well_spent_in_every_crowd() {
         assert!((learned.calls / target - 1.0).abs() < 0.12, "{seen}");
         // The optimum is one: nothing that was measured beats it by more than chance.
         for scheme in Scheme::ALL {
-            let row = scheme.at(&messages, &rules, learned.calls);
+            let row = scheme.at(&messages, &rules, learned.calls, false);
             assert!(row.mean > 0.95 * optimum.mean, "{scheme:?} {row:?} {seen}");
         }
     }

@@ -72,10 +72,11 @@ impl Scheme {
     }
 
     /// What the scheme brings at `calls` a message: its parameter is found by bisection.
-    pub(crate) fn at(self, messages: &[Live], rules: &Rules, calls: f64) -> Row {
+    /// `confirming`: it pays for the call that finds a key expired, as the cadence does.
+    pub(crate) fn at(self, messages: &[Live], rules: &Rules, calls: f64, confirming: bool) -> Row {
         let run = |log: f64| {
             let parameter = log.exp2();
-            Row::of(&sim::run_ages(messages, rules, false, |_, age, _| {
+            Row::of(&sim::run_ages(messages, rules, confirming, |_, age, _| {
                 self.next(parameter, age)
             }))
         };

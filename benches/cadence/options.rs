@@ -155,5 +155,9 @@ fn hours(text: &str) -> Result<(u32, u32), String> {
     let (from, to) = text
         .split_once('-')
         .ok_or(format!("--quiet wants FROM-TO, not {text:?}"))?;
-    Ok((read("--quiet", from)?, read("--quiet", to)?))
+    let (from, to) = (read("--quiet", from)?, read("--quiet", to)?);
+    if from > 24 || to > 24 {
+        return Err(format!("--quiet wants hours from 0 to 24, not {text:?}"));
+    }
+    Ok((from, to))
 }

@@ -36,13 +36,16 @@ impl Comparison {
         let lessons = (options.lessons, seed);
         let (learned, _) = compare::learned(crowd, &messages, rules, target, lessons);
         let calls = learned.calls;
-        let [fixed, doubling, root] = Scheme::ALL.map(|scheme| scheme.at(&messages, rules, calls));
+        let [fixed, doubling, root] =
+            Scheme::ALL.map(|scheme| scheme.at(&messages, rules, calls, false));
+        let confirming = Scheme::Doubling.at(&messages, rules, calls, true);
         let prior = compare::prior(&messages, rules, calls);
         let optimum = compare::optimum(crowd, &messages, rules, calls);
         Self {
             rows: vec![
                 ("fixed", fixed),
                 ("doubling", doubling),
+                ("  and 1", confirming),
                 ("sqrt(age)", root),
                 ("prior", prior),
                 ("learned", learned),
@@ -83,6 +86,7 @@ impl Comparison {
     }
 
     fn print(&self) {
+        // "and 1": with the call that finds the key expired, which the cadence and the optimum pay.
         println!(
             "  {:<10} {:>8} {:>10} {:>10} {:>10}",
             "", "calls", "mean s", "median s", "p95 s"
