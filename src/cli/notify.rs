@@ -251,6 +251,7 @@ mod tests {
             wal_bytes: 0,
             wal_held_bytes: 0,
             calls_this_month: 345,
+            ..Backlog::default()
         });
         assert_eq!(
             status_line(&found),

@@ -20,7 +20,7 @@ pub struct Published {
     pub loops: Vec<LoopBeat>,
     /// What the table held when it was counted last; absent before the first summary.
     pub backlog: Option<Backlog>,
-    /// Each lane that was met.
+    /// Each lane that was met, and those with pending messages that no configuration serves.
     pub lanes: Vec<LaneCondition>,
     /// Each budget that a lane was met of.
     #[serde(default)]
@@ -49,7 +49,7 @@ pub struct LoopBeat {
 }
 
 /// Counts over the table, as of the last summary.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Backlog {
     /// Unix milliseconds of the count.
     pub counted_at: i64,
@@ -67,7 +67,13 @@ pub struct Backlog {
     /// Metered calls of the month (UTC+8), of all lanes.
     #[serde(default)]
     pub calls_this_month: u64,
+    /// Lanes with pending messages, for the publisher to say which of them no configuration serves.
+    #[serde(skip)]
+    pub waiting: Vec<Lane>,
 }
+
+/// A feeder may write any account's name; so many lanes are enough to show that something is wrong.
+const MOST_WAITING: usize = 100;
 
 impl Backlog {
     pub(super) fn of(
@@ -86,6 +92,12 @@ impl Backlog {
             wal_bytes: wal.bytes,
             wal_held_bytes: wal.held_bytes,
             calls_this_month: calls.iter().map(|count| count.calls).sum(),
+            waiting: totals
+                .iter()
+                .filter(|lane| lane.pending > 0)
+                .map(|lane| lane.lane.clone())
+                .take(MOST_WAITING)
+                .collect(),
         }
     }
 }

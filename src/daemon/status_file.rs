@@ -18,6 +18,7 @@ use super::pulse::BEAT;
 use super::purse::Standing;
 use super::vitals::Vitals;
 use crate::receipt::cadence::Rules;
+use crate::receipt::{ErrorCode, Lane};
 use crate::settings::Settings;
 
 /// What the last daemon of the database at `database` published; `None` where that cannot be read.
@@ -75,6 +76,13 @@ impl Publisher {
         let now = self.clock.now();
         let rules = self.settings.borrow().cadence.clone();
         let ages = self.vitals.pulse().ages();
+        let backlog = self.backlog.lock().await.clone();
+        let gates = self.lanes.all();
+        let waiting = backlog.iter().flat_map(|backlog| &backlog.waiting);
+        let unserved = waiting
+            .filter(|lane| gates.iter().all(|gate| gate.lane != **lane))
+            .filter_map(|lane| Some(unconfigured(lane, &self.lanes.setup(lane).err()?)));
+        let met = gates.iter().map(|gate| condition(&self.lanes, gate));
         Published {
             pid: std::process::id(),
             started_at,
@@ -86,13 +94,8 @@ impl Publisher {
                     turned_ms_ago: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
                 })
                 .collect(),
-            backlog: self.backlog.lock().await.clone(),
-            lanes: self
-                .lanes
-                .all()
-                .iter()
-                .map(|gate| condition(&self.lanes, gate))
-                .collect(),
+            lanes: met.chain(unserved).collect(),
+            backlog,
             budgets: self
                 .lanes
                 .purses()
@@ -101,6 +104,18 @@ impl Publisher {
                 .collect(),
             reloads: self.vitals.reloads().borrow().clone(),
         }
+    }
+}
+
+fn unconfigured(lane: &Lane, code: &ErrorCode) -> LaneCondition {
+    LaneCondition {
+        account: lane.account.to_string(),
+        corp_id: lane.corp.as_ref().map(ToString::to_string),
+        condition: "unconfigured".to_owned(),
+        code: Some(code.to_string()),
+        last_success_at: None,
+        month: String::new(),
+        calls: 0,
     }
 }
 

@@ -175,7 +175,7 @@ async fn the_status_line_counts_and_names_what_is_wrong() {
     house.start();
     house.sql(
         "INSERT INTO messages (process_query_key, account, expected_readers) VALUES
-         ('sb:readers=1,median=1ms,never=0;fine', 'default', 1), ('sb:readers=1;never', 'mistyped', 1)",
+         ('sb:readers=1,median=1ms,never=0;fine', 'default', 1), ('sb:readers=1;never', 'mistyped', 1), ('sb:;unserved', 'nobody', 1)",
     );
     house
         .until(
@@ -196,6 +196,7 @@ async fn the_status_line_counts_and_names_what_is_wrong() {
             " pending",
             " calls this month",
             "; mistyped blocked (invalidClientIdOrSecret)",
+            "; nobody unconfigured (account.unknown)",
         ];
         if wanted.iter().all(|part| line.contains(part)) {
             assert!(

@@ -120,6 +120,7 @@ mod tests {
                 wal_bytes: 70 << 20,
                 wal_held_bytes: 65 << 20,
                 calls_this_month: 0,
+                waiting: Vec::new(),
             }),
             lanes: vec![
                 lane(None, "ok", None, Some(98_000)),
