@@ -29,10 +29,8 @@ pub(super) async fn store(loaded: &Loaded, role: Role) -> Result<SqliteStore, Op
 /// Looked for beside the database as it is configured, and beside the file that a link leads to.
 pub(super) fn published(database: &Path) -> Option<Published> {
     DaemonLock::holder(database)?;
-    let text = std::fs::read(status_path(database))
-        .or_else(|_| std::fs::read(lock_path(database).with_extension("status")))
-        .ok()?;
-    serde_json::from_slice(&text).ok()
+    Published::read(&status_path(database))
+        .or_else(|| Published::read(&lock_path(database).with_extension("status")))
 }
 
 /// The time of day.

@@ -33,7 +33,8 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
     let loaded = common::settings(config)?;
     let database = &loaded.settings.database.path;
     let published = status_path(database);
-    let before = read(&published)
+    // Replaced as a whole, it is never read half.
+    let before = Published::read(&published)
         .filter(|found| found.pid == args.pid)
         .with_context(|| {
             format!(
@@ -50,7 +51,7 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
     let since = Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
-        let found = read(&published);
+        let found = Published::read(&published);
         let reloads = found.as_ref().map(|found| &found.reloads);
         if let Some(reloads) = reloads.filter(|reloads| reloads.count != before) {
             return match &reloads.refused {
@@ -64,9 +65,4 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
             args.pid
         );
     }
-}
-
-/// What the daemon published last. It is replaced as a whole, so that it is never read half.
-fn read(published: &Path) -> Option<Published> {
-    serde_json::from_slice(&std::fs::read(published).ok()?).ok()
 }

@@ -1,5 +1,8 @@
 //! What the daemon publishes of itself: on a channel for its own process, and in a small file for the commands.
 
+use std::io::Read as _;
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::receipt::{Lane, UnixMs};
@@ -140,7 +143,22 @@ pub struct BudgetCondition {
     pub forecast: u64,
 }
 
+/// The largest file that is read: some hundred bytes a lane.
+const LARGEST: u64 = 64 << 20;
+
 impl Published {
+    /// What was published in the file at `path`; `None` where nothing is there or it makes no sense. Feeders may write to
+    /// that directory: a pipe there is not waited for, and a file without end is not read to its end.
+    pub fn read(path: &Path) -> Option<Self> {
+        if !std::fs::metadata(path).ok()?.is_file() {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).ok()?;
+        file.take(LARGEST).read_to_end(&mut bytes).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
     /// What the lanes had called in `month` beyond what is `counted`.
     pub(super) fn unwritten(&self, month: &str, counted: &[CallCount]) -> Vec<CallCount> {
         let of_month = self.lanes.iter().filter(|lane| lane.month == month);

@@ -23,7 +23,7 @@ use crate::settings::Settings;
 
 /// What the last daemon of the database at `database` published; `None` where that cannot be read.
 pub(super) fn read(database: &Path) -> Option<Published> {
-    serde_json::from_slice(&std::fs::read(status_path(database)).ok()?).ok()
+    Published::read(&status_path(database))
 }
 
 /// Where the daemon of the database at `database` publishes.
@@ -195,6 +195,22 @@ mod tests {
         );
         assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
         write(&path, &published()).await.unwrap();
+    }
+
+    #[test]
+    fn what_a_feeder_put_in_its_place_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("receiptd.db.status");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        assert!(Published::read(&path).is_none());
+        std::fs::remove_file(&path).unwrap();
+        // A terabyte, all of it a hole.
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        assert!(Published::read(&path).is_none());
+        std::fs::write(&path, serde_json::to_vec(&published()).unwrap()).unwrap();
+        assert_eq!(Published::read(&path).unwrap().pid, 1);
     }
 
     fn published() -> Published {

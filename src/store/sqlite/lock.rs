@@ -73,7 +73,12 @@ impl DaemonLock {
 
     /// The process id of the daemon that serves `database`; 0 if it did not say. `None` if none does.
     pub fn holder(database: &Path) -> Option<u32> {
-        let mut file = File::open(lock_path(database)).ok()?;
+        let path = lock_path(database);
+        // Nothing else is opened: a pipe in its place would be waited for.
+        if !std::fs::metadata(&path).ok()?.is_file() {
+            return None;
+        }
+        let mut file = File::open(path).ok()?;
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => Some(read_pid(&mut file).unwrap_or(0)),
             Ok(()) | Err(TryLockError::Error(_)) => None,
