@@ -631,3 +631,20 @@ async fn a_set_aside_row_says_why() {
         (Some(at(1)), Some(at(1)))
     );
 }
+
+/// The connection that watches for changes was left open: where it closed last, the log stayed beside the file, and whoever
+/// copied the file of a daemon that had stopped had not all of it.
+#[tokio::test]
+async fn a_closed_database_is_one_file() {
+    for round in 0..20 {
+        let backend = SqliteBackend::fresh().await;
+        backend.store.add(&[new("a")]).await.unwrap();
+        backend.store.changed().await.unwrap();
+        backend.store.close().await;
+        for suffix in ["-wal", "-shm"] {
+            let mut left = backend.path.clone().into_os_string();
+            left.push(suffix);
+            assert!(!Path::new(&left).exists(), "round {round}: {left:?}");
+        }
+    }
+}

@@ -77,9 +77,11 @@ impl SqliteStore {
         open::open(database, role, migrating).await
     }
 
-    /// Closes every connection; the last one to close writes the log back into the file.
+    /// Closes every connection, the writer's last: the last one to close writes the log back into the file, so that the
+    /// file alone is all there is of the database.
     pub async fn close(&self) {
         self.readers.close().await;
+        self.wakeup.close().await;
         self.writer.close().await;
     }
 

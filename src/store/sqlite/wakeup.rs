@@ -67,7 +67,8 @@ pub(super) struct Wakeup {
 
 #[derive(Debug)]
 struct Watch {
-    connection: SqliteConnection,
+    /// `None`: closed.
+    connection: Option<SqliteConnection>,
     /// The version at the last return; `None` before the first.
     seen: Option<i64>,
     /// Until when, and at which distance, an event is followed. Kept here and not in the future, which may be dropped.
@@ -84,7 +85,7 @@ impl Wakeup {
             path,
             file,
             watch: Mutex::new(Watch {
-                connection,
+                connection: Some(connection),
                 seen: None,
                 follow_until: None,
                 gap: FIRST,
@@ -114,12 +115,27 @@ impl Wakeup {
         ))
     }
 
+    /// Closes the connection, unless somebody waits for a change all the while.
+    pub(super) async fn close(&self) {
+        use sqlx::Connection as _;
+        let Ok(mut watch) = tokio::time::timeout(SLOW, self.watch.lock()).await else {
+            return;
+        };
+        if let Some(connection) = watch.connection.take() {
+            // It only reads: an error here is of no use to anybody.
+            let _ = connection.close().await;
+        }
+    }
+
     /// See [`crate::store::Store::changed`].
     pub(super) async fn changed(&self) -> Result<()> {
         let mut watch = self.watch.lock().await;
         let watch = &mut *watch;
         loop {
-            let version = data_version(&mut watch.connection).await?;
+            let Some(connection) = &mut watch.connection else {
+                return Err(StoreError::Other(sqlx::Error::PoolClosed));
+            };
+            let version = data_version(connection).await?;
             if watch.seen != Some(version) {
                 watch.seen = Some(version);
                 return Ok(());
