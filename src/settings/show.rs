@@ -194,7 +194,14 @@ impl Shown {
     }
 
     fn span(&mut self, key: &str, span: Duration) {
-        self.add(key, &humantime::format_duration(span));
+        const DAY: u64 = 86_400;
+        match span.as_secs() / DAY {
+            // Of 90 days humantime would make "2months 29days 2h 52m 48s".
+            days @ 31.. if span == Duration::from_secs(days * DAY) => {
+                self.add(key, &format_args!("{days}days"));
+            }
+            _ => self.add(key, &humantime::format_duration(span)),
+        }
     }
 }
 

@@ -51,3 +51,49 @@ async fn an_end_that_needs_a_person_is_an_error_in_the_log_itself() {
         "{log}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warning_that_repeats_is_written_once() {
+    let config = SandboxConfig {
+        calls_per_second: 2,
+        ..SandboxConfig::default()
+    };
+    let mut house = House::new(config, DEFAULT_ACCOUNT).await;
+    let values: Vec<String> = (0..40)
+        .map(|n| format!("('sb:readers=1;r{n}', 'default')"))
+        .collect();
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, account) VALUES {}, ('sb:readers=1;u1', 'unknown')",
+        values.join(",")
+    ));
+    house.start();
+    // Throttled again and again, with an answer in between each time.
+    house
+        .until(
+            "SELECT throttled >= 5 FROM api_calls WHERE account = 'default'",
+            "1",
+        )
+        .await;
+    house.sql(
+        "INSERT INTO messages (process_query_key, account) VALUES ('sb:readers=1;u2', 'unknown')",
+    );
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE last_error = 'account.unknown'",
+            "2",
+        )
+        .await;
+    house.signal("TERM");
+    assert!(house.ended().await.success());
+    let log = house.log();
+    for warning in [
+        "account default: throttled",
+        "account unknown: account.unknown",
+    ] {
+        assert_eq!(
+            log.matches(&format!("WARN {warning}")).count(),
+            1,
+            "{warning}:\n{log}"
+        );
+    }
+}

@@ -9,6 +9,7 @@ mod end_to_end;
 mod harness;
 mod healing;
 mod idle;
+mod journal;
 mod lanes;
 mod learning;
 mod logs;
