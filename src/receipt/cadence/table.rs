@@ -24,6 +24,16 @@ pub(super) enum Kind {
     PerMessage,
 }
 
+impl Kind {
+    /// See [`Curve::progress`]; `sum` as in [`Curve::cumulative`]. Of readers it is those left, with a minus.
+    fn progress(self, sum: f64) -> f64 {
+        match self {
+            Self::PerReader => -(-sum).exp(),
+            Self::PerMessage => sum,
+        }
+    }
+}
+
 /// What was seen, without the prior: two numbers a bin.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Table {
@@ -67,15 +77,26 @@ impl Table {
         reads: f64,
         waiting: f64,
     ) -> f64 {
-        let whole = curve.share(grid, from, to);
         let span = to.min(grid.lifetime()) - from;
+        let (first, last) = (curve.progress(grid, from), curve.progress(grid, to));
+        let whole = last - first;
+        let mut before = first;
         let mut delay = 0.0;
         let mut unread = 1.0;
         for (bin, start, end) in grid.parts(from, to) {
             let length = end - start;
+            if reads == 0.0 {
+                self.exposure[bin] += length * waiting;
+                continue;
+            }
             // Where the estimate sees nothing at all in the interval, any place in it is as good.
             let share = if whole > f64::MIN_POSITIVE {
-                curve.share(grid, start, end) * curve.survival_from(grid, from, start) / whole
+                let reached = if end < grid.edges()[bin + 1] {
+                    last
+                } else {
+                    curve.progress[bin + 1]
+                };
+                (reached - std::mem::replace(&mut before, reached)) / whole
             } else {
                 length / span
             };
@@ -123,10 +144,7 @@ impl Table {
             sum += events / at_risk.max(f64::MIN_POSITIVE);
             cumulative.push(sum);
         }
-        Curve {
-            kind: self.kind,
-            cumulative,
-        }
+        Curve::new(self.kind, cumulative)
     }
 
     /// The same observations on another grid, spread evenly within each bin.
@@ -171,6 +189,8 @@ pub(super) struct Curve {
     pub(super) kind: Kind,
     /// At each edge of the grid: the cumulative hazard of a reader, or the mean number of reads of a message.
     cumulative: Vec<f64>,
+    /// [`Self::progress`] at each edge, which every walk asks for.
+    progress: Vec<f64>,
 }
 
 impl Curve {
@@ -180,9 +200,15 @@ impl Curve {
             Kind::PerReader => -(1.0 - share(*age)).max(1e-12).ln(),
             Kind::PerMessage => share(*age),
         });
+        Self::new(kind, cumulative.collect())
+    }
+
+    fn new(kind: Kind, cumulative: Vec<f64>) -> Self {
+        let progress = cumulative.iter().map(|sum| kind.progress(*sum));
         Self {
             kind,
-            cumulative: cumulative.collect(),
+            progress: progress.collect(),
+            cumulative,
         }
     }
 
@@ -223,12 +249,10 @@ impl Curve {
         }
     }
 
-    /// The share of those at risk at `from` that are still at risk at `at`.
-    fn survival_from(&self, grid: &Grid, from: f64, at: f64) -> f64 {
-        match self.kind {
-            Kind::PerReader => (self.at(grid, from) - self.at(grid, at)).exp(),
-            Kind::PerMessage => 1.0,
-        }
+    /// A measure that grows as reads do: its growth over an interval is to that over another as the reads in the one are
+    /// to the reads in the other.
+    fn progress(&self, grid: &Grid, age: f64) -> f64 {
+        self.kind.progress(self.at(grid, age))
     }
 
     fn at(&self, grid: &Grid, age: f64) -> f64 {
