@@ -21,9 +21,8 @@ use crate::settings::{Account, Settings};
 use crate::telemetry::Warnings;
 
 /// All of the configuration that a lane's calls need; a walk under way keeps the one it started with.
-#[derive(Clone)]
 pub(super) struct LaneSetup {
-    pub(super) account: Arc<Account>,
+    pub(super) account: Account,
     pub(super) credentials: Credentials,
     pub(super) client: Client,
     pub(super) settings: Arc<Settings>,

@@ -28,6 +28,8 @@ struct Made {
     settings: Arc<Settings>,
     client: Client,
     purses: HashMap<BudgetName, Arc<Purse>>,
+    /// Those asked for since the configuration was read: every claim asks.
+    setups: HashMap<Lane, Arc<LaneSetup>>,
 }
 
 impl Lanes {
@@ -45,6 +47,7 @@ impl Lanes {
                 settings: settings.clone(),
                 client,
                 purses: HashMap::new(),
+                setups: HashMap::new(),
             }),
             address: Arc::new(Address::new(settings.workers.concurrency)),
             tickets,
@@ -74,6 +77,7 @@ impl Lanes {
             made.client = Client::new(&settings.endpoint)?;
         }
         made.settings = settings.clone();
+        made.setups.clear();
         // What was counted against a budget whose limit changed stays counted.
         made.purses
             .retain(|name, purse| match name.monthly_calls(settings) {
@@ -110,21 +114,26 @@ impl Lanes {
     ///
     /// # Errors
     /// The code for its rows' `last_error` where no account, or no organisation, is named.
-    pub(super) fn setup(&self, lane: &Lane) -> Result<LaneSetup, ErrorCode> {
+    pub(super) fn setup(&self, lane: &Lane) -> Result<Arc<LaneSetup>, ErrorCode> {
         let mut made = self.made();
+        if let Some(setup) = made.setups.get(lane) {
+            return Ok(setup.clone());
+        }
         let settings = made.settings.clone();
         let Some(account) = settings.accounts.get(&lane.account) else {
             return Err(ErrorCode::from("account.unknown"));
         };
         let credentials = Credentials::of(&account.app, lane.corp.as_ref())
             .ok_or_else(|| ErrorCode::from("corp_id.missing"))?;
-        Ok(LaneSetup {
-            account: Arc::new(account.clone()),
+        let setup = Arc::new(LaneSetup {
+            account: account.clone(),
             credentials,
             client: made.client.clone(),
             purse: purse(&mut made, lane, self.clock.now()),
             settings: settings.clone(),
-        })
+        });
+        made.setups.insert(lane.clone(), setup.clone());
+        Ok(setup)
     }
 
     /// The budget that the lane's calls come out of, if any.

@@ -1,10 +1,10 @@
 //! One key, page by page: a job becomes an outcome.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,7 @@ pub(super) struct Job {
     /// What the poll is for, as the budget sees it.
     pub(super) call: Call,
     pub(super) gate: Arc<Gate>,
-    pub(super) setup: LaneSetup,
+    pub(super) setup: Arc<LaneSetup>,
     /// Cancelled when the row is no longer what was claimed: no further call for it.
     pub(super) recall: CancellationToken,
 }
@@ -40,35 +40,39 @@ pub(super) async fn pool(
     stop: Stop,
 ) {
     let mut walks = JoinSet::new();
+    // A panic is this key's error and nobody else's: what each walk's outcome is then.
+    let mut panicked: HashMap<task::Id, Outcome> = HashMap::new();
     let mut open = true;
     while open || !walks.is_empty() {
         vitals.pulse().beat(CoreLoop::Workers);
         tokio::select! {
             job = jobs.recv(), if open => match job {
                 Some(job) => {
-                    let (outcomes, clock, stop) = (outcomes.clone(), clock.clone(), stop.clone());
-                    let vitals = vitals.clone();
-                    walks.spawn(async move {
-                        let claim = job.message.claim();
-                        let at = clock.now();
-                        // A task of its own, so that a panic is this key's error and nobody else's.
-                        let walk = tokio::spawn(Walk::new(job, clock, stop.clone()).run());
-                        let outcome = walk.await.unwrap_or_else(|panic| {
-                            if let Some(again) = vitals.warnings().admit("a walk panicked") {
-                                tracing::error!(
-                                    message.key = %claim.key, error = %panic, suppressed = again.count(),
-                                    "message {}: its walk panicked: {panic}{again}", claim.key
-                                );
-                            }
-                            Outcome::without_call(claim, at, WalkEnd::Cut(ErrorCode::from("receiptd.panic")))
-                        });
+                    let end = WalkEnd::Cut(ErrorCode::from("receiptd.panic"));
+                    let outcome = Outcome::without_call(job.message.claim(), clock.now(), end);
+                    let walk = Walk::new(job, clock.clone(), stop.clone()).run();
+                    let outcomes = outcomes.clone();
+                    let walk = walks.spawn(async move {
                         // A closed channel means that the reconciler is gone, which ends the daemon.
-                        let _ = outcomes.send(outcome).await;
+                        let _ = outcomes.send(walk.await).await;
                     });
+                    panicked.insert(walk.id(), outcome);
                 }
                 None => open = false,
             },
-            Some(_) = walks.join_next(), if !walks.is_empty() => {}
+            Some(ended) = walks.join_next_with_id(), if !walks.is_empty() => match ended {
+                Ok((id, ())) => drop(panicked.remove(&id)),
+                Err(panic) => if let Some(outcome) = panicked.remove(&panic.id()) {
+                    if let Some(again) = vitals.warnings().admit("a walk panicked") {
+                        tracing::error!(
+                            message.key = %outcome.claim.key, error = %panic, suppressed = again.count(),
+                            "message {}: its walk panicked: {panic}{again}", outcome.claim.key
+                        );
+                    }
+                    let sending = outcomes.send(outcome);
+                    let _ = vitals.pulse().while_waiting(CoreLoop::Workers, sending).await;
+                },
+            },
             () = tokio::time::sleep(BEAT) => {}
         }
     }
