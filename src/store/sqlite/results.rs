@@ -164,9 +164,8 @@ async fn find<'a>(
             outcome,
             // A row that bears another key by now is another message.
             row: messages
-                .get(&outcome.claim.id)
-                .filter(|row| row.key == outcome.claim.key)
-                .cloned(),
+                .remove(&outcome.claim.id)
+                .filter(|row| row.key == outcome.claim.key),
             new_readers: Vec::new(),
         })
         .collect())
