@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::in_flight::InFlight;
 use super::lanes::Lanes;
@@ -27,6 +28,8 @@ pub(super) struct Reconciler<S> {
     pub(super) tally: Arc<Tally>,
     pub(super) vitals: Vitals,
     pub(super) outcomes: mpsc::Receiver<Outcome>,
+    /// So many outcomes are committed without waiting for more.
+    pub(super) enough: usize,
     pub(super) stop: Stop,
 }
 
@@ -34,6 +37,8 @@ pub(super) struct Reconciler<S> {
 const BATCH: usize = 500;
 /// Between commits, so that feeders get at the write lock too: a writer that commits back to back starves them.
 const BREATH: Duration = Duration::from_millis(5);
+/// From one commit to the next where few outcomes wait: a commit costs as much as fifty of its outcomes.
+const GATHERING: Duration = Duration::from_millis(100);
 /// After a passing error, doubling up to [`LONGEST_PATIENCE`].
 const PATIENCE: Duration = Duration::from_millis(50);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
@@ -49,6 +54,7 @@ impl<S: Store> Reconciler<S> {
     pub(super) async fn run(mut self) -> Result<(), DaemonError> {
         let mut batch = Vec::with_capacity(BATCH);
         let mut lines = LineBudget::new();
+        let mut committed = Instant::now();
         loop {
             self.vitals.pulse().beat(CoreLoop::Reconciler);
             tokio::select! {
@@ -57,6 +63,7 @@ impl<S: Store> Reconciler<S> {
                 },
                 () = tokio::time::sleep(BEAT) => continue,
             }
+            self.gather(&mut batch, committed + GATHERING).await;
             let settled = self.commit(&batch).await?;
             for change in &settled {
                 tell(change, &mut lines);
@@ -67,7 +74,23 @@ impl<S: Store> Reconciler<S> {
             });
             self.in_flight
                 .free(batch.drain(..).map(|outcome| outcome.claim.id));
+            committed = Instant::now();
             tokio::time::sleep(BREATH).await;
+        }
+    }
+
+    /// Takes what comes until `deadline`, or until there is enough: with more of them held back, the scheduler would run
+    /// out of claims.
+    async fn gather(&mut self, batch: &mut Vec<Outcome>, deadline: Instant) {
+        let deadline = tokio::time::sleep_until(deadline);
+        tokio::pin!(deadline);
+        while batch.len() < self.enough.min(BATCH) {
+            tokio::select! {
+                taken = self.outcomes.recv_many(batch, BATCH - batch.len()) => if taken == 0 {
+                    return;
+                },
+                () = &mut deadline => return,
+            }
         }
     }
 
