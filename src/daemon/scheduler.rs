@@ -43,6 +43,8 @@ const CLAIMS_A_PLACE: usize = 4;
 const SWEEP: Duration = Duration::from_secs(30);
 /// Walks that wait are called back this soon after a feeder cancelled, deleted or re-scheduled their row.
 const RECALL: Duration = Duration::from_millis(100);
+/// The commit that frees claims is noticed as a change too, so much later at most: one round serves both.
+const ECHO: Duration = Duration::from_millis(3);
 /// After a passing error of the database.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -101,16 +103,23 @@ impl<S: Store> Scheduler<S> {
                 0 => Instant::now() + BEAT,
                 _ => memory.recalled + RECALL,
             };
-            tokio::select! {
+            let changed = tokio::select! {
                 () = self.stop.soft.cancelled() => break,
-                () = tokio::time::sleep_until(wake.min(latest)) => {}
-                () = self.in_flight.freed() => {}
-                changed = self.store.changed() => match changed {
-                    Ok(()) => {}
-                    Err(error) if error.is_transient() => tokio::time::sleep(PATIENCE).await,
-                    Err(error) => return Err(error.into()),
-                },
-                _ = self.settings.changed() => self.reload(),
+                () = tokio::time::sleep_until(wake.min(latest)) => Ok(()),
+                () = self.in_flight.freed() => {
+                    let echo = tokio::time::timeout(ECHO, self.store.changed()).await;
+                    echo.unwrap_or(Ok(()))
+                }
+                changed = self.store.changed() => changed,
+                _ = self.settings.changed() => {
+                    self.reload();
+                    Ok(())
+                }
+            };
+            match changed {
+                Ok(()) => {}
+                Err(error) if error.is_transient() => tokio::time::sleep(PATIENCE).await,
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
