@@ -43,6 +43,8 @@ const CLAIMS_A_PLACE: usize = 4;
 const SWEEP: Duration = Duration::from_secs(30);
 /// Walks that wait are called back this soon after a feeder cancelled, deleted or re-scheduled their row.
 const RECALL: Duration = Duration::from_millis(100);
+/// Lanes whose last chances jam are looked at so often.
+const JAMMED: Duration = Duration::from_millis(250);
 /// The commit that frees claims is noticed as a change too, so much later at most: one round serves both.
 const ECHO: Duration = Duration::from_millis(3);
 /// After a passing error of the database.
@@ -186,8 +188,12 @@ impl<S: Store> Scheduler<S> {
         let due = work.due.is_some_and(|due| due <= now || jammed);
         let mut wake = work
             .due
-            .filter(|_| !due)
+            .filter(|at| *at > now)
             .map_or(here + BEAT, |at| here + at.since(now));
+        if jammed {
+            // Last chances are taken one by one before they are due.
+            wake = wake.min(here + JAMMED);
+        }
         let mut free = 0;
         if from > here {
             if sweep {
