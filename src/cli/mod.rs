@@ -86,7 +86,10 @@ where
             };
         }
     };
+    // Two, however many cores there are: one would do for the vendor's ceiling, and the other sees when that one hangs. More
+    // only wake each other up.
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build();
     let ended = match runtime {
