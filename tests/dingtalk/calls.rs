@@ -380,3 +380,53 @@ async fn a_child_of_the_proxy_test() {
     let failure = client.query(&token(), &plain(&key())).await.unwrap_err();
     assert_eq!(failure.disposition, Disposition::Retry, "{failure:?}");
 }
+
+/// Whatever comes over the wire, as a whole answer or as none: what ends a message is said in so many words, or not at all.
+#[tokio::test]
+async fn any_bytes_on_the_wire_have_a_disposition() {
+    let seed = std::env::var("RECEIPTD_SEED")
+        .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("RECEIPTD_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let parts: [&[u8]; 14] = [
+        b"HTTP/1.1 ",
+        b"200 OK\r\n",
+        b"400 Bad\r\n",
+        b"302 Found\r\nlocation: https://elsewhere.invalid/\r\n",
+        b"content-length: 9\r\n",
+        b"content-length: 99999999999999999999\r\n",
+        b"transfer-encoding: chunked\r\n",
+        b"content-encoding: gzip\r\n",
+        b"retry-after: 1e9\r\n",
+        b"\r\n",
+        b"ffffffffffffffff\r\n",
+        br#"{"sendStatus":"SUCCESS","#,
+        br#"{"code":"system.error"}"#,
+        b"\x00\xff\x1b[2J\r",
+    ];
+    for _ in 0..200 {
+        let mut bytes = Vec::new();
+        if random.u8(..) < 200 {
+            bytes.extend_from_slice(format!("HTTP/1.1 {} X\r\n", random.u16(90..1100)).as_bytes());
+        }
+        for _ in 0..random.usize(0..8) {
+            bytes.extend_from_slice(parts[random.usize(..parts.len())]);
+            let noise = random.usize(0..4);
+            bytes.extend(std::iter::repeat_with(|| random.u8(..)).take(noise));
+        }
+        match ask_once(Reply::SayAndClose(bytes.clone())).await {
+            Ok(page) => assert_eq!(page.send_status, SendStatus::Success),
+            Err(failure) => {
+                let loses = matches!(
+                    failure.disposition,
+                    Disposition::Rejected
+                        | Disposition::RobotRejected
+                        | Disposition::NotGeneratedOrExpired
+                );
+                let shown = String::from_utf8_lossy(&bytes).into_owned();
+                assert!(!loses, "{failure:?}\n{shown}");
+                assert!(!failure.detail.contains("t0ken"), "{failure:?}\n{shown}");
+            }
+        }
+    }
+}
