@@ -100,7 +100,7 @@ filter = "info"
     }
 
     pub(crate) fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+        let mut command = Command::new(binary());
         command
             .arg(subcommand)
             .arg("--config")
@@ -240,6 +240,14 @@ impl Drop for House {
             let _ = daemon.wait();
         }
     }
+}
+
+/// The daemon that the tests were built with, or another one.
+fn binary() -> PathBuf {
+    std::env::var_os("FAULTS_BINARY").map_or_else(
+        || PathBuf::from(env!("CARGO_BIN_EXE_receiptd")),
+        PathBuf::from,
+    )
 }
 
 /// Sends a signal to a process.
