@@ -181,7 +181,7 @@ fn judge_readers(
     for read in truth.knowable() {
         let must = match message.kind {
             Kind::Recalled => true,
-            _ => read.read_at.0 < row.last_complete_at,
+            _ => read.read_at.0 < row.last_complete_at - ROUNDING,
         };
         assert!(
             !must || users.contains(&*read.user_id),
