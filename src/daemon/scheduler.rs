@@ -204,8 +204,9 @@ impl<S: Store> Scheduler<S> {
         } else if due || work.arrivals {
             free = self.free_claims(lane, most);
             if due && free > 0 {
-                let claimed = self.claim_due(lane, now, free, memory).await?;
-                free -= claimed;
+                // A lane that may have one call has as much of its backlog to end that outlived its age.
+                let look = if most == 1 { SLICE } else { free };
+                free -= self.claim_due(lane, now, free, look, memory).await?;
                 if free == 0 && self.in_flight.of_lane(lane) < most {
                     // More of the lane may be due.
                     wake = here + Duration::from_millis(1);
@@ -246,20 +247,26 @@ impl<S: Store> Scheduler<S> {
             .min(room.max(usize::from(held == 0)))
     }
 
-    /// Sends due rows to the workers; how many.
+    /// Sends due rows to the workers, `free` at most; how many. Of the `look` rows that are looked at, those that end by
+    /// their age need no free claim.
     async fn claim_due(
         &self,
         lane: &Lane,
         now: UnixMs,
         free: usize,
+        look: usize,
         memory: &Memory,
     ) -> Result<usize> {
         let ids = self.in_flight.ids();
         let until = now + self.plans.plan(lane).schedule().spread;
-        let rows = self.store.due(lane, now, until, &ids, free).await?;
-        let claimed = rows.len();
+        let rows = self.store.due(lane, now, until, &ids, look).await?;
+        let mut claimed = 0;
         for row in rows {
-            self.start(row, now, memory).await;
+            let ends = self.is_overaged(&row, now, memory);
+            if ends || claimed < free {
+                claimed += usize::from(!ends);
+                self.start(row, now, memory).await;
+            }
         }
         Ok(claimed)
     }

@@ -291,3 +291,35 @@ async fn a_lane_whose_calls_all_hang_leaves_places_to_the_others() {
     house.until(complete, "2").await;
     assert_eq!(hung(), 7);
 }
+
+/// A refused lane probes with one claim, and rows that end by their age took it one after the other: behind a backlog
+/// that had outlived its age, nobody found out that the lane was mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_that_outlived_its_age_does_not_stand_before_the_probe() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    let refusal = "Forbidden.AccessDenied.AccessTokenPermissionDenied";
+    house
+        .sandbox
+        .change_app("sandbox", |app| app.refusal = Some(refusal.to_owned()));
+    house.start();
+    let row = "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;first', 1)";
+    house.sql(row);
+    house
+        .until("SELECT last_error FROM messages", refusal)
+        .await;
+    let now = house.sandbox.now().0;
+    house.sql(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000)
+         INSERT INTO messages (process_query_key, sent_at) SELECT 'old-' || i, {now} - 3600000 FROM n"
+    ));
+    house.sql(&row.replace("first", "second"));
+    house
+        .sandbox
+        .change_app("sandbox", |app| app.refusal = None);
+    house
+        .until(
+            "SELECT state FROM messages WHERE process_query_key LIKE '%;second'",
+            "complete",
+        )
+        .await;
+}

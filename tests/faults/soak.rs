@@ -42,12 +42,13 @@ fn said(name: &str, default: u64) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_grows() {
     let (seconds, rate) = (said("SOAK_SECONDS", 20), said("SOAK_RATE", 20));
-    // No faults of which the daemon and the sandbox count differently: a throttled call, one that nobody answered.
+    // No faults of which the daemon and the sandbox count differently: a throttled call, one that nobody answered. And
+    // no token that dies under hundreds of calls a second, over and over: that is a lane's fault, not time's.
     let mut faults = FaultPlan::usual(1, 0.05);
     faults.rates.retain(|(kind, _)| {
         !matches!(
             &*kind.name(),
-            "drop=before" | "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi"
+            "dead-token" | "drop=before" | "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi"
         )
     });
     let config = SandboxConfig {
