@@ -112,7 +112,7 @@ async fn round(seed: u64, kills: usize) -> Figures {
         }
         if scenario.watched {
             let context = format!("seed {seed}, kill {number}: {:?}", life.death);
-            ledger.audit(&house, &context);
+            ledger.audit(&house, &context).await;
             ledger.tail(&house);
         } else {
             acknowledged.extend(feeders.drain(..).flat_map(Feeder::finish));

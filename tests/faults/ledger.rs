@@ -1,6 +1,7 @@
 //! The books of a round: what the endpoint was asked, beside what the database says was asked and seen.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use receiptd::sandbox::Call;
 
@@ -8,6 +9,9 @@ use super::harness::House;
 
 /// Milliseconds by which two readings of one clock may differ: each is cut to whole ones.
 pub(crate) const ROUNDING: i64 = 5;
+
+/// The endpoint has read what a dead daemon sent when nothing more came for so long.
+const QUIET: Duration = Duration::from_millis(50);
 
 /// Everything that was read between two lives of the daemon.
 #[derive(Default)]
@@ -65,8 +69,14 @@ impl Ledger {
     }
 
     /// While no daemon runs: what the kill cut off is at most the walk that each key was in.
-    pub(crate) fn audit(&mut self, house: &House, context: &str) {
-        self.hear(house);
+    pub(crate) async fn audit(&mut self, house: &House, context: &str) {
+        // A request may still lie in the socket of a daemon that is dead.
+        let mut heard = None;
+        while heard != Some(self.last_call) {
+            heard = Some(self.last_call);
+            tokio::time::sleep(QUIET).await;
+            self.hear(house);
+        }
         for row in house
             .sql("SELECT process_query_key, call_count, ifnull(last_polled_at, 0) FROM messages")
         {
