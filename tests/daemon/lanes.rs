@@ -297,6 +297,9 @@ async fn a_lane_whose_calls_all_hang_leaves_places_to_the_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_that_outlived_its_age_does_not_stand_before_the_probe() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    // Far from their last chances, which go first.
+    house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "1h");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "2h");
     let refusal = "Forbidden.AccessDenied.AccessTokenPermissionDenied";
     house
         .sandbox
@@ -309,9 +312,11 @@ async fn a_backlog_that_outlived_its_age_does_not_stand_before_the_probe() {
         .await;
     let now = house.sandbox.now().0;
     house.sql(&format!(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000)
-         INSERT INTO messages (process_query_key, sent_at) SELECT 'old-' || i, {now} - 3600000 FROM n"
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+         INSERT INTO messages (process_query_key, sent_at) SELECT 'old-' || i, {now} - 10800000 FROM n"
     ));
+    // The only one that could probe before them.
+    house.sql("UPDATE messages SET state = 'cancelled' WHERE process_query_key LIKE '%;first'");
     house.sql(&row.replace("first", "second"));
     house
         .sandbox
@@ -322,4 +327,7 @@ async fn a_backlog_that_outlived_its_age_does_not_stand_before_the_probe() {
             "complete",
         )
         .await;
+    // Slices end together, at one moment each.
+    let moments = "SELECT count(DISTINCT finished_at) <= 100 FROM messages WHERE process_query_key LIKE 'old-%'";
+    assert_eq!(house.sql(moments), ["1"]);
 }
