@@ -84,7 +84,7 @@ async fn round(seed: u64, kills: usize) -> Figures {
     house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "12s");
     house.set("RECEIPTD__CADENCE__LAST_CHANCE", "1s");
     house.set("RECEIPTD__CADENCE__MAX_INTERVAL", "2s");
-    house.set("RECEIPTD__CADENCE__MAX_AGE", "90s");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "30m");
     let mut ledger = Ledger::default();
     let mut figures = Figures::default();
     let mut acknowledged = Vec::new();
