@@ -103,7 +103,8 @@ impl Schedule<'_> {
             .map_or(cadence, |not_before| not_before.max(cadence));
         Message {
             next_poll_at: Some(next.min(self.end_of_life(row))),
-            last_chance_at: self.last_chance_at(row, now),
+            // One that its feeder wants later than that has none: it would stand before the others until then.
+            last_chance_at: self.last_chance_at(row, now).filter(|at| next <= *at),
             admitted_at: Some(now),
             ..row.clone()
         }

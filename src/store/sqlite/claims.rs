@@ -98,17 +98,21 @@ pub(super) const ARRIVALS: Select = select!(
 );
 
 /// ?1, ?2: the lane, ?3: now, ?4: ids in flight, ?5: how many, ?6: until when. One that is taken before its row is due is
-/// not taken before its feeder's own "not before".
+/// not taken before its feeder's own "not before". Only the first few are looked at: were they all held back by their
+/// feeders, the whole lane would be read, each time.
 pub(super) const LAST_CHANCES: Select = select!(
-    " FROM messages INDEXED BY messages_last_chance
-    WHERE state = 'pending' AND last_chance_at IS NOT NULL
-        AND account = ?1 AND ifnull(corp_id, '') = ?2 AND last_chance_at <= ?6
-        AND admitted_at IS NOT NULL
+    " FROM (
+        SELECT id AS candidate FROM messages INDEXED BY messages_last_chance
+        WHERE state = 'pending' AND last_chance_at IS NOT NULL
+            AND account = ?1 AND ifnull(corp_id, '') = ?2 AND last_chance_at <= ?6
+        ORDER BY last_chance_at LIMIT ?5 + 2000
+    ) CROSS JOIN messages ON id = candidate
+    WHERE admitted_at IS NOT NULL
         AND (next_poll_at <= ?3 OR (
             last_chance_at > ?3 AND next_poll_at <= last_chance_at AND ifnull(not_before, 0) <= ?3
         ))
         AND id NOT IN (SELECT value FROM json_each(?4))
-    ORDER BY last_chance_at LIMIT ?5"
+    LIMIT ?5"
 );
 
 /// As [`LAST_CHANCES`], without the last parameter.
