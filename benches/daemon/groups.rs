@@ -93,13 +93,9 @@ pub(crate) async fn run(effort: Effort) -> anyhow::Result<()> {
     daemon.stop()
 }
 
-/// How many rows `readers` ever had.
+/// How many readers are recorded.
 async fn recorded(feeder: &mut sqlx::SqliteConnection) -> anyhow::Result<i64> {
-    number(
-        feeder,
-        "SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'readers'",
-    )
-    .await
+    number(feeder, "SELECT count(*) FROM readers").await
 }
 
 fn insert(groups: u64) -> String {
