@@ -98,6 +98,9 @@ async fn claims(rig: &Rig, sizes: [u64; 3]) -> anyhow::Result<()> {
             ]);
             store.close().await;
         }
+        for rows in sizes {
+            std::fs::remove_file(rig.path(&format!("{rows}-{waiting:?}.db")))?;
+        }
     }
     Ok(())
 }
@@ -295,7 +298,7 @@ async fn template(rig: &Rig, rows: u64, waiting: Waiting) -> anyhow::Result<Data
         "synchronous = OFF",
         "cache_size = -500000",
     ] {
-        number(&mut feeder, format!("PRAGMA {pragma}")).await.ok();
+        execute(&mut feeder, format!("PRAGMA {pragma}")).await?;
     }
     let indexes = indexes(&mut feeder).await?;
     for (name, _) in &indexes {
