@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use receiptd::receipt::UnixMs;
-use receiptd::receipt::cadence::{Call, Habits, Month, Policy, Rules};
+use receiptd::receipt::cadence::{Basis, Call, Habits, Month, Policy, Rules};
+use receiptd::receipt::{Lesson, Outcome, UnixMs, WalkEnd, settle};
 
 use super::crowd::Crowd;
 use super::sim::{Live, Tally, schedule};
@@ -65,21 +65,21 @@ pub(crate) fn run(crowd: &Crowd, rules: &Rules, plan: Plan, seed: u64) -> MonthT
         since: begin,
         usual: plan.usual,
     };
-    let mut solved_for = f64::NAN;
-    let mut learned_at_solve = 0;
     let mut policy = Policy::prior(rules);
+    let mut basis = Basis::prior(rules.calls_per_message);
+    let mut in_force = rules.calls_per_message;
     let mut alive: Vec<Live> = vec![];
     let mut due = BinaryHeap::new();
     loop {
         // As the daemon would: off the hot path, when the target or the habits have moved enough.
         let target = month.target(rules);
-        let moved = solved_for.is_nan() || (target - solved_for).abs() > 0.03 * target.max(1.0);
-        if moved || month.messages > learned_at_solve + learned_at_solve / 10 + 50 {
+        if basis.is_stale(&habits, target) {
             policy = Policy::solve(&habits, rules, target);
-            solved_for = target;
-            learned_at_solve = month.messages;
-            result.targets = (result.targets.0.min(target), result.targets.1.max(target));
+            basis = Basis::of(&habits, target);
+            in_force = target;
         }
+        let (least, most) = result.targets;
+        result.targets = (least.min(in_force), most.max(in_force));
         let schedule = schedule(rules, &policy, Some(&habits));
         let first = due.peek().map(|Reverse((at, _))| *at);
         let next_arrival = arrivals.peek().copied();
@@ -109,16 +109,20 @@ pub(crate) fn run(crowd: &Crowd, rules: &Rules, plan: Plan, seed: u64) -> MonthT
                 month.owed -= u64::from(owes(live, end));
                 if call.is_none_or(|call| month.allows(call)) {
                     let before = result.tally.calls;
-                    let seen = live.poll(&schedule, &mut result.tally);
+                    let (outcome, new_readers) = live.walk(&schedule, at, &mut result.tally);
                     month.spent += result.tally.calls - before;
-                    habits.forget_until(at, rules.memory);
-                    seen.iter().for_each(|seen| habits.learn(seen));
+                    let mut lesson = Lesson::begin(habits.clone(), at, rules.memory);
+                    let after = lesson.settle(&live.row, &outcome, new_readers, &schedule);
+                    live.settle(after, &mut result.tally);
+                    if let Some((learned, new_messages)) = lesson.into_learned() {
+                        habits = learned;
+                        basis.add(new_messages);
+                    }
                 } else {
                     result.dropped += u64::from(call == Some(Call::LastChance));
-                    live.row.next_poll_at = Some(schedule.refused(&live.row, at));
-                    live.row.last_chance_at = schedule
-                        .last_chance_at(&live.row, at)
-                        .filter(|_| call == Some(Call::Ordinary));
+                    let refused = Outcome::without_call(live.row.claim(), at, WalkEnd::OverBudget);
+                    let after = settle(&live.row, &refused, 0, &schedule);
+                    live.settle(after, &mut result.tally);
                 }
                 month.owed += u64::from(owes(live, end));
                 due.extend(live.due().map(|at| Reverse((at, index))));

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use receiptd::receipt::cadence::{Habits, Observation, Policy, Rules};
+use receiptd::receipt::cadence::{Basis, Habits, Policy, Rules};
 use receiptd::receipt::{
-    AccountName, Chat, ErrorCode, Lane, Message, MessageId, MessageKey, Outcome, Schedule,
+    AccountName, Chat, ErrorCode, Lane, Lesson, Message, MessageId, MessageKey, Outcome, Schedule,
     SeenReader, SendStatus, State, UnixMs, UserId, WalkEnd, settle,
 };
 
@@ -130,27 +130,19 @@ impl Live {
         (!self.row.state.is_final()).then_some(self.row.next_poll_at?)
     }
 
-    /// One poll at its due time, as worker and reconciler would do it. What it taught, where it made a call.
-    pub(crate) fn poll(
+    /// One poll at its due time, as scheduler and worker would do it: what the walk brought, and how many readers are
+    /// new. To be settled by [`Self::settle`].
+    pub(crate) fn walk(
         &mut self,
         schedule: &Schedule<'_>,
+        now: UnixMs,
         tally: &mut Tally,
-    ) -> Option<Observation> {
-        let now = self.due()?;
+    ) -> (Outcome, u32) {
         let age = now.0 - self.row.sent_at.0;
-        let mut outcome = Outcome {
-            claim: self.row.claim(),
-            started_at: now,
-            ended_at: now,
-            calls: 0,
-            throttled: 0,
-            readers: vec![],
-            send_status: None,
-            end: WalkEnd::Aged,
-        };
+        let mut outcome = Outcome::without_call(self.row.claim(), now, WalkEnd::Aged);
         let mut new_readers = 0;
         if now >= schedule.end_of_life(&self.row) {
-            self.row = receiptd::receipt::aged_out(&self.row, now);
+            // Ended without a call.
         } else if age >= self.life {
             outcome.calls = 1;
             outcome.end =
@@ -173,17 +165,15 @@ impl Live {
             outcome.end = WalkEnd::Complete;
         }
         tally.calls += u64::from(outcome.calls);
-        let after = if self.row.state.is_final() {
-            self.row.clone()
-        } else {
-            settle(&self.row, &outcome, new_readers, schedule)
-        };
-        let seen = Observation::of(&self.row, &outcome, new_readers, &after);
+        (outcome, new_readers)
+    }
+
+    /// The row as it stands after a walk.
+    pub(crate) fn settle(&mut self, after: Message, tally: &mut Tally) {
         self.row = after;
         if self.row.state.is_final() {
             self.close(tally);
         }
-        seen
     }
 
     /// Counts what was missed.
@@ -222,8 +212,10 @@ pub(crate) fn run(
             life: drawn.life,
         };
         tally.messages += 1;
-        while live.due().is_some() {
-            live.poll(&schedule, &mut tally);
+        while let Some(now) = live.due() {
+            let (outcome, new_readers) = live.walk(&schedule, now, &mut tally);
+            let after = settle(&live.row, &outcome, new_readers, &schedule);
+            live.settle(after, &mut tally);
         }
     }
     tally
@@ -271,7 +263,7 @@ pub(crate) struct Learner {
     pub(crate) habits: Habits,
     pub(crate) policy: Policy,
     pub(crate) target: f64,
-    since_solved: u64,
+    basis: Basis,
     messages: u64,
 }
 
@@ -283,7 +275,7 @@ impl Learner {
             habits,
             policy,
             target,
-            since_solved: 0,
+            basis: Basis::prior(target),
             messages: 0,
         }
     }
@@ -296,6 +288,19 @@ impl Learner {
         (messages, gap): (u64, Duration),
         from: UnixMs,
         random: &mut fastrand::Rng,
+    ) -> Tally {
+        self.feed_watched(crowd, rules, (messages, gap), from, random, &mut |_| {})
+    }
+
+    /// [`Self::feed`], and `watch` sees each row as a poll leaves it.
+    pub(crate) fn feed_watched(
+        &mut self,
+        crowd: &Crowd,
+        rules: &Rules,
+        (messages, gap): (u64, Duration),
+        from: UnixMs,
+        random: &mut fastrand::Rng,
+        watch: &mut dyn FnMut(&Message),
     ) -> Tally {
         let mut tally = Tally::default();
         let mut due = BinaryHeap::new();
@@ -313,25 +318,39 @@ impl Learner {
                 alive.push(live);
                 sent += 1;
                 self.messages += 1;
-                self.since_solved += 1;
                 tally.messages += 1;
             } else if let Some(Reverse((at, index))) = due.pop() {
                 let schedule = schedule(rules, &self.policy, Some(&self.habits));
-                let seen = alive[index].poll(&schedule, &mut tally);
-                due.extend(alive[index].due().map(|at| Reverse((at, index))));
-                self.habits.forget_until(at, rules.memory);
-                if let Some(seen) = seen {
-                    self.habits.learn(&seen);
-                }
+                let live = &mut alive[index];
+                let (outcome, new_readers) = live.walk(&schedule, at, &mut tally);
+                let mut lesson = Lesson::begin(self.habits.clone(), at, rules.memory);
+                let after = lesson.settle(&live.row, &outcome, new_readers, &schedule);
+                live.settle(after, &mut tally);
+                watch(&live.row);
+                due.extend(live.due().map(|at| Reverse((at, index))));
+                self.keep(lesson, rules);
             } else {
                 break;
             }
-            if self.since_solved > 20.max(self.messages.min(5_000) / 20) {
-                self.since_solved = 0;
-                self.policy = Policy::solve(&self.habits, rules, self.target);
-            }
         }
-        self.policy = Policy::solve(&self.habits, rules, self.target);
+        self.solve(rules);
         tally
+    }
+
+    /// Keeps what a lesson taught, and solves the policy anew where the daemon would.
+    fn keep(&mut self, lesson: Lesson, rules: &Rules) {
+        let Some((habits, new_messages)) = lesson.into_learned() else {
+            return;
+        };
+        self.habits = habits;
+        self.basis.add(new_messages);
+        if self.basis.is_stale(&self.habits, self.target) {
+            self.solve(rules);
+        }
+    }
+
+    fn solve(&mut self, rules: &Rules) {
+        self.policy = Policy::solve(&self.habits, rules, self.target);
+        self.basis = Basis::of(&self.habits, self.target);
     }
 }

@@ -7,15 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::receipt::cadence::{Habits, Policy, Rules};
+use crate::receipt::cadence::{Basis, Habits, Policy, Rules};
 use crate::receipt::{Lane, Schedule};
 use crate::settings::Settings;
 use crate::store::HabitsRow;
-
-/// A lane's policy is solved anew after so many messages, and a tenth of those that it stands on already. Few: ten tell how
-/// large a lane's groups are, of which the prior knows nothing, and which at its prices cost several times the target.
-const FEWEST_NEW: f64 = 10.0;
-const NEW_SHARE: f64 = 0.1;
 
 /// The plans and habits of all lanes.
 #[derive(Debug)]
@@ -36,13 +31,9 @@ struct Kept {
 struct Learned {
     habits: Habits,
     plan: Arc<Plan>,
-    /// Messages first polled since the policy was solved.
-    new_messages: u32,
-    /// Messages that the policy stands on; `None` where it is still the prior's.
-    solved_on: Option<f64>,
-    /// Calls a message that the policy was solved for …
-    solved_for: f64,
-    /// … and those that the lane can afford by now.
+    /// What the policy was solved on.
+    basis: Basis,
+    /// Calls a message that the lane can afford by now.
     target: f64,
 }
 
@@ -122,24 +113,13 @@ impl Learned {
         Self {
             plan: Plan::of(&prior.rules, prior.policy.clone(), &habits, prior.spread),
             habits,
-            new_messages: 0,
-            solved_on: None,
-            solved_for: prior.rules.calls_per_message,
+            basis: Basis::prior(prior.rules.calls_per_message),
             target: prior.rules.calls_per_message,
         }
     }
 
     fn is_stale(&self) -> bool {
-        if has_moved(self.solved_for, self.target) {
-            return true;
-        }
-        let enough = match self.solved_on {
-            Some(on) => FEWEST_NEW + NEW_SHARE * on,
-            // Stored habits, or other rules: solved at once where they tell enough.
-            None if messages(&self.habits) >= FEWEST_NEW => return true,
-            None => FEWEST_NEW,
-        };
-        f64::from(self.new_messages) >= enough
+        self.basis.is_stale(&self.habits, self.target)
     }
 }
 
@@ -195,7 +175,7 @@ impl Plans {
         };
         let learned = kept.learned(lane);
         learned.habits = habits;
-        learned.new_messages = learned.new_messages.saturating_add(new_messages);
+        learned.basis.add(new_messages);
         let lifetime = learned.habits.lifetime(&prior.rules);
         if lifetime != learned.plan.lifetime {
             let (policy, spread) = (learned.plan.policy.clone(), learned.plan.spread);
@@ -209,8 +189,8 @@ impl Plans {
     /// The calls a message that the lane can afford from now on.
     pub(super) fn aim(&self, lane: &Lane, target: f64) {
         let mut kept = self.lock();
-        if !kept.lanes.contains_key(lane) && !has_moved(kept.prior.rules.calls_per_message, target)
-        {
+        let prior = Basis::prior(kept.prior.rules.calls_per_message);
+        if !kept.lanes.contains_key(lane) && !prior.is_off(target) {
             return;
         }
         let learned = kept.learned(lane);
@@ -241,9 +221,7 @@ impl Plans {
         let mut kept = self.lock();
         let rules = kept.prior.rules.clone();
         let (lane, learned) = kept.lanes.iter_mut().find(|(_, l)| l.is_stale())?;
-        learned.new_messages = 0;
-        learned.solved_on = Some(messages(&learned.habits));
-        learned.solved_for = learned.target;
+        learned.basis = Basis::of(&learned.habits, learned.target);
         Some(Task {
             lane: lane.clone(),
             habits: learned.habits.clone(),
@@ -298,16 +276,6 @@ impl Kept {
             .entry(lane.clone())
             .or_insert_with(|| Learned::unsolved(Habits::prior(&prior.rules), prior))
     }
-}
-
-/// Whether a target has moved enough for another policy: by 3 %.
-fn has_moved(from: f64, to: f64) -> bool {
-    (to - from).abs() > 0.03 * from.max(1.0)
-}
-
-/// How many messages habits stand on, beyond the prior.
-fn messages(habits: &Habits) -> f64 {
-    habits.measured().map_or(0.0, |measured| measured.messages)
 }
 
 /// The same habits under other rules, whose grid of ages may differ.
@@ -399,16 +367,16 @@ mod tests {
         let plans = Plans::new(&settings(""), &[]);
         let before = first_poll(&plans);
         let (plan, habits) = plans.study(&lane());
-        let few = quick(habits, 49);
-        plans.keep(&lane(), few.clone(), 49, plan.rules());
+        let few = quick(habits, 9);
+        plans.keep(&lane(), few.clone(), 9, plan.rules());
         assert_eq!(solve_all(&plans), 0);
         let enough = quick(few, 1);
         plans.keep(&lane(), enough.clone(), 1, plan.rules());
         assert_eq!(solve_all(&plans), 1);
         assert!(first_poll(&plans) < before);
-        // From then on, fifty and a tenth of what it stands on.
-        let more = quick(enough, 55);
-        plans.keep(&lane(), more.clone(), 54, plan.rules());
+        // From then on, ten and a tenth of what it stands on.
+        let more = quick(enough, 11);
+        plans.keep(&lane(), more.clone(), 10, plan.rules());
         assert_eq!(solve_all(&plans), 0);
         plans.keep(&lane(), more, 1, plan.rules());
         assert_eq!(solve_all(&plans), 1);

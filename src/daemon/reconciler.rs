@@ -15,7 +15,7 @@ use super::pulse::{BEAT, CoreLoop};
 use super::tally::{Counted, Tally};
 use super::vitals::Vitals;
 use super::{Clock, DaemonError, Stop};
-use crate::receipt::{Lane, Message, Outcome, UnixMs, settle};
+use crate::receipt::{Lane, Message, Outcome, UnixMs};
 use crate::store::{CallCount, Found, Store, StoreError, Writes};
 use crate::telemetry::LineBudget;
 
@@ -212,8 +212,10 @@ fn settle_all(found: &[Found<'_>], plans: &Plans, now: UnixMs) -> (Vec<Settled>,
             let new_readers = found.new_readers.len();
             let count = u32::try_from(new_readers).unwrap_or(u32::MAX);
             let lesson = lessons.of(&before.lane, plans, now);
-            let after = settle(&before, found.outcome, count, &lesson.plan.schedule());
-            lesson.learn(&before, found.outcome, count, &after);
+            let schedule = lesson.plan.schedule();
+            let after = lesson
+                .taught
+                .settle(&before, found.outcome, count, &schedule);
             Some(Settled {
                 before,
                 after,

@@ -12,6 +12,7 @@
 pub mod cadence;
 mod disposition;
 mod ids;
+mod lesson;
 mod message;
 mod outcome;
 mod schedule;
@@ -22,8 +23,9 @@ pub use disposition::Disposition;
 pub use ids::{
     AccountName, ConversationId, CorpId, ErrorCode, Lane, MessageId, MessageKey, RobotCode, UserId,
 };
+pub use lesson::Lesson;
 pub use message::{Chat, Claim, Message, Missing, SendStatus, State};
 pub use outcome::{Outcome, SeenReader, WalkEnd};
 pub use schedule::{Phase, Schedule, Upcoming, spread};
-pub use settle::{aged_out, settle};
+pub use settle::settle;
 pub use time::UnixMs;

@@ -95,7 +95,7 @@ pub fn settle(
 }
 
 /// The row as it stands when it grew older than `max_age`: expired, or failed if it was still blocked or never asked.
-pub fn aged_out(row: &Message, now: UnixMs) -> Message {
+fn aged_out(row: &Message, now: UnixMs) -> Message {
     let mut next = row.clone();
     let asked = row.last_polled_at.is_some() && !row.blocked;
     if !asked && next.last_error.is_none() {

@@ -13,6 +13,7 @@
 //!                        Policy ──next_age──► the schedule (bounds, jitter, last chance)
 //! ```
 
+mod basis;
 mod budget;
 mod grid;
 mod habits;
@@ -27,6 +28,7 @@ mod rules;
 mod solve;
 mod table;
 
+pub use basis::Basis;
 pub use budget::{Call, Month, Threshold};
 pub use habits::{Habits, HabitsError, Measured};
 pub use lifetime::Lifetime;

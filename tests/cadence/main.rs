@@ -5,16 +5,18 @@
     clippy::cast_sign_loss,
     reason = "ages within a simulated month, in milliseconds, and counts of messages fit every type here"
 )]
+#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
 
-#[path = "../benches/cadence/change.rs"]
+#[path = "../../benches/cadence/change.rs"]
 mod change;
-#[path = "../benches/cadence/compare.rs"]
+#[path = "../../benches/cadence/compare.rs"]
 mod compare;
-#[path = "../benches/cadence/crowd.rs"]
+#[path = "../../benches/cadence/crowd.rs"]
 mod crowd;
-#[path = "../benches/cadence/month.rs"]
+#[path = "../../benches/cadence/month.rs"]
 mod month;
-#[path = "../benches/cadence/sim.rs"]
+mod parity;
+#[path = "../../benches/cadence/sim.rs"]
 mod sim;
 
 use std::time::Duration;
