@@ -180,9 +180,10 @@ impl<S: Store> Scheduler<S> {
             Err(code) => return self.serve_unasked(lane, work, &code, sweep, memory).await,
         };
         let now = self.clock.now();
-        let here = Instant::now();
         let gate = self.lanes.gate(lane);
         gate.reconsider(&setup).await;
+        // After the gate was made: a new one is open from then on, and a closed one has all its lane read.
+        let here = Instant::now();
         let (from, most) = gate.allowance(setup.account.calls_per_second, share);
         let jammed = !self.plans.plan(lane).schedule().spread.is_zero();
         let due = work.due.is_some_and(|due| due <= now || jammed);
