@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::cadence::{Call, Policy, Rules};
-use super::{Message, MessageKey, UnixMs};
+use super::{Message, UnixMs};
 
 /// What a message is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub fn spread(
 
 /// The ladder's growth: each step lies so much farther from the sending than the one before.
 const LADDER_GROWTH: f64 = 1.6;
-/// How far jitter moves a poll either way, as a share of its interval.
+/// How far jitter moves a poll either way at most, as a share of its interval.
 const JITTER: f64 = 0.05;
 
 impl Schedule<'_> {
@@ -130,7 +130,7 @@ impl Schedule<'_> {
         let interval = if age < last_chance_age && last_chance_age <= wanted {
             interval
         } else {
-            self.jittered(&row.key, age, interval)
+            self.jittered(row, age, wanted)
         };
         let bounded = interval
             .max(self.rules.min_interval)
@@ -219,9 +219,15 @@ impl Schedule<'_> {
         self.lifetime.saturating_sub(self.rules.last_chance)
     }
 
-    fn jittered(&self, key: &MessageKey, age: Duration, interval: Duration) -> Duration {
+    /// The interval from `age` to about `wanted`. Moved farther than the plan's ages lie apart, a poll would be followed by
+    /// what follows another age, which costs up to 4 % more calls than were planned.
+    fn jittered(&self, row: &Message, age: Duration, wanted: Duration) -> Duration {
+        let interval = wanted.saturating_sub(age);
+        let (back, on) = self.policy.leeway(wanted, row.missing());
+        let far = interval.mul_f64(JITTER);
+        let (back, on) = (far.min(back), far.min(on));
         let salt = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * key.fraction(salt))
+        interval - back + (back + on).mul_f64(row.key.fraction(salt))
     }
 }
 

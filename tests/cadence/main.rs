@@ -191,3 +191,46 @@ fn a_month_is_never_a_call_over_its_budget_and_last_chances_come_first() {
         late.tally.mean()
     );
 }
+
+/// Where readers do as the policy takes them to do, it spends what it says: any crowd, group and target. It is solved for
+/// the very messages that it then polls, so that what a draw has by chance (4,000 messages may spend 6 % less, for having
+/// fewer that nobody reads) is no part of the difference.
+#[test]
+fn the_mean_spend_meets_the_target_in_any_crowd() {
+    let rules = sim::open_rules();
+    let mut random = fastrand::Rng::with_seed(SEED);
+    for case in 0..14_usize {
+        let minutes = 60.0_f64.powf(random.f64()) * 0.5;
+        let crowd = Crowd {
+            readers: [1, 8, 1, 50, 1, 12, 2][case % 7],
+            known: case % 2 == 0,
+            ..Crowd::log_normal(minutes, 1.0 + random.f64(), 0.4 * random.f64())
+        };
+        let target = 3.0 + 20.0 * random.f64();
+        let messages = (1_000 / u64::from(crowd.readers)).max(200);
+        let drawn: Vec<_> = (0..messages)
+            .map(|_| crowd.reads(&mut random, sim::START.0))
+            .collect();
+        let mut reads: Vec<i64> = drawn.iter().flatten().copied().collect();
+        reads.sort_unstable();
+        let everybody = messages as f64 * f64::from(crowd.readers);
+        let share = |age: Duration| {
+            reads.partition_point(|at| *at <= age.as_millis() as i64) as f64 / everybody
+        };
+        let policy =
+            receiptd::receipt::cadence::Policy::optimal(share, crowd.readers, &rules, target);
+        let messages: Vec<_> = (0..)
+            .zip(drawn)
+            .map(|(number, reads)| {
+                sim::Live::new(number, &crowd, sim::START, reads, rules.key_lifetime)
+            })
+            .collect();
+        let row = Row::of(&sim::run(&messages, &rules, &policy, None));
+        let seen = format!(
+            "case {case}, seed {SEED}: {} readers, known {}, {}, target {target:.2}: {:.2} spent",
+            crowd.readers, crowd.known, crowd.name, row.calls
+        );
+        println!("{seen}");
+        assert!((row.calls / target - 1.0).abs() < 0.05, "{seen}");
+    }
+}

@@ -12,10 +12,11 @@ use super::lifetime::Lifetime;
 use super::observe::Observation;
 use super::policy::level_of;
 use super::problem::MOST_LEVELS;
+use super::spend::Start;
 use super::table::{Curve, Kind, Table};
 
-/// So many messages with one reader stand for what is believed of the number of readers.
-const PRIOR_STARTS: f64 = 1.0;
+/// What is believed of the number of readers: it stands for one message with one.
+const PRIOR_START: Start = Start::ONE;
 /// So many walks of one call stand for what is believed of the calls a walk takes.
 const PRIOR_WALKS: f64 = 20.0;
 /// Changes when the meaning of the numbers does.
@@ -54,10 +55,10 @@ pub struct Habits {
     grid: Grid,
     known: Learned,
     unknown: Learned,
-    /// Messages that began with 1, 2, 4, … readers, without the prior.
-    starts: Vec<f64>,
+    /// Messages that began with about 1, 2, 4, … readers, without the prior.
+    starts: Vec<Start>,
     /// The prior and `starts`, up to the largest seen.
-    starts_or_prior: Vec<f64>,
+    starts_or_prior: Vec<Start>,
     totals: Totals,
     lifetime: Lifetime,
     /// Up to when the past has faded.
@@ -101,8 +102,8 @@ impl Habits {
             grid,
             known,
             unknown,
-            starts: vec![0.0; MOST_LEVELS],
-            starts_or_prior: vec![PRIOR_STARTS],
+            starts: vec![Start::default(); MOST_LEVELS],
+            starts_or_prior: vec![PRIOR_START],
             totals: Totals::default(),
             lifetime: Lifetime::default(),
             updated_at: UnixMs(0),
@@ -115,7 +116,7 @@ impl Habits {
         if let Some(missing) = seen.begins {
             self.totals.messages += 1.0;
             if let Missing::Known(readers) = missing {
-                self.starts[level_of(readers)] += 1.0;
+                self.starts[level_of(readers)].add(readers);
                 self.count_starts();
             }
         }
@@ -145,7 +146,7 @@ impl Habits {
             learned.fade(lives);
         }
         for start in &mut self.starts {
-            *start *= factor;
+            start.fade(factor);
         }
         self.count_starts();
         self.totals = self.totals.each(|total| total * factor);
@@ -213,7 +214,16 @@ impl Habits {
             updated_at: self.updated_at.0,
             known: rows(&self.known),
             unknown: rows(&self.unknown),
-            starts: short(&self.starts),
+            starts: self
+                .starts
+                .iter()
+                .map(|start| shorten(start.messages))
+                .collect(),
+            starting_readers: self
+                .starts
+                .iter()
+                .map(|start| shorten(start.readers))
+                .collect(),
             totals: self.totals.each(shorten),
             lifetimes: self
                 .lifetime
@@ -265,7 +275,16 @@ impl Habits {
         let known = read(Kind::PerReader, stored.known)?;
         let unknown = read(Kind::PerMessage, stored.unknown)?;
         (habits.known, habits.unknown) = (known, unknown);
-        habits.starts = possible(stored.starts, MOST_LEVELS)?;
+        let messages = possible(stored.starts, MOST_LEVELS)?;
+        habits.starts = if stored.starting_readers.is_empty() {
+            Start::at_levels(&messages)
+        } else {
+            let readers = possible(stored.starting_readers, MOST_LEVELS)?;
+            let starts = messages.into_iter().zip(readers);
+            starts
+                .map(|(messages, readers)| Start { messages, readers })
+                .collect()
+        };
         habits.count_starts();
         let totals = stored.totals;
         let sums = [
@@ -301,8 +320,8 @@ impl Habits {
         learned.table.curve(&self.grid)
     }
 
-    /// How many messages begin with 1, 2, 4, … readers, up to the largest seen.
-    pub(super) fn starting_readers(&self) -> &[f64] {
+    /// How many messages begin with about 1, 2, 4, … readers, up to the largest seen.
+    pub(super) fn starting_readers(&self) -> &[Start] {
         &self.starts_or_prior
     }
 
@@ -313,9 +332,10 @@ impl Habits {
 
     fn count_starts(&mut self) {
         // What has faded to less than this is as good as never seen.
-        let seen = self.starts.iter().rposition(|count| *count > 1e-3);
+        let seen = self.starts.iter().rposition(|start| start.messages > 1e-3);
         self.starts_or_prior = self.starts[..=seen.unwrap_or(0)].to_vec();
-        self.starts_or_prior[0] += PRIOR_STARTS;
+        self.starts_or_prior[0].messages += PRIOR_START.messages;
+        self.starts_or_prior[0].readers += PRIOR_START.readers;
     }
 }
 
@@ -327,6 +347,9 @@ struct Stored {
     known: Rows,
     unknown: Rows,
     starts: Vec<f64>,
+    /// Readers of those messages; habits that were stored before they were counted have none.
+    #[serde(default)]
+    starting_readers: Vec<f64>,
     totals: Totals,
     lifetimes: Vec<(f64, f64)>,
 }

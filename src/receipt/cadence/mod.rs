@@ -26,7 +26,9 @@ mod prior;
 mod problem;
 mod rules;
 mod solve;
+mod spend;
 mod table;
+mod thinning;
 
 pub use basis::Basis;
 pub use budget::{Call, Month, Threshold};

@@ -7,6 +7,7 @@ use super::super::{MessageKey, Missing};
 use super::grid::Grid;
 use super::problem::Problem;
 use super::solve::{Mixture, Next, mixture};
+use super::spend::Start;
 use super::table::{Curve, Kind};
 use super::{Habits, Rules};
 
@@ -67,7 +68,7 @@ impl Policy {
         let [known, unknown] = [Kind::PerReader, Kind::PerMessage].map(|kind| {
             let starts = match kind {
                 Kind::PerReader => habits.starting_readers(),
-                Kind::PerMessage => &[1.0],
+                Kind::PerMessage => &[Start::ONE],
             };
             shape.mixture(&habits.curve(kind), starts, target)
         });
@@ -95,11 +96,11 @@ impl Policy {
         let unknown = Curve::known(Kind::PerMessage, &grid, |age| {
             f64::from(readers) * share(age)
         });
-        let mut starts = vec![0.0; level_of(readers) + 1];
-        starts[level_of(readers)] = 1.0;
+        let mut starts = vec![Start::default(); level_of(readers) + 1];
+        starts[level_of(readers)].add(readers);
         Self::of(
             shape.mixture(&known, &starts, target),
-            shape.mixture(&unknown, &[1.0], target),
+            shape.mixture(&unknown, &[Start::ONE], target),
             rules,
             rules.key_lifetime,
             target,
@@ -143,6 +144,26 @@ impl Policy {
         }
     }
 
+    /// How far a poll planned for `age` may be moved and is still followed by what was planned to follow it: half the way
+    /// to the ages before and after. As far as one likes beyond what was planned.
+    pub(crate) fn leeway(&self, age: Duration, missing: Missing) -> (Duration, Duration) {
+        let ages = match missing {
+            Missing::Known(_) => &self.known.ages,
+            Missing::Unknown => &self.unknown.ages,
+        };
+        // A `Duration` is a little less or more than the age that it was made from.
+        let seconds = age.as_secs_f64() - 1e-6;
+        let at = ages.partition_point(|at| *at < seconds);
+        let span = |from: usize, to: usize| match (ages.get(from), ages.get(to)) {
+            // A little less than half, since rows count whole milliseconds.
+            (Some(from), Some(to)) => {
+                Duration::try_from_secs_f64((to - from) * 0.49).unwrap_or(Duration::ZERO)
+            }
+            _ => Duration::MAX,
+        };
+        (span(at.saturating_sub(1), at), span(at, at + 1))
+    }
+
     /// Whether the expiry of `key` is worth a confirming call at the present target.
     pub fn confirms(&self, key: &MessageKey) -> bool {
         key.fraction(CONFIRM) < self.confirmed
@@ -179,7 +200,7 @@ struct Shape<'a> {
 }
 
 impl Shape<'_> {
-    fn mixture(&self, curve: &Curve, starts: &[f64], target: f64) -> Mixture {
+    fn mixture(&self, curve: &Curve, starts: &[Start], target: f64) -> Mixture {
         let target = if target.is_finite() {
             target.max(0.0)
         } else {

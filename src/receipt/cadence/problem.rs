@@ -3,11 +3,10 @@
 use super::Rules;
 use super::grid::Grid;
 use super::table::{Curve, Kind};
+use super::thinning::Thinning;
 
 /// The largest number of missing readers that is told apart: 2^10. More are treated as so many.
 pub(super) const MOST_LEVELS: usize = 11;
-/// How finely the share of readers still missing is tabulated between 0 and 1.
-const SURVIVAL_STEPS: u32 = 256;
 /// No more ages than this to choose from, however short `max_interval` is.
 const MOST_AGES: usize = 1_500;
 /// Below so small a share of readers still unread, all have read.
@@ -32,7 +31,7 @@ pub(super) struct Problem {
     pub(super) pages: f64,
     /// How many of 1, 2, 4, 8, … missing readers are told apart.
     pub(super) levels: usize,
-    splits: Vec<Vec<[f64; MOST_LEVELS]>>,
+    thinnings: Vec<Thinning>,
 }
 
 /// A step from one polled age to the next, as one message with so many missing readers sees it.
@@ -78,7 +77,7 @@ impl Problem {
             max_interval,
             pages: 1.0,
             levels,
-            splits: (0..levels).map(split).collect(),
+            thinnings: thinnings(levels),
         }
     }
 
@@ -114,21 +113,19 @@ impl Problem {
         (self.survival[to] / self.survival[from]).min(1.0)
     }
 
-    /// The probability that a message of 2^`level` readers is not complete at its last chance.
-    pub(super) fn unfinished(&self, level: usize) -> f64 {
-        self.still_missing(0, self.end(), level).iter().sum()
+    /// The probability that a message of so many readers is not complete at its last chance.
+    pub(super) fn unfinished(&self, readers: f64) -> f64 {
+        1.0 - (1.0 - self.survives(0, self.end())).powf(readers)
     }
 
     /// The probabilities that of 2^`level` readers missing at `from` about 1, 2, 4, … are missing at `to`.
-    pub(super) fn still_missing(&self, from: usize, to: usize, level: usize) -> [f64; MOST_LEVELS] {
-        let steps = self.survives(from, to) * f64::from(SURVIVAL_STEPS);
-        let (cell, within) = (steps.floor(), steps.fract());
-        // Exact: between 0 and SURVIVAL_STEPS.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let cell = cell as usize;
-        let table = &self.splits[level];
-        let (low, high) = (&table[cell], &table[(cell + 1).min(table.len() - 1)]);
-        std::array::from_fn(|node| low[node] + within * (high[node] - low[node]))
+    pub(super) fn still_missing(
+        &self,
+        from: usize,
+        to: usize,
+        level: usize,
+    ) -> impl Iterator<Item = f64> {
+        self.thinnings[level].at(self.survives(from, to))
     }
 }
 
@@ -173,60 +170,11 @@ fn successors(ages: &[f64], min_interval: f64, max_interval: f64) -> Vec<(usize,
         .collect()
 }
 
-/// For 2^`level` readers, each still missing with a probability that runs from 0 to 1 in even steps: the binomial
-/// distribution of how many are, laid onto 1, 2, 4, … linearly.
-fn split(level: usize) -> Vec<[f64; MOST_LEVELS]> {
-    let readers = 1_u32 << level;
-    (0..=SURVIVAL_STEPS)
-        .map(|step| {
-            let survival = f64::from(step) / f64::from(SURVIVAL_STEPS);
-            let mut nodes = [0.0; MOST_LEVELS];
-            let mut log_choose = 0.0_f64;
-            for missing in 1..=readers {
-                let (of, k) = (f64::from(readers), f64::from(missing));
-                log_choose += ((of - k + 1.0) / k).ln();
-                let chance = binomial(log_choose, k, of, survival);
-                // Between the powers of two below and above.
-                let below = missing.ilog2() as usize;
-                let floor = f64::from(1_u32 << below);
-                let above = (k - floor) / floor;
-                nodes[below] += chance * (1.0 - above);
-                if above > 0.0 {
-                    nodes[below + 1] += chance * above;
-                }
-            }
-            nodes
-        })
+/// How 1, 2, 4, … readers thin out, laid onto the same numbers.
+fn thinnings(levels: usize) -> Vec<Thinning> {
+    let powers: Vec<u32> = (0..levels).map(|level| 1 << level).collect();
+    powers
+        .iter()
+        .map(|readers| Thinning::new(&powers, *readers))
         .collect()
-}
-
-/// The probability of `k` of `of`, each with probability `p`; in logarithms, since 1024 over 512 is beyond an `f64`.
-fn binomial(log_choose: f64, k: f64, of: f64, p: f64) -> f64 {
-    if p <= 0.0 {
-        return 0.0;
-    }
-    if p >= 1.0 {
-        return if k < of { 0.0 } else { 1.0 };
-    }
-    (log_choose + k * p.ln() + (of - k) * (-p).ln_1p()).exp()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn readers_are_neither_lost_nor_won_by_the_split() {
-        for level in 0..MOST_LEVELS {
-            for (step, nodes) in split(level).iter().enumerate() {
-                let mean: f64 = (0..MOST_LEVELS)
-                    .map(|node| nodes[node] * 2_f64.powi(i32::try_from(node).unwrap()))
-                    .sum();
-                let expected = 2_f64.powi(i32::try_from(level).unwrap())
-                    * f64::from(u32::try_from(step).unwrap())
-                    / 256.0;
-                assert!((mean - expected).abs() < 1e-6 * (1.0 + expected));
-            }
-        }
-    }
 }

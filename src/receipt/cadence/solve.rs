@@ -8,6 +8,7 @@
 //! of them a message follows, so that the mean meets the target.
 
 use super::problem::Problem;
+use super::spend::{Counts, Start};
 
 /// The first price tried lies so many doublings below a second …
 const CHEAPEST: f64 = -50.0;
@@ -47,31 +48,48 @@ pub(super) struct Mixture {
     pub(super) reachable: bool,
 }
 
-/// Finds the mixture that spends `target` calls on a mean message; `starts` says how many messages begin with 1, 2, 4, …
-/// readers, in any unit. A share `confirmed` of the messages that are not complete at their last chance costs one call
+/// Finds the mixture that spends `target` calls on a mean message; `starts` says how many messages begin with about 1, 2,
+/// 4, … readers. A share `confirmed` of the messages that are not complete at their last chance costs one call
 /// more, which no policy can change.
-pub(super) fn mixture(problem: Problem, starts: &[f64], target: f64, confirmed: f64) -> Mixture {
+pub(super) fn mixture(problem: Problem, starts: &[Start], target: f64, confirmed: f64) -> Mixture {
     let mean = |by_level: &[f64]| {
-        let total: f64 = starts.iter().zip(by_level).map(|(w, _)| w).sum();
+        let total: f64 = starts
+            .iter()
+            .zip(by_level)
+            .map(|(start, _)| start.messages)
+            .sum();
         let sum: f64 = starts
             .iter()
             .zip(by_level)
-            .map(|(w, value)| w * value)
+            .map(|(start, value)| start.messages * value)
             .sum();
         sum / total.max(f64::MIN_POSITIVE)
     };
-    let unfinished: Vec<f64> = (0..problem.levels)
-        .map(|level| problem.unfinished(level))
+    let starting = || starts.iter().take(problem.levels).map(|start| start.mean());
+    let unfinished: Vec<f64> = starting()
+        .map(|readers| problem.unfinished(readers))
         .collect();
     let confirming = confirmed * mean(&unfinished);
     let target = target - confirming;
+    let counts = Counts::new(problem.levels);
+    let solve = |price, earliest: &Next, latest: &Next| {
+        let mut candidate = solve(&problem, price, earliest, latest);
+        // For one reader or an unknown number the programme counts as finely itself.
+        for (level, start) in starts.iter().enumerate().take(problem.levels).skip(1) {
+            if start.messages > 0.0 {
+                (candidate.calls[level], candidate.delay[level]) =
+                    counts.spend(&problem, &candidate.next, start.mean());
+            }
+        }
+        candidate
+    };
     let rows = |index: fn(&(usize, usize)) -> usize| -> Next {
         let row: Vec<usize> = problem.successors.iter().map(index).collect();
         vec![row; problem.levels]
     };
     let (first, last) = (rows(|(first, _)| *first), rows(|(_, last)| *last));
-    let mut dense = solve(&problem, 0.0, &first, &first);
-    let mut sparse = solve(&problem, 0.0, &last, &last);
+    let mut dense = solve(0.0, &first, &first);
+    let mut sparse = solve(0.0, &last, &last);
     let (most, least) = (mean(&dense.calls), mean(&sparse.calls));
     let reachable = (least..=most).contains(&target);
     if target >= most {
@@ -84,7 +102,7 @@ pub(super) fn mixture(problem: Problem, starts: &[f64], target: f64, confirmed: 
             let middle = (low + high) / 2.0;
             // Cheaper calls never make a poll later. That is a theorem for one reader and for an unknown number (the
             // delay is a Monge array), and kept by construction for several: the search stays between its bounds.
-            let tried = solve(&problem, middle.exp2(), &dense.next, &sparse.next);
+            let tried = solve(middle.exp2(), &dense.next, &sparse.next);
             if mean(&tried.calls) >= target {
                 dense = tried;
                 low = middle;
@@ -101,9 +119,7 @@ pub(super) fn mixture(problem: Problem, starts: &[f64], target: f64, confirmed: 
         1.0
     };
     let mix = |dense: f64, sparse: f64| dense_share * dense + (1.0 - dense_share) * sparse;
-    let reads: Vec<f64> = (0..problem.levels)
-        .map(|level| problem.reads(readers(level)))
-        .collect();
+    let reads: Vec<f64> = starting().map(|readers| problem.reads(readers)).collect();
     let reads = mean(&reads);
     let delay = mix(mean(&dense.delay), mean(&sparse.delay));
     Mixture {
@@ -143,8 +159,8 @@ fn solve(problem: &Problem, price: f64, earliest: &Next, latest: &Next) -> Candi
                     then(0, problem.survives(from, to));
                 } else {
                     let missing = problem.still_missing(from, to, level);
-                    for (node, chance) in missing.iter().enumerate().take(level + 1) {
-                        then(node, *chance);
+                    for (node, chance) in missing.enumerate() {
+                        then(node, chance);
                     }
                 }
                 let cost = price * total_calls + total_delay;
