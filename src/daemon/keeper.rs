@@ -159,7 +159,10 @@ impl<S: Store> Keeper<S> {
         }
         let step = rules.last_chance / 8;
         let upcoming = self.store.last_chances(lane, step).await?;
-        let spread = spread(&upcoming, now, rate, rules.last_chance);
+        let again = self.settings.borrow().log.summary_interval;
+        // A little more, since a turn takes its time too.
+        let again = again + again / 4;
+        let spread = spread(&upcoming, now, rate, rules.last_chance, again);
         if !spread.is_zero() {
             tracing::debug!(account = %lane.account, "account {lane}: last chances are taken {spread:?} early");
         }

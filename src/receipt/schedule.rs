@@ -37,14 +37,13 @@ pub struct Upcoming {
     pub count: u64,
 }
 
-/// A jam is met this long before it would come, since it is looked for once in a while only.
-const FORESIGHT: Duration = Duration::from_secs(300);
 /// Part of the time between a last chance and the end of its key's life that is planned with; the rest is for trouble.
 const PLANNED_SHARE: f64 = 0.5;
 
 /// How long before their proper moment a lane's last chances must be taken from now on, so that all of them are called
 /// before their keys' lives end, at `calls_per_second`. `upcoming` in order of time; each key lives `last_chance` longer
-/// than its last chance is due. Zero where there is time enough, or not yet a jam to begin with.
+/// than its last chance is due. Zero where there is time enough, or where a jam need not be begun with before this is
+/// asked again, in `again`.
 ///
 /// They are served in the order in which they are due. Where some would come too late if each waited for its moment, the
 /// n-th of them can be served n/rate after a start, which must be before its key's end: the earliest such start is when
@@ -54,6 +53,7 @@ pub fn spread(
     now: UnixMs,
     calls_per_second: f64,
     last_chance: Duration,
+    again: Duration,
 ) -> Duration {
     let rate = calls_per_second.max(f64::MIN_POSITIVE);
     // Seconds after now, negative for what is overdue.
@@ -80,7 +80,7 @@ pub fn spread(
             wanted = spread;
         }
     }
-    if must_start > FORESIGHT.as_secs_f64() {
+    if must_start > again.as_secs_f64() {
         return Duration::ZERO;
     }
     Duration::try_from_secs_f64(wanted).unwrap_or(Duration::ZERO)
@@ -251,7 +251,7 @@ mod tests {
                     count: part.len() as u64,
                 })
                 .collect();
-            let lead = spread(&upcoming, now, rate as f64, last_chance);
+            let lead = spread(&upcoming, now, rate as f64, last_chance, MINUTE);
             // Until it is looked at again.
             for _ in 0..60 {
                 for _ in 0..rate {
@@ -284,22 +284,24 @@ mod tests {
                 count: 900,
             })
             .collect();
-        assert_eq!(spread(&evenly, NOW, 20.0, 5 * MINUTE), Duration::ZERO);
-        assert_eq!(spread(&[], NOW, 20.0, 5 * MINUTE), Duration::ZERO);
+        for upcoming in [&evenly[..], &[]] {
+            let spread = spread(upcoming, NOW, 20.0, 5 * MINUTE, MINUTE);
+            assert_eq!(spread, Duration::ZERO);
+        }
     }
 
     #[test]
-    fn a_jam_far_ahead_is_not_hurried_for_yet() {
-        let far = [Upcoming {
-            until: NOW + 600 * MINUTE,
-            count: 12_000,
-        }];
-        assert_eq!(spread(&far, NOW, 20.0, 5 * MINUTE), Duration::ZERO);
-        // Ten minutes of calls, and seven and a half until the half of their last five minutes is over.
-        let near = [Upcoming {
-            until: NOW + 7 * MINUTE,
-            count: 12_000,
-        }];
-        assert_eq!(spread(&near, NOW, 20.0, 5 * MINUTE), 7 * MINUTE);
+    fn a_jam_is_begun_with_when_it_must_be_and_not_before() {
+        // Ten minutes of calls, and two and a half until the half of their last five minutes is over.
+        let jam = |minutes: u32| {
+            let part = Upcoming {
+                until: NOW + minutes * MINUTE,
+                count: 12_000,
+            };
+            spread(&[part], NOW, 20.0, 5 * MINUTE, MINUTE)
+        };
+        assert_eq!(jam(600), Duration::ZERO);
+        assert_eq!(jam(9), Duration::ZERO);
+        assert_eq!(jam(8), 8 * MINUTE);
     }
 }

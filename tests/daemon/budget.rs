@@ -124,7 +124,7 @@ async fn a_jam_of_last_chances_begins_early_enough() {
         values.join(",")
     ));
     house.until(PENDING, "0").await;
-    // Each was answered in the second half of its key's life, and after that no more.
-    let late = "SELECT count(*) FROM messages WHERE ifnull(last_complete_at, 0) - sent_at < 2500";
-    assert_eq!(house.sql(late), ["0"], "{}", house.log());
+    // Each was answered as late as the rate allows: none only by its first poll, of which a third come before that.
+    let early = "SELECT count(*) FROM messages WHERE ifnull(last_complete_at, 0) - sent_at < 2000";
+    assert_eq!(house.sql(early), ["0"], "{}", house.log());
 }
