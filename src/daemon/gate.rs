@@ -79,6 +79,8 @@ pub(super) enum Closed {
     OverBudget,
 }
 
+/// How often a walk that waits a pause out looks whether it still holds.
+const GLANCE: Duration = Duration::from_secs(1);
 /// A walk that has called nobody yet is given back rather than held for a wait longer than this.
 const WORTH_WAITING: Duration = Duration::from_secs(2);
 
@@ -219,7 +221,8 @@ impl Gate {
             if closed || (fresh && wait > WORTH_WAITING) {
                 return Err(Closed::Later);
             }
-            tokio::time::sleep_until(until).await;
+            // In glances: a reload may end the pause, and a refusal of another call may close the lane meanwhile.
+            tokio::time::sleep_until(until.min(now + GLANCE)).await;
         }
     }
 

@@ -75,7 +75,10 @@ async fn log_of_everything_that_can_go_wrong(filter: &str, format: &str) -> (Hou
     house.set("RECEIPTD__LOG__FORMAT", format);
     house.set("RECEIPTD__LOG__SUMMARY_INTERVAL", "5s");
     house.set("RECEIPTD__ENDPOINT__REQUEST_TIMEOUT", "500ms");
-    house.set("RECEIPTD__RETRY__MAX_ELAPSED_TIME", "500ms");
+    // No walk gives up before it was answered, so that each message is asked for once.
+    house.set("RECEIPTD__RETRY__MAX_ELAPSED_TIME", "1m");
+    // None ends by its age before it was asked, however long its account was blocked.
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "10m");
     house.start();
     house.until_logged("receiptd serves").await;
     house.sql(&format!(
@@ -108,19 +111,21 @@ async fn log_of_everything_that_can_go_wrong(filter: &str, format: &str) -> (Hou
     house.configure(&accounts);
     let keys =
         house.sql("SELECT process_query_key FROM messages WHERE account IN ('default', 'suite')");
-    let unasked = || {
+    let unasked = || -> Vec<&String> {
         let calls = house.sandbox.calls_after(0);
         let asked: std::collections::HashSet<&str> = calls.iter().map(|call| &*call.key).collect();
         keys.iter()
             .filter(|key| !asked.contains(key.as_str()))
-            .count()
+            .collect()
     };
     let since = std::time::Instant::now();
-    while unasked() > 0 {
+    while !unasked().is_empty() {
         assert!(
             since.elapsed().as_secs() < 60,
-            "{} are not asked",
-            unasked()
+            "{:?} are not asked: {:?}\n{}",
+            unasked(),
+            house.sql("SELECT * FROM messages WHERE state = 'pending'"),
+            house.log()
         );
         house.signal("HUP");
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
