@@ -2,14 +2,15 @@
 //!
 //! One connection writes, a few read, one watches for other processes' commits. Files by concern: `open` (pragmas, roles),
 //! `migrate` (the schema's versions), `lock` (one daemon a file), `writer` (transactions), `rows` and `batch` (decoding),
-//! `claims`, `results` with `writes`, `counts`, `commands`, `retention` (the trait's methods by who calls them), `wakeup`,
-//! `error`.
+//! `lanes`, `claims`, `results` with `writes`, `counts`, `commands`, `retention` (the trait's methods by who calls them),
+//! `wakeup`, `error`.
 
 mod batch;
 mod claims;
 mod commands;
 mod counts;
 mod error;
+mod lanes;
 mod lock;
 mod migrate;
 mod open;
@@ -89,8 +90,8 @@ impl SqliteStore {
     #[doc(hidden)]
     pub async fn plans(&self) -> Result<Vec<(&'static str, String)>> {
         let statements = [
-            ("lanes", claims::LANES),
-            ("new lanes", claims::NEW_LANES),
+            ("lanes", lanes::LANES),
+            ("new lanes", lanes::NEW_LANES),
             ("arrivals", claims::ARRIVALS.text),
             ("owed", counts::OWED),
             ("upcoming", counts::UPCOMING),
