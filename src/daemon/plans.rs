@@ -35,6 +35,8 @@ struct Learned {
     basis: Basis,
     /// Calls a message that the lane can afford by now.
     target: f64,
+    /// The lifetime of keys that the log was told last.
+    told: Duration,
 }
 
 /// One policy with the rules it was made from.
@@ -115,7 +117,28 @@ impl Learned {
             habits,
             basis: Basis::prior(prior.rules.calls_per_message),
             target: prior.rules.calls_per_message,
+            told: prior.rules.key_lifetime,
         }
+    }
+
+    /// Says in the log what was learned of the lifetime of keys, where that is news: a tenth more or less.
+    fn tell_lifetime(&mut self, lane: &Lane, key_lifetime: Duration) {
+        let lifetime = self.plan.lifetime;
+        if lifetime.abs_diff(self.told) <= self.told / 10 {
+            return;
+        }
+        self.told = lifetime;
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let spoken = |span: Duration| humantime::format_duration(Duration::from_millis(ms(span)));
+        tracing::info!(
+            account = %lane.account,
+            corp_id = lane.corp.as_ref().map(tracing::field::display),
+            lifetime_ms = ms(lifetime),
+            key_lifetime_ms = ms(key_lifetime),
+            "account {lane}: keys were learned to answer for {}, key_lifetime says {}; last chances go by what was learned",
+            spoken(lifetime),
+            spoken(key_lifetime),
+        );
     }
 
     fn is_stale(&self) -> bool {
@@ -180,6 +203,7 @@ impl Plans {
         if lifetime != learned.plan.lifetime {
             let (policy, spread) = (learned.plan.policy.clone(), learned.plan.spread);
             learned.plan = Plan::of(&prior.rules, policy, &learned.habits, spread);
+            learned.tell_lifetime(lane, prior.rules.key_lifetime);
         }
         if learned.is_stale() {
             self.changed.notify_one();

@@ -84,3 +84,31 @@ async fn status_shows_what_was_learned_and_where_the_month_will_end() {
     let budget = format!("account default: {spent} of 5000 calls spent");
     assert!(text.contains(&budget), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shorter_life_of_keys_is_learned_and_said() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.start();
+    // Eight seconds, says the setting.
+    let values: Vec<String> = (0..40)
+        .map(|n| format!("('sb:readers=1,never=1,expire=3s;short-{n}')"))
+        .collect();
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key) VALUES {}",
+        values.join(",")
+    ));
+    let expired = "SELECT count(*) FROM messages WHERE state = 'expired'";
+    house.until(expired, "40").await;
+    house.until_logged("keys were learned to answer for").await;
+    let learned: Vec<u64> = house
+        .log()
+        .lines()
+        .filter_map(|line| line.split(" lifetime_ms=").nth(1))
+        .map(|rest| rest.split(' ').next().unwrap().parse().unwrap())
+        .collect();
+    // It lies between the last answer of any key and its end.
+    assert!(
+        learned.iter().all(|ms| (1_000..8_000).contains(ms)),
+        "{learned:?}"
+    );
+}
