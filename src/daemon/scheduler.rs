@@ -64,6 +64,9 @@ struct Memory {
     swept: Option<Instant>,
     recalled: Instant,
     steps: Steps,
+    /// The moment of this round. Read once: were the clock stepped within a round, rows would be judged by the new clock
+    /// before the step was noticed.
+    now: UnixMs,
     /// When the wall clock was stepped last: `max_age` ends no row before a poll after that.
     stepped_at: Option<UnixMs>,
 }
@@ -74,6 +77,7 @@ impl<S: Store> Scheduler<S> {
             swept: None,
             recalled: Instant::now(),
             steps: Steps::new(self.clock.now(), Instant::now()),
+            now: self.clock.now(),
             stepped_at: None,
         };
         // `changed` resolves at once the first time, so registering before the query loses nothing.
@@ -179,7 +183,7 @@ impl<S: Store> Scheduler<S> {
             Ok(setup) => setup,
             Err(code) => return self.serve_unasked(lane, work, &code, sweep, memory).await,
         };
-        let now = self.clock.now();
+        let now = memory.now;
         let gate = self.lanes.gate(lane);
         gate.reconsider(&setup).await;
         // After the gate was made: a new one is open from then on, and a closed one has all its lane read.
@@ -229,7 +233,7 @@ impl<S: Store> Scheduler<S> {
         sweep: bool,
         memory: &mut Memory,
     ) -> Result<Instant> {
-        let now = self.clock.now();
+        let now = memory.now;
         let more = work.arrivals && self.take_arrivals(lane, 0, memory).await?;
         if sweep || work.arrivals {
             self.note_unasked(lane, code, now).await?;
@@ -275,7 +279,7 @@ impl<S: Store> Scheduler<S> {
     /// Takes a slice of a lane's new rows: `free` of those that are past their first poll's age already are called at
     /// once, which needs no write before the call; the others get their place in the cadence. Whether there may be more.
     async fn take_arrivals(&self, lane: &Lane, mut free: usize, memory: &Memory) -> Result<bool> {
-        let now = self.clock.now();
+        let now = memory.now;
         let ids = self.in_flight.ids();
         let rows = self.store.arrivals(lane, &ids, SLICE, now).await?;
         let more = rows.len() == SLICE;
@@ -365,6 +369,7 @@ impl<S: Store> Scheduler<S> {
     /// After a step back, what was scheduled by the old clock must not wait for it to come round again.
     async fn heed_steps(&self, memory: &mut Memory) -> Result<()> {
         let now = self.clock.now();
+        memory.now = now;
         match memory.steps.observe(now, Instant::now()) {
             None => return Ok(()),
             Some(Step::Forward(by)) => tracing::warn!(
