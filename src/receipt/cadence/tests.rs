@@ -5,8 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::{
-    Chat, ErrorCode, Lane, Message, MessageId, MessageKey, Missing, Outcome, Phase, Schedule,
-    State, UnixMs, WalkEnd,
+    ErrorCode, Message, MessageKey, Missing, Outcome, Phase, Schedule, State, UnixMs, WalkEnd,
 };
 use super::{Call, Habits, Observation, Policy, Rules};
 
@@ -14,34 +13,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const SENT: UnixMs = UnixMs(1_790_000_000_000);
 
 fn message(expected_readers: Option<u32>) -> Message {
-    Message {
-        id: MessageId(1),
-        key: MessageKey::from("k"),
-        lane: Lane {
-            account: "default".into(),
-            corp: None,
-        },
-        robot_code: None,
-        conversation: None,
-        chat: Chat::Private,
-        expected_readers,
-        sent_at: SENT,
-        lives_from: SENT,
-        state: State::Pending,
-        next_poll_at: None,
-        admitted_at: None,
-        last_polled_at: None,
-        last_complete_at: None,
-        answered_at: None,
-        reader_count: 0,
-        blocked: false,
-        last_error: None,
-        last_error_at: None,
-        send_status: None,
-        call_count: 0,
-        last_chance_at: None,
-        finished_at: None,
-    }
+    Message::sample(SENT, expected_readers)
 }
 
 fn outcome(row: &Message, age: Duration, calls: u32, end: WalkEnd) -> Outcome {
