@@ -32,17 +32,17 @@ pub(super) async fn open(
         match opened {
             Err(OpenError::Store {
                 path,
-                source: source @ (StoreError::Busy | StoreError::Full),
+                error: error @ (StoreError::Busy | StoreError::Full),
             }) => {
                 if !waits {
                     waits = true;
                     tracing::warn!(
                         database.path = %path.display(),
-                        error = %source,
-                        "{}: {source}: receiptd waits for it",
+                        error = %error,
+                        "{}: {error}: receiptd waits for it",
                         path.display()
                     );
-                    let line = format!("{}: {source}: receiptd waits for it", path.display());
+                    let line = format!("{}: {error}: receiptd waits for it", path.display());
                     opening.takes_long(&line);
                 }
                 tokio::time::sleep(AGAIN).await;

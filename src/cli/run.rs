@@ -65,7 +65,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be watched")?;
     let mut hangup = signal(SignalKind::hangup()).context("signals cannot be watched")?;
-    let lock = DaemonLock::acquire(&settings.database.path)?;
+    let mut lock = DaemonLock::acquire(&settings.database.path)?;
     let mut opening = notify::Opening::default();
     let store = tokio::select! {
         store = opening::open(&settings.database, &mut opening) => store?,
@@ -73,6 +73,8 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
         _ = interrupt.recv() => return Ok(()),
     };
     drop(opening);
+    // Again, since a disk that was full may have kept the name out; one that is full still does no harm.
+    let _ = lock.sign();
     let store = Arc::new(store);
     let database = settings.database.path.clone();
     let (now_in_force, watched) = watch::channel(settings);

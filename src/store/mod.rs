@@ -40,6 +40,14 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Busy | Self::Full | Self::Io(_))
     }
+
+    /// The error with what it came from, in one line.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Io(cause) | Self::Other(cause) => format!("{self}: {cause}"),
+            Self::Busy | Self::Full | Self::Unusable(_) => self.to_string(),
+        }
+    }
 }
 
 /// A store's answer.

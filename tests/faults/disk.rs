@@ -29,9 +29,16 @@ impl SmallDisk {
 
     /// Writes until nothing fits any more.
     fn fill(&self) -> PathBuf {
+        self.fill_up_to(0)
+    }
+
+    /// Writes until no more fits than so many pages.
+    fn fill_up_to(&self, pages: u64) -> PathBuf {
         let path = self.0.join("filler");
         let mut file = fs::File::create(&path).unwrap();
         while file.write_all(&[0; 4096]).is_ok() {}
+        let full = file.metadata().unwrap().len();
+        file.set_len(full.saturating_sub(pages * 4096)).unwrap();
         path
     }
 }
@@ -90,6 +97,47 @@ async fn a_full_disk_is_waited_out_and_no_result_is_missing() {
     every_call_is_counted(&house);
     assert_eq!(house.sql("PRAGMA integrity_check"), ["ok"]);
     assert!(house.is_running());
+}
+
+/// Full at the start, a disk is waited out as well, wherever the opening meets its end: at the lock, at the log's index,
+/// in the first migration, or at the first result.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_a_full_disk_waits_for_room() {
+    for there in [false, true] {
+        for pages in [0, 1, 3, 10, 20, 40] {
+            let mut house = House::empty(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+            let Some(disk) = SmallDisk::mount(&house.dir.path().join("small")) else {
+                println!("SKIPPED: a start on a full disk: this user may not mount a tmpfs");
+                return;
+            };
+            house.move_database(&disk.0);
+            if there {
+                assert!(house.command("migrate").status().unwrap().success());
+            }
+            let filler = disk.fill_up_to(pages);
+            house.start();
+            let waits = "receiptd waits for it";
+            house
+                .until_true("it waits, or serves", || {
+                    let log = house.log();
+                    log.contains(waits) || log.contains("receiptd serves")
+                })
+                .await;
+            assert!(house.is_running(), "{pages} pages\n{}", house.log());
+            if pages == 0 {
+                assert!(house.log().contains(&format!("the disk is full: {waits}")));
+            }
+            fs::remove_file(filler).unwrap();
+            house.until_logged("receiptd serves").await;
+            house.sql("INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;k', 1)");
+            house.until("SELECT state FROM messages", "complete").await;
+            // Who asks for the holder of a lock that was taken on a full disk is told.
+            house.until_locked().await;
+            house.signal("TERM");
+            let status = house.ended().await;
+            assert!(status.success(), "{status}\n{}", house.log());
+        }
+    }
 }
 
 /// A daemon that cannot go on says why and ends with a failure; it does not loop.

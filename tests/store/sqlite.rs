@@ -502,7 +502,7 @@ async fn a_file_that_is_not_ours_is_refused_and_left_alone() {
     let unusable = matches!(
         &error,
         OpenError::Store {
-            source: StoreError::Unusable(_),
+            error: StoreError::Unusable(_),
             ..
         }
     );

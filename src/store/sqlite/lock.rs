@@ -8,8 +8,8 @@ use std::time::Duration;
 /// The right to serve a database, until dropped. The kernel takes it back from a process that dies.
 #[derive(Debug)]
 pub struct DaemonLock {
-    // Held, never read again: the lock belongs to the open file.
-    _file: File,
+    /// The lock belongs to the open file.
+    file: File,
 }
 
 /// Why there is no lock.
@@ -28,12 +28,12 @@ pub enum LockError {
         path: PathBuf,
     },
     /// The lock file could not be opened or written.
-    #[error("{}: the lock file can't be used: {source}", path.display())]
+    #[error("{}: the lock file can't be used: {error}", path.display())]
     Io {
         /// The lock file.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// Why. Told by the text, so that it is no `source` that would be told again.
+        error: io::Error,
     },
 }
 
@@ -41,9 +41,9 @@ impl DaemonLock {
     /// Takes the lock beside `database` and writes this process's id into it.
     pub fn acquire(database: &Path) -> Result<Self, LockError> {
         let path = lock_path(database);
-        let failed = |source| LockError::Io {
+        let failed = |error| LockError::Io {
             path: path.clone(),
-            source,
+            error,
         };
         let mut file = open_for_all(&path).map_err(failed)?;
         is_itself(&path, &file).map_err(failed)?;
@@ -61,14 +61,26 @@ impl DaemonLock {
                         path,
                     });
                 }
-                Err(TryLockError::Error(source)) => return Err(failed(source)),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
         }
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(failed)?;
-        Ok(Self { _file: file })
+        let mut lock = Self { file };
+        match lock.sign() {
+            // The lock holds without a name in it, and a full disk is waited out, as the database's is.
+            Err(error) if is_full(&error) => {}
+            signed => signed.map_err(failed)?,
+        }
+        Ok(lock)
+    }
+
+    /// Writes this process's id into the lock, for those who ask who holds it.
+    ///
+    /// # Errors
+    /// The file system's. The lock holds all the same.
+    pub fn sign(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        writeln!(self.file, "{}", std::process::id())
     }
 
     /// The process id of the daemon that serves `database`; 0 if it did not say. `None` if none does.
@@ -130,6 +142,13 @@ fn is_itself(path: &Path, opened: &File) -> io::Result<()> {
 #[cfg(not(unix))]
 fn is_itself(_path: &Path, _opened: &File) -> io::Result<()> {
     Ok(())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {

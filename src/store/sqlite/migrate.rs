@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Row as _, SqlSafeStr as _};
 
@@ -52,9 +52,9 @@ pub(super) async fn migrate(
     connection: &mut SqliteConnection,
     migrating: &mut (dyn FnMut(Migrating<'_>) + Send),
 ) -> Result<(), OpenError> {
-    let refused = |source: StoreError| OpenError::Store {
+    let refused = |error: StoreError| OpenError::Store {
         path: path.to_owned(),
-        source,
+        error,
     };
     let mut transaction = connection
         .begin_with("BEGIN IMMEDIATE")
@@ -104,7 +104,7 @@ pub(super) async fn check(path: &Path, connection: &mut SqliteConnection) -> Res
 async fn applied(path: &Path, connection: &mut SqliteConnection) -> Result<Vec<i64>, OpenError> {
     let refused = |error: sqlx::Error| OpenError::Store {
         path: path.to_owned(),
-        source: error.into(),
+        error: error.into(),
     };
     let table = sqlx::query("SELECT 1 FROM sqlite_master WHERE name = '_sqlx_migrations'")
         .fetch_all(&mut *connection)
@@ -132,11 +132,23 @@ async fn applied(path: &Path, connection: &mut SqliteConnection) -> Result<Vec<i
     }
 }
 
-/// A migration's error; a lock or a full disk keep their names.
-fn failed(path: &Path, source: sqlx::migrate::MigrateError) -> OpenError {
-    OpenError::Migration {
-        path: path.to_owned(),
-        source,
+/// A migration's error; a lock or a full disk keep their names, since they pass.
+fn failed(path: &Path, error: MigrateError) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            match StoreError::from(error) {
+                error @ (StoreError::Busy | StoreError::Full) => OpenError::Store { path, error },
+                error => OpenError::Migration {
+                    path,
+                    error: error.told(),
+                },
+            }
+        }
+        error => OpenError::Migration {
+            path,
+            error: error.to_string(),
+        },
     }
 }
 

@@ -26,19 +26,20 @@ pub enum Role {
     Reader,
 }
 
-/// Why the database can't be used. Each text names the file and what to do.
+/// Why the database can't be used. Each text names the file and what to do, and tells the causes too: they are no `source`
+/// that would be told again.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Nothing there.
     #[error("{}: there is no database yet: `receiptd run` or `receiptd migrate` creates it", .0.display())]
     Missing(PathBuf),
     /// The file could not be created or looked at.
-    #[error("{}: the database file can't be opened or created: {source}", path.display())]
+    #[error("{}: the database file can't be opened or created: {error}", path.display())]
     File {
         /// The database.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// Another program's database.
     #[error("{}: this is another program's database ({found}): choose another file in [database] url", path.display())]
@@ -79,27 +80,27 @@ pub enum OpenError {
         hint: &'static str,
     },
     /// A migration failed, and was rolled back.
-    #[error("{}: the schema could not be brought up to date, nothing was changed: {source}", path.display())]
+    #[error("{}: the schema could not be brought up to date, nothing was changed: {error}", path.display())]
     Migration {
         /// The database.
         path: PathBuf,
         /// Why.
-        source: sqlx::migrate::MigrateError,
+        error: String,
     },
     /// SQLite refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), error.told())]
     Store {
         /// The database.
         path: PathBuf,
         /// Why.
-        source: StoreError,
+        error: StoreError,
     },
 }
 
 impl From<OpenError> for StoreError {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Store { source, .. } => source,
+            OpenError::Store { error, .. } => error,
             other => Self::Unusable(other.to_string()),
         }
     }
@@ -174,7 +175,7 @@ impl Connector {
     fn failed(&self, error: impl Into<StoreError>) -> OpenError {
         OpenError::Store {
             path: self.path.clone(),
-            source: error.into(),
+            error: error.into(),
         }
     }
 
@@ -313,9 +314,9 @@ pub(super) async fn open(
     migrating: &mut (dyn FnMut(Migrating<'_>) + Send),
 ) -> Result<SqliteStore, OpenError> {
     let path = &database.path;
-    let file_error = |source| OpenError::File {
+    let file_error = |error| OpenError::File {
         path: path.clone(),
-        source,
+        error,
     };
     match role {
         // SQLite would create it for its owner alone to write, and gives -wal and -shm the mode of the file.
@@ -323,7 +324,7 @@ pub(super) async fn open(
         Role::Writer | Role::Reader => match path.try_exists() {
             Ok(true) => {}
             Ok(false) => return Err(OpenError::Missing(path.clone())),
-            Err(source) => return Err(file_error(source)),
+            Err(error) => return Err(file_error(error)),
         },
     }
     let connector = Connector {
