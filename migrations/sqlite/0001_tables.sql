@@ -131,6 +131,27 @@ BEGIN
         AND NOT EXISTS (SELECT 1 FROM orphans WHERE process_query_key = OLD.process_query_key);
 END;
 
+-- A row that is given another key is another message: what was learned of the old one says nothing of it, and would end it
+-- too early or count readers that are not its own. The old key's readers stay, as a deleted message's do.
+CREATE TRIGGER messages_renamed AFTER UPDATE OF process_query_key ON messages
+WHEN NEW.process_query_key <> OLD.process_query_key
+BEGIN
+    INSERT INTO orphans (process_query_key)
+    SELECT OLD.process_query_key
+    WHERE EXISTS (SELECT 1 FROM readers WHERE process_query_key = OLD.process_query_key)
+        AND NOT EXISTS (SELECT 1 FROM orphans WHERE process_query_key = OLD.process_query_key);
+    UPDATE messages
+    SET next_poll_at = CASE
+            WHEN OLD.admitted_at IS NULL OR NEW.next_poll_at IS NOT OLD.next_poll_at THEN NEW.next_poll_at
+            ELSE OLD.not_before
+        END,
+        reader_count = (SELECT count(*) FROM readers WHERE process_query_key = NEW.process_query_key),
+        call_count = 0, send_status = NULL, last_polled_at = NULL, last_error = NULL, last_error_at = NULL,
+        admitted_at = NULL, not_before = NULL, last_complete_at = NULL, answered_at = NULL, last_chance_at = NULL,
+        retried_at = NULL, blocked = 0
+    WHERE id = NEW.id;
+END;
+
 CREATE TABLE suite_tickets (
     suite_key TEXT NOT NULL PRIMARY KEY
         CONSTRAINT suite_key_is_text CHECK (typeof(suite_key) = 'text' AND length(suite_key) >= 1),

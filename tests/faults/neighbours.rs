@@ -200,8 +200,10 @@ async fn rows_changed_while_they_are_polled_keep_their_owners_word() {
         "left",
     ];
     for name in names {
-        let script = Script::parse("readers=2,median=1ms,never=0,latency=1500ms").unwrap();
-        house.sandbox.publish(name, script);
+        // Of another number than the key has that it is given, so that neither's readers pass for the other's.
+        let readers = if name == "renamed" { 3 } else { 2 };
+        let script = format!("readers={readers},median=1ms,never=0,latency=1500ms");
+        house.sandbox.publish(name, Script::parse(&script).unwrap());
     }
     let rows = names.map(|name| format!("('{name}', 2)")).join(",");
     house.sql(&format!(

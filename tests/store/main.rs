@@ -51,6 +51,8 @@ pub(crate) trait Backend: Sized {
     fn cancel(&self, key: &str) -> impl Future<Output = ()>;
     /// A feeder deletes.
     fn delete(&self, key: &str) -> impl Future<Output = ()>;
+    /// A feeder gives a row another key.
+    fn rename(&self, key: &str, to: &str) -> impl Future<Output = ()>;
     /// A feeder changes the schedule.
     fn reschedule(&self, key: &str, at: UnixMs) -> impl Future<Output = ()>;
     /// A feeder spoils a row's `chat`, so that it is no message any more.

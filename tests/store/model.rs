@@ -657,6 +657,36 @@ impl Backend for ModelBackend {
         });
     }
 
+    async fn rename(&self, key: &str, to: &str) {
+        self.store.write(|tables| {
+            let to = MessageKey::from(to);
+            let reader_count = tables.recorded(&to);
+            let row = tables.of_key(key);
+            let old = &row.message;
+            row.message = Message {
+                key: to,
+                lives_from: old.sent_at,
+                next_poll_at: match old.admitted_at {
+                    None => old.next_poll_at,
+                    Some(_) => row.not_before,
+                },
+                admitted_at: None,
+                last_polled_at: None,
+                last_complete_at: None,
+                answered_at: None,
+                reader_count,
+                blocked: false,
+                last_error: None,
+                last_error_at: None,
+                send_status: None,
+                call_count: 0,
+                last_chance_at: None,
+                ..old.clone()
+            };
+            row.not_before = None;
+        });
+    }
+
     async fn reschedule(&self, key: &str, at: UnixMs) {
         self.store
             .write(|tables| tables.of_key(key).message.next_poll_at = Some(at));

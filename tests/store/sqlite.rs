@@ -82,6 +82,15 @@ impl Backend for SqliteBackend {
         self.run(statement, key, 0).await;
     }
 
+    async fn rename(&self, key: &str, to: &str) {
+        sqlx::query("UPDATE messages SET process_query_key = ?2 WHERE process_query_key = ?1")
+            .bind(key)
+            .bind(to)
+            .execute(&mut self.foreign().await)
+            .await
+            .unwrap();
+    }
+
     async fn reschedule(&self, key: &str, at: UnixMs) {
         let statement = "UPDATE messages SET next_poll_at = ?2 WHERE process_query_key = ?1";
         self.run(statement, key, at.0).await;

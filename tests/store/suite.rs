@@ -487,6 +487,83 @@ async fn a_key_inserted_again_is_another_message<B: Backend>() {
     assert_eq!(readers, Vec::<String>::new());
 }
 
+/// Asked for by its old key while it was given another: neither its history nor the walk's readers are the new key's.
+async fn a_row_given_another_key_in_flight_is_another_message<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    let first = NewMessage {
+        expected_readers: Some(2),
+        next_poll_at: Some(at(1)),
+        ..new_of("a", "x")
+    };
+    store.add(&[first]).await.unwrap();
+    let arrived = arrivals(store, &[], 1, T0).await;
+    let placed = Message {
+        next_poll_at: Some(at(2)),
+        admitted_at: Some(T0),
+        ..arrived[0].clone()
+    };
+    store.admit(&[placed]).await.unwrap();
+    let claimed = claim(store, "a", at(5)).await;
+    let seen = walk(&claimed, at(6), &["u"]);
+    store.commit(&[seen], settled).await.unwrap();
+    let due = show(store, "a").await.0.next_poll_at.unwrap();
+    let claimed = claim(store, "a", due).await;
+    assert_eq!((claimed.reader_count, claimed.call_count), (1, 1));
+    assert!(claimed.answered_at.is_some() && claimed.last_complete_at.is_some());
+
+    backend.rename("a", "b").await;
+    assert_eq!(
+        store.stale(&[claimed.claim()]).await.unwrap(),
+        [claimed.id],
+        "its walk is called back"
+    );
+    assert_eq!(keys(&arrivals(store, &[], 9, due).await), ["b"]);
+    let write = |found: &[receiptd::store::Found<'_>]| {
+        assert!(found[0].row.is_none());
+        settled(found)
+    };
+    let late = walk(&claimed, due, &["u", "v"]);
+    store.commit(&[late], write).await.unwrap();
+    assert_eq!(store.message(&"a".into()).await.unwrap(), None);
+    let (row, readers) = show(store, "b").await;
+    assert_eq!(row.id, claimed.id);
+    let expected = Message {
+        key: "b".into(),
+        next_poll_at: Some(at(1)),
+        ..arrived[0].clone()
+    };
+    assert_eq!((row, readers), (expected, Vec::new()));
+
+    // From here on it is a message like others: one reader is one, and not the second.
+    let arrived = arrivals(store, &[], 1, due).await;
+    let placed = Message {
+        next_poll_at: Some(due),
+        admitted_at: Some(due),
+        ..arrived[0].clone()
+    };
+    store.admit(&[placed]).await.unwrap();
+    let claimed = claim(store, "b", due).await;
+    store
+        .commit(&[walk(&claimed, due, &["w"])], settled)
+        .await
+        .unwrap();
+    let (row, readers) = show(store, "b").await;
+    assert_eq!((row.state, row.reader_count), (State::Pending, 1));
+    assert_eq!(readers, ["w"]);
+    let recorded = backend.readers().await;
+    let [(old_key, u), (new_key, w)] = &recorded[..] else {
+        panic!("{recorded:?}");
+    };
+    assert_eq!((old_key.as_str(), u.user_id.as_str()), ("a", "u"));
+    assert_eq!((new_key.as_str(), w.user_id.as_str()), ("b", "w"));
+    assert_eq!((w.seen_after, w.seen_at), (T0, due));
+    // What the old key brought stays until it is pruned, as a deleted message's.
+    let counts = store.prune(at(1), None, 9).await.unwrap();
+    assert_eq!((counts.messages, counts.readers), (0, 1));
+    assert_eq!(show(store, "b").await.1, ["w"]);
+}
+
 async fn a_final_row_leaves_the_claims<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
@@ -922,6 +999,7 @@ for_every_backend! {
     one_commit_settles_many_and_counts_calls_and_habits
     a_stale_claim_adds_its_readers_and_nothing_else
     a_key_inserted_again_is_another_message
+    a_row_given_another_key_in_flight_is_another_message
     a_final_row_leaves_the_claims
     a_row_that_is_no_message_is_set_aside_once_and_stops_nobody
     rows_at_the_end_of_their_life_are_found_in_a_blocked_lane

@@ -205,7 +205,17 @@ impl<B: Backend> Daemon<B> {
                 let before = self.look();
                 rules::rescheduled(&before, &self.tables, key, at);
             }
-            Step::Cancel { .. } | Step::Delete { .. } | Step::Reschedule { .. } => {}
+            Step::Rename { key, to }
+                if self.tables.rows.contains_key(key) && !self.tables.rows.contains_key(to) =>
+            {
+                self.wait(self.backend().rename(key, to));
+                let before = self.look();
+                rules::renamed(&before, &self.tables, key, to);
+            }
+            Step::Cancel { .. }
+            | Step::Delete { .. }
+            | Step::Rename { .. }
+            | Step::Reschedule { .. } => {}
             Step::RetryKey { key } => self.retry(&Selection::Keys(vec![key.into()]), now, 9),
             Step::RetryState { state, limit } => {
                 self.retry(&Selection::InState(state, None), now, limit);
@@ -234,6 +244,7 @@ impl<B: Backend> Daemon<B> {
         match meanwhile {
             Meanwhile::Cancels => self.take(world, Step::Cancel { key }),
             Meanwhile::Deletes => self.take(world, Step::Delete { key }),
+            Meanwhile::Renames(to) => self.take(world, Step::Rename { key, to }),
             Meanwhile::Reschedules(seconds) => {
                 self.take(world, Step::Reschedule { key, seconds });
             }
@@ -256,7 +267,7 @@ impl<B: Backend> Daemon<B> {
             self.store().admit(&placed).await.unwrap();
         });
         let before = self.look();
-        rules::admitted(&before, &self.tables, &schedule(), limit, now);
+        rules::admitted(&before, &self.tables, &schedule(), &ids, limit, now);
     }
 
     fn retry(&mut self, which: &Selection, now: UnixMs, limit: usize) {

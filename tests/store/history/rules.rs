@@ -130,6 +130,7 @@ pub(super) fn admitted(
     before: &Tables,
     after: &Tables,
     schedule: &Schedule<'_>,
+    in_flight: &[MessageId],
     limit: usize,
     now: UnixMs,
 ) {
@@ -149,10 +150,9 @@ pub(super) fn admitted(
         };
         assert_eq!(*new, expected);
     });
-    let new = before
-        .rows
-        .values()
-        .filter(|row| row.state == State::Pending && row.admitted_at.is_none());
+    let new = before.rows.values().filter(|row| {
+        row.state == State::Pending && row.admitted_at.is_none() && !in_flight.contains(&row.id)
+    });
     let expected = new.count().min(limit) as u64;
     assert_eq!(number_changed(before, after), expected, "new rows arrive");
 }
@@ -233,7 +233,8 @@ pub(super) fn committed(
     let keys = |tables: &Tables| tables.rows.keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(before), keys(after), "a commit loses no key");
     for (old, new) in before.rows.values().zip(after.rows.values()) {
-        match outcomes.iter().find(|outcome| outcome.claim.id == old.id) {
+        let of_it = |outcome: &&Outcome| outcome.claim.id == old.id && outcome.claim.key == old.key;
+        match outcomes.iter().find(of_it) {
             None => assert_eq!(old, new, "a row without an outcome stays as it is"),
             Some(outcome) => {
                 let found = new_readers.get(&old.id).copied().unwrap_or(0);
@@ -376,6 +377,38 @@ pub(super) fn deleted(before: &Tables, after: &Tables, key: &str) {
     assert_eq!(
         *after, expected,
         "a deleted message leaves its readers until they are pruned"
+    );
+}
+
+pub(super) fn renamed(before: &Tables, after: &Tables, key: &str, to: &str) {
+    let mut expected = before.clone();
+    let old = expected.rows.remove(key).unwrap();
+    let new = &after.rows[to];
+    assert!(
+        old.admitted_at.is_some() || new.next_poll_at == old.next_poll_at,
+        "a feeder's schedule is the feeder's: {new:?}"
+    );
+    let begun_anew = Message {
+        key: to.into(),
+        lives_from: old.sent_at,
+        next_poll_at: new.next_poll_at,
+        admitted_at: None,
+        last_polled_at: None,
+        last_complete_at: None,
+        answered_at: None,
+        reader_count: u32::try_from(before.readers_of(to)).unwrap(),
+        blocked: false,
+        last_error: None,
+        last_error_at: None,
+        send_status: None,
+        call_count: 0,
+        last_chance_at: None,
+        ..old
+    };
+    expected.rows.insert(to.to_owned(), begun_anew);
+    assert_eq!(
+        *after, expected,
+        "a row with another key is another message, and the old key's readers stay"
     );
 }
 

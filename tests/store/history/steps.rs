@@ -54,6 +54,8 @@ pub(super) struct Walk {
 pub(super) enum Meanwhile {
     Cancels,
     Deletes,
+    /// Gives it another key.
+    Renames(&'static str),
     /// Seconds from now on.
     Reschedules(i64),
     /// Cancels, and asks for a retry at once.
@@ -109,6 +111,10 @@ pub(super) enum Step {
     },
     Delete {
         key: &'static str,
+    },
+    Rename {
+        key: &'static str,
+        to: &'static str,
     },
     Reschedule {
         key: &'static str,
@@ -209,6 +215,7 @@ fn commit() -> impl Strategy<Value = Step> {
     let meanwhile = prop_oneof![
         Just(Meanwhile::Cancels),
         Just(Meanwhile::Deletes),
+        key().prop_map(Meanwhile::Renames),
         (-600..7200_i64).prop_map(Meanwhile::Reschedules),
         Just(Meanwhile::Retries),
     ];
@@ -258,6 +265,7 @@ impl ReferenceStateMachine for World {
             1 => Just(Step::Crash),
             2 => key().prop_map(|key| Step::Cancel { key }),
             2 => key().prop_map(|key| Step::Delete { key }),
+            1 => (key(), key()).prop_map(|(key, to)| Step::Rename { key, to }),
             2 => (key(), -600..7200_i64).prop_map(|(key, seconds)| Step::Reschedule { key, seconds }),
             2 => key().prop_map(|key| Step::RetryKey { key }),
             2 => (retried, 1..3_usize).prop_map(|(state, limit)| Step::RetryState { state, limit }),
