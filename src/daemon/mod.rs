@@ -205,16 +205,15 @@ pub async fn run<S: Store>(
     let last_commit = tokio::time::timeout(STOP_MARGIN, &mut reconciler).await;
     publishing.abort();
     match last_commit {
-        Ok(Ok(end)) => end,
-        Ok(Err(_)) => Err(DaemonError::Ended(CoreLoop::Reconciler.as_str())),
-        Err(_) => {
-            reconciler.abort();
-            tracing::warn!(
-                "the last results could not be committed, since the database is locked or full: they are polled again"
-            );
-            Ok(())
-        }
+        Ok(Ok(Err(DaemonError::Store(error)))) if error.is_transient() => {}
+        Ok(Ok(end)) => return end,
+        Ok(Err(_)) => return Err(DaemonError::Ended(CoreLoop::Reconciler.as_str())),
+        Err(_) => reconciler.abort(),
     }
+    tracing::warn!(
+        "the last results could not be committed, since the database is locked or full: they are polled again"
+    );
+    Ok(())
 }
 
 /// Takes over what was spent before a restart. What a killed daemon had called and not written any more is counted now, as

@@ -1,6 +1,6 @@
 //! Every way to stop: bounded, clean, and nothing charged that was not made.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use receiptd::sandbox::{SandboxConfig, Script};
 
@@ -116,6 +116,50 @@ async fn while_another_process_holds_the_lock() {
             "complete|3|1",
         )
         .await;
+}
+
+/// The promised bound, `shutdown_grace` + 5 s, with results that cannot be written; and with a call under way that does not
+/// end: the results were then given up with it, and that passed for a database that is no longer usable.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_seconds_after_its_grace_whoever_holds_the_lock() {
+    const GRACE: Duration = Duration::from_secs(1);
+    const PROMISED: Duration = Duration::from_secs(5);
+    // For a machine that has better things to do; less than the grace of a daemon that nobody told another.
+    const SLACK: Duration = Duration::from_secs(8);
+    let settings = [
+        ("RECEIPTD__WORKERS__SHUTDOWN_GRACE", "1s"),
+        ("RECEIPTD__ENDPOINT__REQUEST_TIMEOUT", "10m"),
+    ];
+    for latency in ["1ms", "10m"] {
+        // A lane that was never answered sends one walk ahead.
+        let mut house = called_house(&settings, "readers=1,median=1ms,never=0", 1).await;
+        house.until("SELECT state FROM messages", "complete").await;
+        let scripts = [("answered", "400ms"), ("other", latency)];
+        for (key, latency) in scripts {
+            let script = Script::parse(&format!("readers=1,latency={latency}")).unwrap();
+            house.sandbox.publish(key, script);
+        }
+        house.sql("INSERT INTO messages (process_query_key, chat) VALUES ('answered', 'group'), ('other', 'group')");
+        house
+            .until_true("both are called", || house.sandbox.counts().queries >= 3)
+            .await;
+        let mut neighbour = Neighbour::of(&house.database());
+        neighbour.run("BEGIN IMMEDIATE");
+        house.until_logged("wait to be written").await;
+        house.signal("TERM");
+        let told = Instant::now();
+        let status = house.ended_within(GRACE + PROMISED + SLACK).await;
+        let took = told.elapsed();
+        println!("a grace of {GRACE:?}, a call of {latency}: the end after {took:?}");
+        // And the lock is held still.
+        assert!(status.success(), "{status}\n{}", house.log());
+        assert!(house.log().contains("they are polled again"));
+        neighbour.run("COMMIT");
+        assert_eq!(
+            house.sql("SELECT state FROM messages WHERE process_query_key <> 'k'"),
+            ["pending", "pending"]
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

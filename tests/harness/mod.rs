@@ -154,15 +154,20 @@ filter = "info"
 
     /// Waits for the end of a daemon that was told to stop.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
+        self.ended_within(BOUND).await
+    }
+
+    /// As [`Self::ended`], where the time of the end is what was promised.
+    pub(crate) async fn ended_within(&mut self, bound: Duration) -> ExitStatus {
         let mut daemon = self.daemon.take().unwrap();
         let since = Instant::now();
         loop {
             if let Some(status) = daemon.try_wait().unwrap() {
                 return status;
             }
-            if since.elapsed() > BOUND {
+            if since.elapsed() > bound {
                 daemon.kill().unwrap();
-                panic!("the daemon did not stop\n{}", self.log());
+                panic!("the daemon did not stop within {bound:?}\n{}", self.log());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
