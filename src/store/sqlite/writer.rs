@@ -120,6 +120,32 @@ mod tests {
         assert_eq!(store.add(&new).await.unwrap(), 0);
     }
 
+    /// A COMMIT that fails may leave its transaction open: the connection kept would hold the lock until the next one, and
+    /// refuse that.
+    #[tokio::test]
+    async fn a_failed_commit_leaves_nothing_open() {
+        let (_dir, store) = testing::store().await;
+        let mut transaction = store.writer.begin().await.unwrap();
+        for statement in [
+            "CREATE TABLE parents (id INTEGER PRIMARY KEY)",
+            "CREATE TABLE children (parent INTEGER REFERENCES parents DEFERRABLE INITIALLY DEFERRED)",
+        ] {
+            sqlx::query(statement)
+                .execute(&mut transaction.connection)
+                .await
+                .unwrap();
+        }
+        transaction.commit().await.unwrap();
+        let mut transaction = store.writer.begin().await.unwrap();
+        sqlx::query("INSERT INTO children VALUES (1)")
+            .execute(&mut transaction.connection)
+            .await
+            .unwrap();
+        let error = transaction.commit().await.unwrap_err();
+        assert!(error.to_string().contains("refused"), "{error}");
+        assert_eq!(store.add(&[testing::new("after")]).await.unwrap(), 1);
+    }
+
     /// A future dropped half way must not leave its transaction open for the next one.
     #[tokio::test]
     async fn a_dropped_transaction_is_rolled_back() {
