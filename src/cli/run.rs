@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::{FAILED, MISUSED, common, notify, opening};
 use crate::daemon::{self, Clock, Stop, Vitals};
 use crate::dingtalk::Client;
+use crate::receipt::whole_ms;
 use crate::settings::{DEFAULT_PATH, Loaded, Settings, process_environment};
 use crate::store::sqlite::DaemonLock;
 use crate::telemetry::{self, Surroundings, Telemetry};
@@ -45,7 +46,7 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
     // From here on all is said in the log, the end too: that is where an operator looks, and what a priority filters.
     Ok(match serve(config, loaded, &telemetry).await {
         Ok(()) => {
-            let uptime_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let uptime_ms = whole_ms(started.elapsed());
             let uptime = humantime::format_duration(Duration::from_secs(uptime_ms / 1000));
             tracing::info!(uptime_ms, "receiptd has stopped after {uptime}");
             ExitCode::SUCCESS

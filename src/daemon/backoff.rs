@@ -10,6 +10,7 @@ use ::backoff::Clock as BackoffClock;
 use ::backoff::backoff::Backoff as _;
 use ::backoff::exponential::ExponentialBackoff;
 
+use crate::receipt::whole_ms;
 use crate::settings::Retry;
 
 /// Exponential backoff that counts only the time it is charged with: a lane's pause costs a walk nothing.
@@ -40,8 +41,8 @@ impl Backoff {
 
     /// Counts `spent` towards `max_elapsed_time`.
     pub(super) fn charge(&self, spent: Duration) {
-        let ms = u64::try_from(spent.as_millis()).unwrap_or(u64::MAX);
-        self.charged_ms.fetch_add(ms, Ordering::Relaxed);
+        self.charged_ms
+            .fetch_add(whole_ms(spent), Ordering::Relaxed);
     }
 
     /// How long to wait before the next try; `None`: give up. The wait is charged.

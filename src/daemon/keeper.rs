@@ -16,7 +16,7 @@ use super::tally::{Counted, Tally};
 use super::vitals::Vitals;
 use super::{Clock, DaemonError, Stop};
 use crate::receipt::cadence::Rules;
-use crate::receipt::{Lane, UnixMs, spread};
+use crate::receipt::{Lane, UnixMs, real, spread};
 use crate::settings::Settings;
 use crate::store::{LaneDue, Pruned, Result, Store};
 
@@ -152,8 +152,7 @@ impl<S: Store> Keeper<S> {
         let rate = f64::from(setup.account.calls_per_second.min(all)) * USED_SHARE;
         let pending = self.store.owed(lane, UnixMs(i64::MAX)).await?;
         // So few are called in less time than there is after the last of them.
-        #[allow(clippy::cast_precision_loss)]
-        let few = pending as f64 / rate < rules.last_chance.as_secs_f64() / 4.0;
+        let few = real(pending) / rate < rules.last_chance.as_secs_f64() / 4.0;
         if few {
             return Ok(Duration::ZERO);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::dingtalk::{Failure, remedy};
-use crate::receipt::{ErrorCode, Lane};
+use crate::receipt::{ErrorCode, Lane, whole_ms};
 use crate::telemetry::Warnings;
 
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl LaneLog {
     pub(super) fn throttled(&self, code: &ErrorCode, window: Duration) {
         let lane = &self.lane;
         if let Some(again) = self.warnings.admit(format!("account {lane}: throttled")) {
-            let wait_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+            let wait_ms = whole_ms(window);
             tracing::warn!(
                 account = %lane.account,
                 corp_id = lane.corp.as_ref().map(tracing::field::display),

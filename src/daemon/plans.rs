@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::receipt::cadence::{Basis, Habits, Policy, Rules};
-use crate::receipt::{Lane, Schedule};
+use crate::receipt::{Lane, Schedule, whole_ms};
 use crate::settings::Settings;
 use crate::store::HabitsRow;
 
@@ -128,13 +128,12 @@ impl Learned {
             return;
         }
         self.told = lifetime;
-        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        let spoken = |span: Duration| humantime::format_duration(Duration::from_millis(ms(span)));
+        let spoken = |span| humantime::format_duration(Duration::from_millis(whole_ms(span)));
         tracing::info!(
             account = %lane.account,
             corp_id = lane.corp.as_ref().map(tracing::field::display),
-            lifetime_ms = ms(lifetime),
-            key_lifetime_ms = ms(key_lifetime),
+            lifetime_ms = whole_ms(lifetime),
+            key_lifetime_ms = whole_ms(key_lifetime),
             "account {lane}: keys were learned to answer for {}, key_lifetime says {}; last chances go by what was learned",
             spoken(lifetime),
             spoken(key_lifetime),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::receipt::{Lane, UnixMs};
+use crate::receipt::{Lane, UnixMs, whole_ms};
 use crate::store::{CallCount, LaneTotals, WriteAheadLog};
 
 /// What the daemon publishes of itself.
@@ -86,12 +86,12 @@ impl Backlog {
         wal: WriteAheadLog,
     ) -> Self {
         let oldest = totals.iter().filter_map(|lane| lane.oldest_due).min();
-        let lag = oldest.map_or(0, |at| now.since(at).as_millis());
+        let lag_ms = oldest.map_or(0, |at| whole_ms(now.since(at)));
         Self {
             counted_at: now.0,
             pending: totals.iter().map(|lane| lane.pending).sum(),
             due: totals.iter().map(|lane| lane.due).sum(),
-            lag_ms: u64::try_from(lag).unwrap_or(u64::MAX),
+            lag_ms,
             wal_bytes: wal.bytes,
             wal_held_bytes: wal.held_bytes,
             calls_this_month: calls.iter().map(|count| count.calls).sum(),

@@ -4,6 +4,8 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::receipt::whole_ms;
+
 /// The loops whose end, or standstill, is the daemon's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoreLoop {
@@ -104,6 +106,6 @@ impl Pulse {
     }
 
     fn elapsed_ms(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        whole_ms(self.start.elapsed())
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::receipt::cadence::{Call, Month, Rules, Threshold};
-use crate::receipt::{AccountName, Lane, UnixMs};
+use crate::receipt::{AccountName, Lane, UnixMs, real};
 use crate::settings::{Budget, Settings};
 use crate::store::CallCount;
 
@@ -145,7 +145,7 @@ impl Purse {
         if let Some(messages) = before.map(|counted| counted.messages)
             && messages > 0
         {
-            month.usual = Some(month.usual.unwrap_or(0.0) + count(messages));
+            month.usual = Some(month.usual.unwrap_or(0.0) + real(messages));
             // Older than the month: its rate is that of the whole month.
             month.since = month.now.quota_month_start();
         }
@@ -230,7 +230,7 @@ impl Purse {
         let mut ledger = self.lock();
         if now >= ledger.ends_at {
             let month = &mut ledger.month;
-            month.usual = Some(count(month.messages));
+            month.usual = Some(real(month.messages));
             month.messages = 0;
             month.spent = 0;
             month.since = now.quota_month_start();
@@ -243,12 +243,6 @@ impl Purse {
     fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Exact up to 2^53, far beyond a month's messages.
-#[allow(clippy::cast_precision_loss)]
-fn count(number: u64) -> f64 {
-    number as f64
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::pulse::{BEAT, CoreLoop};
 use super::vitals::Vitals;
 use super::worker::Job;
 use super::{Clock, DaemonError, Stop};
-use crate::receipt::{ErrorCode, Lane, Message, Outcome, UnixMs, WalkEnd};
+use crate::receipt::{ErrorCode, Lane, Message, Outcome, UnixMs, WalkEnd, whole_ms};
 use crate::settings::Settings;
 use crate::store::{Result, Store};
 
@@ -414,8 +414,4 @@ impl<S: Store> Scheduler<S> {
         }
         Ok(())
     }
-}
-
-fn whole_ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -18,7 +18,7 @@ use super::pulse::BEAT;
 use super::purse::Standing;
 use super::vitals::Vitals;
 use crate::receipt::cadence::Rules;
-use crate::receipt::{ErrorCode, Lane};
+use crate::receipt::{ErrorCode, Lane, whole_ms};
 use crate::settings::Settings;
 
 /// What the last daemon of the database at `database` published; `None` where that cannot be read.
@@ -91,7 +91,7 @@ impl Publisher {
             loops: ages
                 .map(|(which, age)| LoopBeat {
                     name: which.as_str().to_owned(),
-                    turned_ms_ago: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+                    turned_ms_ago: whole_ms(age),
                 })
                 .collect(),
             lanes: met.chain(unserved).collect(),

@@ -11,6 +11,7 @@
 
 pub mod cadence;
 mod disposition;
+mod figures;
 mod ids;
 mod lesson;
 mod message;
@@ -20,6 +21,7 @@ mod settle;
 mod time;
 
 pub use disposition::Disposition;
+pub use figures::{real, whole_ms};
 pub use ids::{
     AccountName, ConversationId, CorpId, ErrorCode, Lane, MessageId, MessageKey, RobotCode, UserId,
 };

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::cadence::{Call, Policy, Rules};
-use super::{Message, UnixMs};
+use super::{Message, UnixMs, real, whole_ms};
 
 /// What a message is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +66,7 @@ pub fn spread(
     let mut spread = 0.0_f64;
     let mut wanted = 0.0;
     for part in upcoming {
-        // Exact up to 2^53 rows.
-        #[allow(clippy::cast_precision_loss)]
-        let count = part.count as f64;
+        let count = real(part.count);
         let due = ahead(part.until);
         spread = spread.max(due - served / rate);
         served += count;
@@ -226,7 +224,7 @@ impl Schedule<'_> {
         let (back, on) = self.policy.leeway(wanted, row.missing());
         let far = interval.mul_f64(JITTER);
         let (back, on) = (far.min(back), far.min(on));
-        let salt = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let salt = whole_ms(age);
         interval - back + (back + on).mul_f64(row.key.fraction(salt))
     }
 }

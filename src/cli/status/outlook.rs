@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::daemon::{Counted, Standing, standing};
 use crate::receipt::cadence::{Expected, Habits, Policy, Rules, read_curve};
-use crate::receipt::{Lane, UnixMs};
+use crate::receipt::{Lane, UnixMs, whole_ms};
 use crate::settings::Settings;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{CallCount, LaneTotals, Store as _};
@@ -184,7 +184,7 @@ impl Outlook {
 /// A span as precise as a person wants it.
 fn spoken(span: Duration) -> String {
     let rounded = match span.as_secs() {
-        0..10 => Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        0..10 => Duration::from_millis(whole_ms(span)),
         seconds => Duration::from_secs(seconds),
     };
     humantime::format_duration(rounded).to_string()

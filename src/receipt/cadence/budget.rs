@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::UnixMs;
+use super::super::{UnixMs, real};
 use super::Rules;
 
 /// A rate that was counted for less than this is taken over so long: a few early messages are no rate yet. A lane that
@@ -61,10 +61,10 @@ impl Month {
     /// pending message, over the messages still to come this month at its rate. Never above `calls_per_message`, which
     /// a plentiful budget leaves as it is. Below 1 not even the last chances are covered.
     pub fn target(&self, rules: &Rules) -> f64 {
-        let pending = PENDING_SHARE * count(self.owed);
+        let pending = PENDING_SHARE * real(self.owed);
         let to_share = self.to_come() + pending;
         // What one still to come will spend includes its last chance; those of the pending are set aside.
-        let left = count(self.left()) - count(self.owed) + pending;
+        let left = real(self.left()) - real(self.owed) + pending;
         if to_share <= 0.0 {
             return if left > 0.0 {
                 rules.calls_per_message
@@ -78,7 +78,7 @@ impl Month {
     /// Whether a call may go out now. Asked before each call, a month is never a call over its budget.
     pub fn allows(&self, call: Call) -> bool {
         let left = self.left();
-        let free = count(left) - count(self.owed);
+        let free = real(left) - real(self.owed);
         match call {
             Call::LastChance => left >= 1,
             // Those still to come have their last chances kept for them too.
@@ -101,7 +101,7 @@ impl Month {
     fn rate(&self) -> f64 {
         let start = self.now.quota_month_start();
         let counted = self.now.since(self.since.max(start));
-        let messages = count(self.messages);
+        let messages = real(self.messages);
         let shortest = counted.max(SHORTEST_COUNTED).as_secs_f64();
         let Some(usual) = self.usual else {
             return messages / shortest;
@@ -118,7 +118,7 @@ impl Month {
 
     /// Where the month's spend will end if messages keep coming at this rate.
     pub fn forecast(&self, rules: &Rules) -> u64 {
-        let pending = PENDING_SHARE * count(self.owed);
+        let pending = PENDING_SHARE * real(self.owed);
         let ahead = self.target(rules) * (self.to_come() + pending) - pending;
         // Rounded, and cut off at the budget, so it fits; below zero it is zero.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -144,12 +144,6 @@ impl Month {
         let now = reached(self.spent);
         if now > reached(before) { now } else { None }
     }
-}
-
-/// Exact up to 2^53, far beyond a month's calls.
-#[allow(clippy::cast_precision_loss)]
-fn count(number: u64) -> f64 {
-    number as f64
 }
 
 #[cfg(test)]
