@@ -116,11 +116,13 @@ impl<S: Store> Keeper<S> {
         let lanes = self.store.lanes(&[]).await?;
         let mut owed: HashMap<String, u64> = HashMap::new();
         for LaneDue { lane, .. } in &lanes {
-            if let Some(purse) = self.lanes.purse(lane) {
-                let of_lane = self.store.owed(lane, purse.ends_at(now)).await?;
-                *owed.entry(purse.name().to_owned()).or_default() += of_lane;
+            let purse = self.lanes.purse(lane);
+            let until = purse.as_ref().map_or(now, |purse| purse.ends_at(now));
+            let of_lane = self.store.owed(lane, until).await?;
+            if let Some(purse) = purse {
+                *owed.entry(purse.name().to_owned()).or_default() += of_lane.until;
             }
-            let spread = self.jam(lane, &rules, now).await?;
+            let spread = self.jam(lane, of_lane.in_all, &rules, now).await?;
             self.plans.set_spread(lane, spread);
         }
         for purse in self.lanes.purses() {
@@ -143,14 +145,13 @@ impl<S: Store> Keeper<S> {
         Ok(())
     }
 
-    /// How long before their moment the lane's last chances must be taken to fit its rate.
-    async fn jam(&self, lane: &Lane, rules: &Rules, now: UnixMs) -> Result<Duration> {
+    /// How long before their moment the lane's last chances, `pending` in all, must be taken to fit its rate.
+    async fn jam(&self, lane: &Lane, pending: u64, rules: &Rules, now: UnixMs) -> Result<Duration> {
         let Ok(setup) = self.lanes.setup(lane) else {
             return Ok(Duration::ZERO);
         };
         let all = setup.settings.endpoint.calls_per_second;
         let rate = f64::from(setup.account.calls_per_second.min(all)) * USED_SHARE;
-        let pending = self.store.owed(lane, UnixMs(i64::MAX)).await?;
         // So few are called in less time than there is after the last of them.
         let few = real(pending) / rate < rules.last_chance.as_secs_f64() / 4.0;
         if few {

@@ -182,6 +182,15 @@ pub struct Reader {
     pub seen_at: UnixMs,
 }
 
+/// Last chances that a lane's pending messages have still to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owed {
+    /// Those before the moment that was asked for.
+    pub until: u64,
+    /// All of them.
+    pub in_all: u64,
+}
+
 /// How many rows a prune removed, or would remove.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
@@ -287,8 +296,8 @@ pub trait Store: Send + Sync + 'static {
     /// The stored habits of every lane.
     fn habits(&self) -> impl Future<Output = Result<Vec<HabitsRow>>> + Send;
 
-    /// How many pending messages of a lane have their last chance before `until`. Reads an index entry for each.
-    fn owed(&self, lane: &Lane, until: UnixMs) -> impl Future<Output = Result<u64>> + Send;
+    /// The last chances of a lane's pending messages, those before `until` apart. Reads an index entry for each.
+    fn owed(&self, lane: &Lane, until: UnixMs) -> impl Future<Output = Result<Owed>> + Send;
 
     /// The last chances of a lane in order of time, those together that lie within `step`. Reads an index entry for each.
     fn last_chances(

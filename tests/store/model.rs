@@ -8,7 +8,7 @@ use receiptd::receipt::{
     Claim, ErrorCode, Lane, Message, MessageId, MessageKey, Outcome, State, UnixMs, Upcoming,
 };
 use receiptd::store::{
-    CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Pruned, Reader, Result,
+    CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Owed, Pruned, Reader, Result,
     Selection, Store, WriteAheadLog, Writes,
 };
 use tokio::sync::watch;
@@ -411,11 +411,16 @@ impl Store for ModelStore {
         Ok(counts.map(|(_, count)| count.clone()).collect())
     }
 
-    async fn owed(&self, lane: &Lane, until: UnixMs) -> Result<u64> {
+    async fn owed(&self, lane: &Lane, until: UnixMs) -> Result<Owed> {
         let tables = self.tables.lock().unwrap();
         let rows = tables.rows.values().map(|row| &row.message);
-        let owed = rows.filter(|row| row.lane == *lane && row.owes_last_chance(until));
-        Ok(owed.count() as u64)
+        let of_lane = rows.filter(|row| row.lane == *lane && row.state == State::Pending);
+        let mut owed = Owed::default();
+        for row in of_lane.filter(|row| row.last_chance_at.is_some()) {
+            owed.in_all += 1;
+            owed.until += u64::from(row.owes_last_chance(until));
+        }
+        Ok(owed)
     }
 
     async fn last_chances(&self, lane: &Lane, step: Duration) -> Result<Vec<Upcoming>> {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use receiptd::receipt::{
     ErrorCode, Lane, Message, MessageKey, SendStatus, State, UnixMs, Upcoming, UserId, WalkEnd,
 };
-use receiptd::store::{CallCount, HabitsRow, NewMessage, Pruned, Reader, Selection, Store, Writes};
+use receiptd::store::{
+    CallCount, HabitsRow, NewMessage, Owed, Pruned, Reader, Selection, Store, Writes,
+};
 
 use super::{
     Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, settled, show, walk,
@@ -283,8 +285,9 @@ async fn last_chances_are_counted_for_the_plans<B: Backend>() {
     }
     store.admit(&placed).await.unwrap();
     let x = lane("default");
-    assert_eq!(store.owed(&x, at(70)).await.unwrap(), 2);
-    assert_eq!(store.owed(&x, at(71)).await.unwrap(), 3);
+    let owed = |until, in_all| Owed { until, in_all };
+    assert_eq!(store.owed(&x, at(70)).await.unwrap(), owed(2, 3));
+    assert_eq!(store.owed(&x, at(71)).await.unwrap(), owed(3, 3));
     let minute = Duration::from_secs(60);
     let parts = store.last_chances(&x, minute).await.unwrap();
     let part = |until, count| Upcoming { until, count };
@@ -301,7 +304,7 @@ async fn last_chances_are_counted_for_the_plans<B: Backend>() {
         })
         .await
         .unwrap();
-    assert_eq!(store.owed(&x, at(71)).await.unwrap(), 2);
+    assert_eq!(store.owed(&x, at(70)).await.unwrap(), owed(1, 2));
 }
 
 async fn a_walk_records_readers_once_and_moves_the_row_on<B: Backend>() {

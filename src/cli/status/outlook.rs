@@ -47,7 +47,7 @@ pub(super) async fn of(
             lane,
             this_month: calls.iter().find(|count| count.lane == *lane),
             before: before.iter().find(|count| count.lane == *lane),
-            owed: store.owed(lane, now.next_quota_month()).await?,
+            owed: store.owed(lane, now.next_quota_month()).await?.until,
         });
     }
     let outlooks = counted.iter().map(|of_lane| {

@@ -5,12 +5,13 @@ use std::time::Duration;
 use super::rows::Cells;
 use super::{SqliteStore, corp_word, count, lane_of};
 use crate::receipt::{Lane, UnixMs, Upcoming};
-use crate::store::{CallCount, Result};
+use crate::store::{CallCount, Owed, Result};
 
 /// ?1, ?2: the lane, ?3: until when.
-pub(super) const OWED: &str = "SELECT count(*) FROM messages INDEXED BY messages_last_chance
+pub(super) const OWED: &str = "SELECT ifnull(sum(last_chance_at < ?3), 0), count(*)
+    FROM messages INDEXED BY messages_last_chance
     WHERE state = 'pending' AND last_chance_at IS NOT NULL
-        AND account = ?1 AND ifnull(corp_id, '') = ?2 AND last_chance_at < ?3";
+        AND account = ?1 AND ifnull(corp_id, '') = ?2";
 
 /// The lane's last chances from `$from` on.
 macro_rules! of_lane {
@@ -47,16 +48,20 @@ pub(super) const UPCOMING: &str = concat!(
 );
 
 impl SqliteStore {
-    pub(super) async fn last_chances_before(&self, lane: &Lane, until: UnixMs) -> Result<u64> {
+    pub(super) async fn owed_until(&self, lane: &Lane, until: UnixMs) -> Result<Owed> {
         let rows = sqlx::query(OWED)
             .bind(lane.account.as_str())
             .bind(corp_word(lane))
             .bind(until.0)
             .fetch_all(&self.readers)
             .await?;
-        Ok(rows
-            .first()
-            .map_or(0, |row| count(Cells::new(row).required_number("owed"))))
+        Ok(rows.first().map_or_else(Owed::default, |row| {
+            let mut cells = Cells::new(row);
+            Owed {
+                until: count(cells.required_number("until")),
+                in_all: count(cells.required_number("in all")),
+            }
+        }))
     }
 
     pub(super) async fn last_chances_by(

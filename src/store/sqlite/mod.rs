@@ -35,7 +35,7 @@ use crate::receipt::{
 };
 use crate::settings::Database;
 use crate::store::{
-    CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Pruned, Reader, Result,
+    CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Owed, Pruned, Reader, Result,
     Selection, Store, StoreError, WriteAheadLog, Writes,
 };
 
@@ -239,8 +239,8 @@ impl Store for SqliteStore {
         self.stored_habits().await
     }
 
-    async fn owed(&self, lane: &Lane, until: UnixMs) -> Result<u64> {
-        self.last_chances_before(lane, until).await
+    async fn owed(&self, lane: &Lane, until: UnixMs) -> Result<Owed> {
+        self.owed_until(lane, until).await
     }
 
     async fn last_chances(&self, lane: &Lane, step: Duration) -> Result<Vec<Upcoming>> {
