@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Clock;
 use super::address::Address;
+use super::budgets::BudgetName;
 use super::gate::{Gate, LaneSetup};
-use super::purse::{BudgetName, Purse};
+use super::purse::Purse;
 use super::tokens::TicketSource;
 use crate::dingtalk::{Client, ClientError, Credentials};
 use crate::receipt::{ErrorCode, Lane, UnixMs};

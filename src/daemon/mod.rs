@@ -14,6 +14,7 @@
 
 mod address;
 mod backoff;
+mod budgets;
 mod clock;
 mod gate;
 mod health;
@@ -43,10 +44,11 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
+pub use budgets::{Counted, standing};
 pub use clock::Clock;
 pub use published::{Backlog, BudgetCondition, LaneCondition, LoopBeat, Published, Reloads};
 pub use pulse::{CoreLoop, Pulse};
-pub use purse::{Counted, Standing, standing};
+pub use purse::Standing;
 pub use status_file::status_path;
 pub use vitals::Vitals;
 
