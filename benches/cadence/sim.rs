@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use receiptd::receipt::cadence::{Basis, Habits, Policy, Rules};
 use receiptd::receipt::{
-    AccountName, Chat, ErrorCode, Lane, Lesson, Message, MessageId, MessageKey, Outcome, Schedule,
-    SeenReader, SendStatus, State, UnixMs, UserId, WalkEnd, settle,
+    AccountName, ErrorCode, Lane, Lesson, Message, MessageId, MessageKey, Outcome, Schedule,
+    SeenReader, SendStatus, UnixMs, UserId, WalkEnd, settle,
 };
 
 use super::crowd::Crowd;
@@ -89,33 +89,14 @@ impl Live {
         reads: Vec<i64>,
         life: Duration,
     ) -> Self {
+        let lane = Lane {
+            account: AccountName::from("default"),
+            corp: None,
+        };
+        let key = MessageKey::from(format!("key-{number}"));
         let row = Message {
-            id: MessageId(number as i64),
-            key: MessageKey::from(format!("key-{number}")),
-            lane: Lane {
-                account: AccountName::from("default"),
-                corp: None,
-            },
-            robot_code: None,
-            conversation: None,
-            chat: Chat::Private,
             expected_readers: crowd.known.then_some(crowd.readers),
-            sent_at,
-            lives_from: sent_at,
-            state: State::Pending,
-            next_poll_at: None,
-            admitted_at: None,
-            last_polled_at: None,
-            last_complete_at: None,
-            answered_at: None,
-            reader_count: 0,
-            blocked: false,
-            last_error: None,
-            last_error_at: None,
-            send_status: None,
-            call_count: 0,
-            last_chance_at: None,
-            finished_at: None,
+            ..Message::inserted(MessageId(number as i64), key, lane, sent_at)
         };
         Self {
             row,

@@ -316,7 +316,7 @@ fn rebinned(habits: &Habits, rules: &Rules) -> Habits {
 mod tests {
     use super::*;
     use crate::receipt::cadence::Observation;
-    use crate::receipt::{Message, Missing, Outcome, UnixMs, WalkEnd};
+    use crate::receipt::{Message, MessageId, Missing, Outcome, UnixMs, WalkEnd};
     use crate::settings;
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -356,7 +356,8 @@ mod tests {
         for _ in 0..messages {
             let row = Message {
                 last_complete_at: Some(sent_at + Duration::from_secs(2)),
-                ..Message::sample(sent_at, Some(1))
+                expected_readers: Some(1),
+                ..Message::inserted(MessageId(1), "key".into(), lane(), sent_at)
             };
             let at = sent_at + Duration::from_secs(4);
             let walk = Outcome {

@@ -175,6 +175,35 @@ pub struct Message {
 }
 
 impl Message {
+    /// A message as its feeder's INSERT leaves it who names nothing but the key, the account and when it was sent.
+    pub fn inserted(id: MessageId, key: MessageKey, lane: Lane, sent_at: UnixMs) -> Self {
+        Self {
+            id,
+            key,
+            lane,
+            robot_code: None,
+            conversation: None,
+            chat: Chat::Private,
+            expected_readers: None,
+            sent_at,
+            lives_from: sent_at,
+            state: State::Pending,
+            next_poll_at: None,
+            admitted_at: None,
+            last_polled_at: None,
+            last_complete_at: None,
+            answered_at: None,
+            reader_count: 0,
+            blocked: false,
+            last_error: None,
+            last_error_at: None,
+            send_status: None,
+            call_count: 0,
+            last_chance_at: None,
+            finished_at: None,
+        }
+    }
+
     /// How many readers are still missing.
     pub fn missing(&self) -> Missing {
         match self.expected_readers {
@@ -200,41 +229,6 @@ impl Message {
             key: self.key.clone(),
             lane: self.lane.clone(),
             fence: self.next_poll_at,
-        }
-    }
-}
-
-#[cfg(test)]
-impl Message {
-    /// A new message of the lane `a`, for tests.
-    pub(crate) fn sample(sent_at: UnixMs, expected_readers: Option<u32>) -> Self {
-        Self {
-            id: MessageId(1),
-            key: "key".into(),
-            lane: Lane {
-                account: "a".into(),
-                corp: None,
-            },
-            robot_code: None,
-            conversation: None,
-            chat: Chat::Private,
-            expected_readers,
-            sent_at,
-            lives_from: sent_at,
-            state: State::Pending,
-            next_poll_at: None,
-            admitted_at: None,
-            last_polled_at: None,
-            last_complete_at: None,
-            answered_at: None,
-            reader_count: 0,
-            blocked: false,
-            last_error: None,
-            last_error_at: None,
-            send_status: None,
-            call_count: 0,
-            last_chance_at: None,
-            finished_at: None,
         }
     }
 }

@@ -476,33 +476,17 @@ impl Store for ModelStore {
                 tables.last_id += 1;
                 let id = MessageId(tables.last_id);
                 let sent_at = new.sent_at.unwrap_or(inserted_at).min(inserted_at);
+                let lane = Lane {
+                    account: new.account.clone(),
+                    corp: new.corp.clone(),
+                };
                 let message = Message {
-                    id,
-                    key: new.key.clone(),
-                    lane: Lane {
-                        account: new.account.clone(),
-                        corp: new.corp.clone(),
-                    },
                     robot_code: new.robot_code.clone(),
                     conversation: new.conversation.clone(),
                     chat: new.chat,
                     expected_readers: new.expected_readers,
-                    sent_at,
-                    lives_from: sent_at,
-                    state: State::Pending,
                     next_poll_at: new.next_poll_at,
-                    admitted_at: None,
-                    last_polled_at: None,
-                    last_complete_at: None,
-                    answered_at: None,
-                    reader_count: 0,
-                    blocked: false,
-                    last_error: None,
-                    last_error_at: None,
-                    send_status: None,
-                    call_count: 0,
-                    last_chance_at: None,
-                    finished_at: None,
+                    ..Message::inserted(id, new.key.clone(), lane, sent_at)
                 };
                 let row = Row {
                     message,
@@ -669,24 +653,18 @@ impl Backend for ModelBackend {
             let row = tables.of_key(key);
             let old = &row.message;
             row.message = Message {
-                key: to,
-                lives_from: old.sent_at,
+                robot_code: old.robot_code.clone(),
+                conversation: old.conversation.clone(),
+                chat: old.chat,
+                expected_readers: old.expected_readers,
+                state: old.state,
+                finished_at: old.finished_at,
                 next_poll_at: match old.admitted_at {
                     None => old.next_poll_at,
                     Some(_) => row.not_before,
                 },
-                admitted_at: None,
-                last_polled_at: None,
-                last_complete_at: None,
-                answered_at: None,
                 reader_count,
-                blocked: false,
-                last_error: None,
-                last_error_at: None,
-                send_status: None,
-                call_count: 0,
-                last_chance_at: None,
-                ..old.clone()
+                ..Message::inserted(old.id, to, old.lane.clone(), old.sent_at)
             };
             row.not_before = None;
         });

@@ -5,7 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::{
-    ErrorCode, Message, MessageKey, Missing, Outcome, Phase, Schedule, State, UnixMs, WalkEnd,
+    ErrorCode, Lane, Message, MessageId, MessageKey, Missing, Outcome, Phase, Schedule, State,
+    UnixMs, WalkEnd,
 };
 use super::{Call, Habits, Observation, Policy, Rules};
 
@@ -13,7 +14,14 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const SENT: UnixMs = UnixMs(1_790_000_000_000);
 
 fn message(expected_readers: Option<u32>) -> Message {
-    Message::sample(SENT, expected_readers)
+    let lane = Lane {
+        account: "a".into(),
+        corp: None,
+    };
+    Message {
+        expected_readers,
+        ..Message::inserted(MessageId(1), "key".into(), lane, SENT)
+    }
 }
 
 fn outcome(row: &Message, age: Duration, calls: u32, end: WalkEnd) -> Outcome {

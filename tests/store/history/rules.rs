@@ -389,21 +389,15 @@ pub(super) fn renamed(before: &Tables, after: &Tables, key: &str, to: &str) {
         "a feeder's schedule is the feeder's: {new:?}"
     );
     let begun_anew = Message {
-        key: to.into(),
-        lives_from: old.sent_at,
+        robot_code: old.robot_code,
+        conversation: old.conversation,
+        chat: old.chat,
+        expected_readers: old.expected_readers,
+        state: old.state,
+        finished_at: old.finished_at,
         next_poll_at: new.next_poll_at,
-        admitted_at: None,
-        last_polled_at: None,
-        last_complete_at: None,
-        answered_at: None,
         reader_count: u32::try_from(before.readers_of(to)).unwrap(),
-        blocked: false,
-        last_error: None,
-        last_error_at: None,
-        send_status: None,
-        call_count: 0,
-        last_chance_at: None,
-        ..old
+        ..Message::inserted(old.id, to.into(), old.lane, old.sent_at)
     };
     expected.rows.insert(to.to_owned(), begun_anew);
     assert_eq!(
