@@ -23,6 +23,7 @@ mod keeper;
 mod lane_log;
 mod lanes;
 mod lessons;
+mod plan;
 mod planner;
 mod plans;
 mod pruner;

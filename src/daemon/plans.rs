@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::receipt::cadence::{Basis, Habits, Policy, Rules};
-use crate::receipt::{Lane, Schedule, whole_ms};
+pub(super) use super::plan::Plan;
+use super::plan::{Solved, Task};
+use crate::receipt::cadence::{Basis, Habits, Rules};
+use crate::receipt::{Lane, whole_ms};
 use crate::settings::Settings;
 use crate::store::HabitsRow;
 
@@ -37,76 +39,6 @@ struct Learned {
     target: f64,
     /// The lifetime of keys that the log was told last.
     told: Duration,
-}
-
-/// One policy with the rules it was made from.
-#[derive(Debug)]
-pub(super) struct Plan {
-    rules: Rules,
-    policy: Policy,
-    lifetime: Duration,
-    spread: Duration,
-}
-
-impl Plan {
-    fn prior(rules: &Rules) -> Arc<Self> {
-        Arc::new(Self {
-            policy: Policy::prior(rules),
-            lifetime: rules.key_lifetime,
-            spread: Duration::ZERO,
-            rules: rules.clone(),
-        })
-    }
-
-    fn of(rules: &Rules, policy: Policy, habits: &Habits, spread: Duration) -> Arc<Self> {
-        Arc::new(Self {
-            policy,
-            lifetime: habits.lifetime(rules),
-            spread,
-            rules: rules.clone(),
-        })
-    }
-
-    /// When messages are polled.
-    pub(super) fn schedule(&self) -> Schedule<'_> {
-        Schedule {
-            rules: &self.rules,
-            policy: &self.policy,
-            lifetime: self.lifetime,
-            spread: self.spread,
-        }
-    }
-
-    pub(super) fn rules(&self) -> &Rules {
-        &self.rules
-    }
-}
-
-/// A policy to be solved, away from the runtime's threads: it takes milliseconds, hundreds where groups are large.
-pub(super) struct Task {
-    lane: Lane,
-    habits: Habits,
-    rules: Rules,
-    target: f64,
-}
-
-/// A solved [`Task`].
-pub(super) struct Solved {
-    lane: Lane,
-    rules: Rules,
-    habits: Habits,
-    policy: Policy,
-}
-
-impl Task {
-    pub(super) fn solve(self) -> Solved {
-        Solved {
-            policy: Policy::solve(&self.habits, &self.rules, self.target),
-            lane: self.lane,
-            rules: self.rules,
-            habits: self.habits,
-        }
-    }
 }
 
 impl Learned {
