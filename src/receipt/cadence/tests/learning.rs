@@ -1,0 +1,255 @@
+//! What is learned, forgotten and kept.
+
+use super::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn habits_survive_their_json(habits in habits_of_any_kind(Rules::default())) {
+        let json = habits.to_json();
+        let read = Habits::from_json(&json, &Rules::default()).unwrap();
+        prop_assert_eq!(read.to_json(), json);
+        let (a, b) = (habits.reads(), read.reads());
+        prop_assert!((a.0 - b.0).abs() <= 1e-4 * a.0 && (a.1 - b.1).abs() <= 1e-4 * a.1);
+    }
+
+    #[test]
+    fn no_text_makes_habits_panic(text in ".{0,200}", cut in 0_usize..3_000) {
+        let rules = Rules::default();
+        let _ = Habits::from_json(&text, &rules);
+        let mut json = Habits::prior(&rules).to_json();
+        json.truncate(cut);
+        prop_assert_eq!(Habits::from_json(&json, &rules).is_err(), true);
+    }
+}
+
+#[test]
+fn stored_habits_of_another_kind_are_refused() {
+    let rules = Rules::default();
+    let json = Habits::prior(&rules).to_json();
+    for (from, to) in [
+        ("\"version\":2", "\"version\":3"),
+        ("\"ahead\":0.0", "\"ahead\":-1.0"),
+        ("\"events\":[0.0,", "\"events\":["),
+        ("\"events\":[0.0,", "\"events\":[-1.0,"),
+        ("\"events\":[0.0,", "\"events\":[1e300,"),
+        ("\"key_lifetime_s\":86400.0", "\"key_lifetime_s\":-1.0"),
+    ] {
+        let damaged = json.replacen(from, to, 1);
+        assert_ne!(damaged, json);
+        assert!(Habits::from_json(&damaged, &rules).is_err(), "{to}");
+    }
+}
+
+/// Written before habits had a recent past of their own.
+#[test]
+fn habits_of_version_1_are_read() {
+    let rules = Rules::default();
+    let mut habits = Habits::prior(&rules);
+    (0..100).for_each(|_| habits.learn(&walk(Some(1), Duration::ZERO, HOUR, 1)));
+    let mut json: serde_json::Value = serde_json::from_str(&habits.to_json()).unwrap();
+    json["version"] = 1.into();
+    for kind in ["known", "unknown"] {
+        json[kind].as_object_mut().unwrap().remove("recent");
+    }
+    let read = Habits::from_json(&json.to_string(), &rules).unwrap();
+    assert!((read.reads().0 - 100.0).abs() < 0.1);
+}
+
+/// One message each six minutes for so many days, read after an exponential time and polled at six ages. The memory of 30
+/// days fades it.
+fn days_of_reads(habits: &mut Habits, expected: Option<u32>, mean: f64, days: u32, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let rules = Rules::default();
+    for _ in 0..days * 240 {
+        let read = (random.f64() < 0.9).then(|| -mean * (1.0 - random.f64()).ln());
+        let (mut from, mut seen) = (0.0, false);
+        for poll in [60.0, 300.0, 900.0, 2_400.0, 7_200.0, 86_100.0] {
+            let to = poll * (0.8 + 0.4 * random.f64());
+            let new = !seen && read.is_some_and(|read| read <= to);
+            let [start, end] = [from, to].map(Duration::from_secs_f64);
+            habits.learn(&walk(expected, start, end, u32::from(new)));
+            seen |= new;
+            from = to;
+            if seen && expected.is_some() {
+                break;
+            }
+        }
+        habits.forget(HOUR / 10, rules.memory);
+    }
+}
+
+#[test]
+fn what_was_learned_before_a_change_is_dropped_and_habits_that_stand_are_kept() {
+    for expected in [Some(1), None] {
+        for seed in 1..=3 {
+            let mut habits = Habits::prior(&Rules::default());
+            let reads = |habits: &Habits| match expected {
+                Some(_) => habits.reads().0,
+                None => habits.reads().1,
+            };
+            days_of_reads(&mut habits, expected, 1_200.0, 25, seed);
+            // 216 a day, faded over 25 of 30 days.
+            let kept = 216.0 * 30.0 * (1.0 - (-25.0_f64 / 30.0).exp());
+            assert!(
+                (reads(&habits) / kept - 1.0).abs() < 0.05,
+                "expected {expected:?}, seed {seed}: {} for {kept}",
+                reads(&habits)
+            );
+            days_of_reads(&mut habits, expected, 120.0, 4, seed);
+            let dropped = reads(&habits);
+            assert!(
+                dropped < 0.5 * kept,
+                "expected {expected:?}, seed {seed}: {dropped} of {kept}"
+            );
+            // In truth 0.9 of all; 0.35 before the change.
+            let quick = habits.share_read_by(HOUR / 6, expected.is_some());
+            assert!(quick > 0.65, "expected {expected:?}, seed {seed}: {quick}");
+        }
+    }
+}
+
+#[test]
+fn habits_move_to_another_key_lifetime() {
+    let rules = Rules::default();
+    let mut habits = Habits::prior(&rules);
+    for _ in 0..500 {
+        habits.learn(&walk(Some(1), 2 * HOUR, 3 * HOUR, 1));
+    }
+    let shorter = Rules {
+        key_lifetime: 6 * HOUR,
+        ..rules
+    };
+    let moved = Habits::from_json(&habits.to_json(), &shorter).unwrap();
+    assert!((moved.reads().0 - 500.0).abs() < 0.1);
+    // Of those that had not read after an hour and a half, nearly all have after four.
+    let [before, after] = [HOUR * 3 / 2, 4 * HOUR].map(|age| 1.0 - moved.share_read_by(age, true));
+    assert!(after < 0.3 * before, "{before} {after}");
+}
+
+#[test]
+fn what_was_learned_fades_toward_the_prior() {
+    let rules = Rules::default();
+    let prior = Habits::prior(&rules).share_read_by(HOUR / 60, true);
+    let mut habits = Habits::prior(&rules);
+    for _ in 0..2_000 {
+        habits.learn(&walk(Some(1), Duration::ZERO, HOUR / 60, 1));
+    }
+    let learned = habits.share_read_by(HOUR / 60, true);
+    assert!(learned > 0.9, "{learned}");
+    habits.forget(rules.memory, rules.memory);
+    assert!((habits.reads().0 - 2_000.0 / std::f64::consts::E).abs() < 1.0);
+    habits.forget(rules.memory * 30, rules.memory);
+    let json = habits.to_json();
+    let faded = Habits::from_json(&json, &rules)
+        .unwrap()
+        .share_read_by(HOUR / 60, true);
+    assert!((faded - prior).abs() < 0.01, "{faded} {prior}");
+    // A clock that was set back changes nothing.
+    habits.forget_until(SENT, rules.memory);
+    let before = habits.reads();
+    habits.forget_until(UnixMs(5), rules.memory);
+    assert_eq!(habits.reads(), before);
+}
+
+/// Reads after an exponential time of mean 20 minutes by 90 % of readers, polled at ages that vary from message to
+/// message as jitter and two mixed policies make them vary.
+#[test]
+fn the_learned_curve_comes_close_to_the_truth() {
+    let mut random = fastrand::Rng::with_seed(4_711);
+    let rules = Rules::default();
+    let truth = |age: Duration| 0.9 * (1.0 - (-age.as_secs_f64() / 1_200.0).exp());
+    for expected in [Some(1), None] {
+        let mut habits = Habits::prior(&rules);
+        for _ in 0..2_000 {
+            let read = (random.f64() < 0.9).then(|| -1_200.0 * (1.0 - random.f64()).ln());
+            let (mut from, mut seen) = (0.0, false);
+            for poll in [60.0, 300.0, 900.0, 2_400.0, 7_200.0, 86_100.0] {
+                let to = poll * (0.8 + 0.4 * random.f64());
+                let new = !seen && read.is_some_and(|read| read <= to);
+                let [start, end] = [from, to].map(Duration::from_secs_f64);
+                habits.learn(&walk(expected, start, end, u32::from(new)));
+                seen |= new;
+                from = to;
+                if seen && expected.is_some() {
+                    break;
+                }
+            }
+        }
+        let read_at_all = if expected.is_some() {
+            1.0
+        } else {
+            truth(24 * HOUR)
+        };
+        for minutes in [1, 2, 5, 10, 20, 40, 90, 600] {
+            let age = HOUR * minutes / 60;
+            let learned = habits.share_read_by(age, expected.is_some());
+            let true_share = truth(age) / read_at_all;
+            assert!(
+                (learned - true_share).abs() < 0.035,
+                "expected {expected:?}, {minutes} min: {learned} for {true_share}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_cut_walk_teaches_its_readers_and_leaves_the_rest_to_the_next() {
+    let mut habits = Habits::prior(&Rules::default());
+    let before = message(Some(5));
+    let cut = outcome(
+        &before,
+        HOUR,
+        2,
+        WalkEnd::Cut(ErrorCode::from("system.error")),
+    );
+    habits.learn(&Observation::of(&before, &cut, 2, &before).unwrap());
+    assert!((habits.reads().0 - 2.0).abs() < 1e-9);
+    assert_eq!(
+        Observation::of(
+            &before,
+            &outcome(&before, HOUR, 0, WalkEnd::Released),
+            0,
+            &before
+        ),
+        None
+    );
+    let measured = habits.measured().unwrap();
+    assert_eq!((measured.calls_per_message, measured.messages), (2.0, 1.0));
+}
+
+#[test]
+fn only_the_expiry_of_a_key_that_had_answered_teaches_a_lifetime() {
+    let rules = Rules::default();
+    let gone = WalkEnd::NotGeneratedOrExpired(ErrorCode::from("processQueryKey.expireTime"));
+    let expired = |answered: bool| {
+        let mut before = message(Some(1));
+        before.last_polled_at = Some(SENT + 8 * HOUR);
+        before.last_complete_at = before.last_polled_at.filter(|_| answered);
+        before.answered_at = before.last_complete_at;
+        let after = Message {
+            state: State::Expired,
+            ..before.clone()
+        };
+        let outcome = outcome(&before, 12 * HOUR, 1, gone.clone());
+        Observation::of(&before, &outcome, 0, &after).unwrap()
+    };
+    let mut habits = Habits::prior(&rules);
+    (0..50).for_each(|_| habits.learn(&expired(false)));
+    assert_eq!(habits.lifetime(&rules), rules.key_lifetime);
+    (0..20).for_each(|_| habits.learn(&expired(true)));
+    assert_eq!(habits.lifetime(&rules), 10 * HOUR);
+    let read = Habits::from_json(&habits.to_json(), &rules).unwrap();
+    assert_eq!(read.lifetime(&rules), 10 * HOUR);
+    // The policy plans for the life that was learned.
+    let policy = Policy::solve(&read, &rules, 12.0);
+    let last_chance = 10 * HOUR - rules.last_chance;
+    let ages = ages_from(
+        &policy,
+        &MessageKey::from("k"),
+        Missing::Known(1),
+        last_chance,
+    );
+    assert_eq!(ages.last(), Some(&last_chance));
+}
