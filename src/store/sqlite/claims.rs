@@ -2,7 +2,8 @@
 //!
 //! A claim is not written: one daemon owns the file, and it remembers what is in flight. Every statement has one text,
 //! with ids passed as one JSON array, and names its index, so that neither its plan nor its place in the statement
-//! cache depends on the data.
+//! cache depends on the data. A bound LIMIT has a plus before it: SQLite looks at the value of a bare one, and prepares the
+//! statement anew whenever it is bound again, which costs more than a claim.
 
 use sqlx::sqlite::SqliteRow;
 
@@ -17,7 +18,7 @@ pub(super) const ARRIVALS: Select = select!(
     " FROM messages INDEXED BY messages_new
     WHERE admitted_at IS NULL AND state = 'pending' AND account = ?1 AND ifnull(corp_id, '') = ?2
         AND id NOT IN (SELECT value FROM json_each(?3))
-    ORDER BY id LIMIT ?4"
+    ORDER BY id LIMIT +?4"
 );
 
 /// ?1, ?2: the lane, ?3: now, ?4: ids in flight, ?5: how many, ?6: until when. One that is taken before its row is due is
@@ -35,7 +36,7 @@ pub(super) const LAST_CHANCES: Select = select!(
             last_chance_at > ?3 AND next_poll_at <= last_chance_at AND ifnull(not_before, 0) <= ?3
         ))
         AND id NOT IN (SELECT value FROM json_each(?4))
-    LIMIT ?5"
+    LIMIT +?5"
 );
 
 /// As [`LAST_CHANCES`], without the last parameter.
@@ -44,7 +45,7 @@ pub(super) const DUE: Select = select!(
     WHERE state = 'pending' AND admitted_at IS NOT NULL
         AND account = ?1 AND ifnull(corp_id, '') = ?2 AND next_poll_at <= ?3
         AND id NOT IN (SELECT value FROM json_each(?4))
-    ORDER BY next_poll_at LIMIT ?5"
+    ORDER BY next_poll_at LIMIT +?5"
 );
 
 /// ?1, ?2: the lane, ?3: lived from, ?4: ids in flight, ?5: how many.
@@ -54,7 +55,7 @@ pub(super) const OVERAGED: Select = select!(
         AND account = ?1 AND ifnull(corp_id, '') = ?2
         AND max(min(sent_at, inserted_at), ifnull(retried_at, 0)) <= ?3
         AND id NOT IN (SELECT value FROM json_each(?4))
-    ORDER BY next_poll_at LIMIT ?5"
+    ORDER BY next_poll_at LIMIT +?5"
 );
 
 /// ?1: rows as `[id, next_poll_at, last_chance_at, admitted_at]`. A key that was deleted and inserted again has readers.
@@ -81,7 +82,7 @@ const SET_ASIDE: &str = "UPDATE messages
 const WITHOUT_ERROR: &str = "SELECT id FROM messages INDEXED BY messages_due
     WHERE state = 'pending' AND admitted_at IS NOT NULL
         AND account = ?1 AND ifnull(corp_id, '') = ?2 AND last_error IS NOT ?3
-    ORDER BY next_poll_at LIMIT ?4";
+    ORDER BY next_poll_at LIMIT +?4";
 
 /// ?1: ids, ?2: the code, ?3: now.
 const NOTE_ERROR: &str = "UPDATE messages SET last_error = ?2, last_error_at = ?3

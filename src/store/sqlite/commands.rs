@@ -35,14 +35,14 @@ macro_rules! retried {
 const RETRY_KEYS: &str = concat!(
     retried!(),
     "(SELECT id FROM messages WHERE state IN ('failed', 'expired', 'cancelled')
-        AND process_query_key IN (SELECT value FROM json_each(?3)) LIMIT ?2)"
+        AND process_query_key IN (SELECT value FROM json_each(?3)) LIMIT +?2)"
 );
 
 /// ?1: now, ?2: how many, ?3: the state, ?4: the account, or NULL for all.
 const RETRY_STATE: &str = concat!(
     retried!(),
     "(SELECT id FROM messages INDEXED BY messages_final
-        WHERE state <> 'pending' AND state = ?3 AND (?4 IS NULL OR account = ?4) LIMIT ?2)"
+        WHERE state <> 'pending' AND state = ?3 AND (?4 IS NULL OR account = ?4) LIMIT +?2)"
 );
 
 /// ?1: the key.

@@ -118,7 +118,7 @@ const PULL_FORWARD: &str = concat!(
         AND n.account = m.account AND ifnull(n.corp_id, '') = ifnull(m.corp_id, '')
         AND n.next_poll_at > ?1 AND typeof(n.next_poll_at) = 'integer'
     WHERE n.next_poll_at > ifnull(n.not_before, 0)
-    LIMIT ?2)"
+    LIMIT +?2)"
 );
 
 impl SqliteStore {

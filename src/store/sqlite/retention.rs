@@ -46,14 +46,14 @@ const PRUNE: &str = "DELETE FROM messages WHERE id IN (
         AND ifnull(n.corp_id, '') = ifnull(m.corp_id, '') AND n.state = m.state
         AND n.finished_at < ?1
     WHERE ?2 IS NULL OR m.state = ?2
-    LIMIT ?3
+    LIMIT +?3
 )";
 
 /// ?1: how many. Readers of keys without a message, which the trigger on DELETE wrote down.
 const PRUNE_READERS: &str = "DELETE FROM readers WHERE id IN (
     SELECT r.id FROM orphans AS o CROSS JOIN readers AS r ON r.process_query_key = o.process_query_key
     WHERE NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.process_query_key = o.process_query_key)
-    LIMIT ?1
+    LIMIT +?1
 )";
 
 /// Keys that have a message again, or no reader any more. ?1: how many.
@@ -61,7 +61,7 @@ const PRUNE_ORPHANS: &str = "DELETE FROM orphans WHERE process_query_key IN (
     SELECT o.process_query_key FROM orphans AS o
     WHERE EXISTS (SELECT 1 FROM messages AS m WHERE m.process_query_key = o.process_query_key)
         OR NOT EXISTS (SELECT 1 FROM readers AS r WHERE r.process_query_key = o.process_query_key)
-    LIMIT ?1
+    LIMIT +?1
 )";
 
 /// ?1: before, ?2: a state, or NULL for all.
