@@ -372,9 +372,16 @@ fn short(numbers: &[f64]) -> Vec<f64> {
     numbers.iter().copied().map(shorten).collect()
 }
 
-/// Seven digits: more would only lengthen the row.
+/// Seven digits: more would only lengthen the row. By arithmetic, since a commit shortens a thousand numbers.
 fn shorten(number: f64) -> f64 {
-    format!("{number:.6e}").parse().unwrap_or(number)
+    let beyond = number.abs().log10().floor() - 6.0;
+    // Powers of ten are exact up to 10²²; one below 1 would not be.
+    let tens = 10f64.powf(beyond.abs());
+    match beyond {
+        _ if !tens.is_normal() => number,
+        0.0.. => (number / tens).round() * tens,
+        _ => (number * tens).round() / tens,
+    }
 }
 
 /// Refuses what no walk can have brought.
@@ -387,5 +394,27 @@ fn possible(numbers: Vec<f64>, count: usize) -> Result<Vec<f64>, HabitsError> {
         Ok(numbers)
     } else {
         Err(HabitsError::Impossible)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_stored_with_seven_digits() {
+        for (number, text) in [
+            (0.0, "0.0"),
+            (1.0, "1.0"),
+            (1.0 / 3.0, "0.3333333"),
+            (2.0 / 3.0 * 1e-5, "6.666667e-6"),
+            (-0.001_234_567_89, "-0.001234568"),
+            (1_234_567.8, "1234568.0"),
+            (98_765_432_198.0, "98765430000.0"),
+            (9.999_999_99, "10.0"),
+            (1e-310, "1e-310"),
+        ] {
+            assert_eq!(serde_json::to_string(&shorten(number)).unwrap(), text);
+        }
     }
 }

