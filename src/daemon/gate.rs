@@ -16,7 +16,7 @@ use crate::dingtalk::{
     AccessToken, Client, Credentials, Failure, Freshness, TokenCache, TokenRefusal,
 };
 use crate::receipt::cadence::Call;
-use crate::receipt::{ErrorCode, Lane};
+use crate::receipt::{ErrorCode, Lane, QuotaMonth};
 use crate::settings::{Account, Settings};
 use crate::telemetry::Warnings;
 
@@ -44,10 +44,10 @@ pub(super) struct Gate {
     log: LaneLog,
 }
 
-/// Metered calls made in a month (`YYYY-MM` at UTC+8).
-#[derive(Clone, Debug, Default)]
+/// Metered calls made in a month.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct MonthCalls {
-    pub(super) month: String,
+    pub(super) month: QuotaMonth,
     pub(super) calls: u64,
 }
 
@@ -178,21 +178,18 @@ impl Gate {
     }
 
     /// Takes over what was counted before a restart.
-    pub(super) fn load_calls(&self, month: &str, calls: u64) {
-        *self.lock_calls() = MonthCalls {
-            month: month.to_owned(),
-            calls,
-        };
+    pub(super) fn load_calls(&self, month: QuotaMonth, calls: u64) {
+        *self.lock_calls() = MonthCalls { month, calls };
     }
 
     /// Metered calls made in the month of the last one.
     pub(super) fn calls(&self) -> MonthCalls {
-        self.lock_calls().clone()
+        *self.lock_calls()
     }
 
     fn count_call(&self, clock: &Clock, more: u64, fewer: u64) {
-        let month = clock.now().quota_month();
         let mut counted = self.lock_calls();
+        let month = counted.month.or_of(clock.now());
         if counted.month != month {
             *counted = MonthCalls { month, calls: 0 };
         }

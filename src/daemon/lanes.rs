@@ -10,7 +10,7 @@ use super::gate::{Gate, LaneSetup};
 use super::purse::Purse;
 use super::tokens::TicketSource;
 use crate::dingtalk::{Client, ClientError, Credentials};
-use crate::receipt::{ErrorCode, Lane, UnixMs};
+use crate::receipt::{ErrorCode, Lane, QuotaMonth, UnixMs};
 use crate::settings::Settings;
 use crate::store::CallCount;
 use crate::telemetry::Warnings;
@@ -56,10 +56,11 @@ impl Lanes {
         })
     }
 
-    /// Takes over what was counted before a restart, in this month and in the one before.
-    pub(super) fn load(&self, counts: &[CallCount], before: &[CallCount]) {
+    /// Takes over what was counted before a restart, in the month of `now` and in the one before.
+    pub(super) fn load(&self, now: UnixMs, counts: &[CallCount], before: &[CallCount]) {
+        let month = QuotaMonth::of(now);
         for count in counts {
-            self.gate(&count.lane).load_calls(&count.month, count.calls);
+            self.gate(&count.lane).load_calls(month, count.calls);
             if let Some(purse) = self.purse(&count.lane) {
                 purse.load(Some(count), None);
             }

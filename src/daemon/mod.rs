@@ -243,6 +243,7 @@ async fn load_calls<S: Store>(
     let start = now.quota_month_start();
     let before = (start - Duration::from_secs(1)).quota_month();
     lanes.load(
+        now,
         &store.calls_in(&month).await?,
         &store.calls_in(&before).await?,
     );

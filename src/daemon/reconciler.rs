@@ -15,7 +15,7 @@ use super::pulse::{BEAT, CoreLoop};
 use super::tally::{Counted, Tally};
 use super::vitals::Vitals;
 use super::{Clock, DaemonError, Stop};
-use crate::receipt::{Lane, Message, Outcome, UnixMs};
+use crate::receipt::{Lane, Message, Outcome, QuotaMonth, UnixMs};
 use crate::store::{CallCount, Found, Store, StoreError, Writes};
 use crate::telemetry::LineBudget;
 
@@ -227,11 +227,12 @@ fn settle_all(found: &[Found<'_>], plans: &Plans, now: UnixMs) -> (Vec<Settled>,
 }
 
 fn count_calls(batch: &[Outcome], settled: &[Settled]) -> Vec<CallCount> {
-    let mut counts: HashMap<(&Lane, String), CallCount> = HashMap::new();
+    let mut counts: HashMap<(&Lane, QuotaMonth), CallCount> = HashMap::new();
+    let mut month = QuotaMonth::default();
     let mut of = |lane, at: UnixMs, count: &dyn Fn(&mut CallCount)| {
-        let month = at.quota_month();
-        let entry = counts.entry((lane, month.clone()));
-        count(entry.or_insert_with(|| CallCount::nothing(lane.clone(), month)));
+        month = month.or_of(at);
+        let entry = counts.entry((lane, month));
+        count(entry.or_insert_with(|| CallCount::nothing(lane.clone(), month.to_string())));
     };
     for outcome in batch {
         if outcome.calls > 0 || outcome.throttled > 0 {

@@ -154,7 +154,7 @@ fn condition(lanes: &Lanes, gate: &super::gate::Gate) -> LaneCondition {
         condition: condition.to_owned(),
         code: code.map(|code| code.to_string()),
         last_success_at,
-        month,
+        month: month.to_string(),
         calls,
     }
 }

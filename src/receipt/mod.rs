@@ -30,4 +30,4 @@ pub use message::{Chat, Claim, Message, Missing, SendStatus, State};
 pub use outcome::{Outcome, SeenReader, WalkEnd};
 pub use schedule::{Phase, Schedule, Upcoming, spread};
 pub use settle::settle;
-pub use time::UnixMs;
+pub use time::{QuotaMonth, UnixMs};

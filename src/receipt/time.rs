@@ -58,6 +58,49 @@ impl UnixMs {
     }
 }
 
+/// A calendar month that DingTalk counts calls in, at UTC+8. To find it costs far more than to see that a moment lies in
+/// it. The default holds no moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct QuotaMonth {
+    starts_at: UnixMs,
+    ends_at: UnixMs,
+}
+
+impl Default for QuotaMonth {
+    fn default() -> Self {
+        Self {
+            starts_at: UnixMs(0),
+            ends_at: UnixMs(0),
+        }
+    }
+}
+
+impl QuotaMonth {
+    /// The month of a moment.
+    pub fn of(at: UnixMs) -> Self {
+        Self {
+            starts_at: at.quota_month_start(),
+            ends_at: at.next_quota_month(),
+        }
+    }
+
+    /// The month of a moment, which is mostly this one.
+    pub fn or_of(self, at: UnixMs) -> Self {
+        if (self.starts_at..self.ends_at).contains(&at) {
+            self
+        } else {
+            Self::of(at)
+        }
+    }
+}
+
+impl fmt::Display for QuotaMonth {
+    /// As [`UnixMs::quota_month`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.starts_at.quota_month())
+    }
+}
+
 const UTC_PLUS_8: jiff::tz::Offset = jiff::tz::offset(8);
 
 impl Add<Duration> for UnixMs {
@@ -110,6 +153,12 @@ mod tests {
         assert_eq!(before.quota_month(), "2026-11");
         assert_eq!(before.next_quota_month(), UnixMs(before.0 + 1));
         assert_eq!(UnixMs(before.0 + 1).quota_month(), "2026-12");
+        let november = QuotaMonth::default().or_of(before);
+        assert_eq!(november.to_string(), "2026-11");
+        assert_eq!(november.or_of(UnixMs(before.0 - 29 * 86_400_000)), november);
+        let december = november.or_of(UnixMs(before.0 + 1));
+        assert_eq!(december.to_string(), "2026-12");
+        assert_eq!(december.or_of(before), november);
         assert_eq!(
             UnixMs(before.0 + 1).quota_month_start(),
             UnixMs(before.0 + 1)
