@@ -1,22 +1,26 @@
 //! One key, page by page: a job becomes an outcome.
 
-use std::collections::{HashMap, HashSet};
+use std::any::Any;
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
-use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::backoff::Backoff;
 use super::gate::{Closed, Gate, LaneSetup, Turnstile};
-use super::pulse::{BEAT, CoreLoop};
+use super::pulse::CoreLoop;
 use super::vitals::Vitals;
 use super::{Clock, Stop};
 use crate::dingtalk::{Failure, Page, PageToken, Query};
 use crate::receipt::cadence::Call;
 use crate::receipt::{
-    Disposition, ErrorCode, Message, Outcome, SeenReader, SendStatus, UnixMs, UserId, WalkEnd,
+    Claim, Disposition, ErrorCode, Message, Outcome, SeenReader, SendStatus, UnixMs, UserId,
+    WalkEnd,
 };
 
 /// A claimed row with all that its walk needs.
@@ -39,45 +43,50 @@ pub(super) async fn pool(
     vitals: Vitals,
     stop: Stop,
 ) {
-    let mut walks = JoinSet::new();
-    // A panic is this key's error and nobody else's: what each walk's outcome is then.
-    let mut panicked: HashMap<task::Id, Outcome> = HashMap::new();
-    let mut open = true;
-    while open || !walks.is_empty() {
-        vitals.pulse().beat(CoreLoop::Workers);
-        tokio::select! {
-            job = jobs.recv(), if open => match job {
-                Some(job) => {
-                    let end = WalkEnd::Cut(ErrorCode::from("receiptd.panic"));
-                    let outcome = Outcome::without_call(job.message.claim(), clock.now(), end);
-                    let walk = Walk::new(job, clock.clone(), stop.clone()).run();
-                    let outcomes = outcomes.clone();
-                    let walk = walks.spawn(async move {
-                        // A closed channel means that the reconciler is gone, which ends the daemon.
-                        let _ = outcomes.send(walk.await).await;
-                    });
-                    panicked.insert(walk.id(), outcome);
-                }
-                None => open = false,
-            },
-            Some(ended) = walks.join_next_with_id(), if !walks.is_empty() => match ended {
-                Ok((id, ())) => drop(panicked.remove(&id)),
-                Err(panic) => if let Some(outcome) = panicked.remove(&panic.id()) {
-                    if let Some(again) = vitals.warnings().admit("a walk panicked") {
-                        tracing::error!(
-                            message.key = %outcome.claim.key, error = %panic, suppressed = again.count(),
-                            "message {}: its walk panicked: {panic}{again}", outcome.claim.key
-                        );
-                    }
-                    let sending = outcomes.send(outcome);
-                    let _ = vitals.pulse().while_waiting(CoreLoop::Workers, sending).await;
-                },
-            },
-            () = tokio::time::sleep(BEAT) => {}
+    let walks = TaskTracker::new();
+    let mut batch = Vec::with_capacity(JOBS_AT_ONCE);
+    let pulse = vitals.pulse();
+    loop {
+        let taking = jobs.recv_many(&mut batch, JOBS_AT_ONCE);
+        if pulse.while_waiting(CoreLoop::Workers, taking).await == 0 {
+            break;
+        }
+        for job in batch.drain(..) {
+            let claim = job.message.claim();
+            // Boxed: it is some thousand bytes, which a spawn moves several times.
+            let walk = Box::pin(Walk::new(job, clock.clone(), stop.clone()).run());
+            let (outcomes, clock, vitals) = (outcomes.clone(), clock.clone(), vitals.clone());
+            walks.spawn(async move {
+                // Asserted: whatever a walk shares is behind a lock that a panic leaves usable.
+                let outcome = match AssertUnwindSafe(walk).catch_unwind().await {
+                    Ok(outcome) => outcome,
+                    Err(panic) => panicked(claim, &*panic, clock.now(), &vitals),
+                };
+                // A closed channel means that the reconciler is gone, which ends the daemon.
+                let _ = outcomes.send(outcome).await;
+            });
         }
     }
+    walks.close();
+    pulse.while_waiting(CoreLoop::Workers, walks.wait()).await;
 }
 
+/// A walk that panics is this key's error and nobody else's.
+fn panicked(claim: Claim, panic: &(dyn Any + Send), at: UnixMs, vitals: &Vitals) -> Outcome {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = text.unwrap_or("it does not say why");
+    if let Some(again) = vitals.warnings().admit("a walk panicked") {
+        tracing::error!(
+            message.key = %claim.key, error = text, suppressed = again.count(),
+            "message {}: its walk panicked: {text}{again}", claim.key
+        );
+    }
+    Outcome::without_call(claim, at, WalkEnd::Cut(ErrorCode::from("receiptd.panic")))
+}
+
+/// Jobs taken from the channel at once.
+const JOBS_AT_ONCE: usize = 64;
 /// Pages a walk at most.
 const MOST_PAGES: u32 = 200;
 /// Readers of a walk at most: as many as its pages hold.

@@ -97,3 +97,26 @@ fn write_secret(path: &std::path::Path, text: &str) {
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
+
+/// A bug in a walk is that key's trouble, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_that_panics_costs_its_key_one_poll_and_the_others_nothing() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.start_with(&[("FAILPOINTS", "daemon.page=1*panic(a bug)->off")]);
+    house.sql(
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES
+         ('sb:readers=1,median=1ms,never=0;first', 1), ('sb:readers=1,median=1ms,never=0;second', 1)",
+    );
+    house.until_logged("its walk panicked: ").await;
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE state = 'complete' AND reader_count = 1 AND last_error IS NULL",
+            "2",
+        )
+        .await;
+    assert!(
+        house.log().contains("its walk panicked: a bug"),
+        "{}",
+        house.log()
+    );
+}

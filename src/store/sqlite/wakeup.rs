@@ -205,7 +205,7 @@ mod events {
     use std::pin::Pin;
     use std::task::{Context, Poll, Waker};
 
-    use futures_core::Stream as _;
+    use futures_util::Stream as _;
     use inotify::{EventMask, EventStream, Inotify, WatchMask};
 
     /// Writes to the database and its log.
