@@ -86,10 +86,10 @@ where
             };
         }
     };
-    // Two, however many cores there are: one would do for the vendor's ceiling, and the other sees when that one hangs. More
-    // only wake each other up.
+    // One does for many times the vendor's ceiling, and more of them would wake each other up at every call (an eighth of
+    // a poll's CPU). That it hangs is seen by a thread of its own, the watchdog's.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build();
     let ended = match runtime {

@@ -94,15 +94,13 @@ impl Pulse {
         })
     }
 
-    /// The loop that has not turned for longest, and for how long.
+    /// The loop that has not turned for longest, and for how long. The loops share a thread: where none of them turns, it
+    /// is the one that turned last which holds that thread.
     pub fn slowest(&self) -> (CoreLoop, Duration) {
         let first = (CoreLoop::Scheduler, Duration::ZERO);
-        self.ages().fold(
-            first,
-            |worst, found| {
-                if found.1 > worst.1 { found } else { worst }
-            },
-        )
+        let slowest = self.ages().max_by_key(|(_, age)| *age).unwrap_or(first);
+        let last = self.ages().min_by_key(|(_, age)| *age).unwrap_or(first);
+        if last.1 > BEAT { last } else { slowest }
     }
 
     fn elapsed_ms(&self) -> u64 {
