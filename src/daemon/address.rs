@@ -14,8 +14,9 @@ pub(super) struct Pace {
 
 /// Part of the rate that is used: the rest is left for jitter on the way.
 const USED_SHARE: f64 = 0.95;
-/// How much lateness of a timer may be caught up: far below the 5 % of a second that are left for jitter.
-const CATCH_UP: Duration = Duration::from_millis(5);
+/// Calls that are due within so much of each other go out together: waking up costs more than a call does. It is also how
+/// much lateness may be caught up, so that a second sees so much more than its rate at most: less than is left for jitter.
+const GRAIN: Duration = Duration::from_millis(20);
 
 impl Pace {
     pub(super) fn new() -> Self {
@@ -24,19 +25,25 @@ impl Pace {
         }
     }
 
-    /// When the next call may go out.
-    pub(super) fn due(&self) -> Instant {
-        self.next
+    /// Waits until the next call may go out; who has to wait at all waits for as many calls as fit into [`GRAIN`].
+    pub(super) async fn due(&self, calls_per_second: u32) {
+        if self.next > Instant::now() {
+            let together = GRAIN.saturating_sub(interval(calls_per_second));
+            tokio::time::sleep_until(self.next + together).await;
+        }
     }
 
     /// A call goes out at `now`.
     pub(super) fn step(&mut self, now: Instant, calls_per_second: u32) {
-        let interval = Duration::from_secs_f64(1.0 / (f64::from(calls_per_second) * USED_SHARE));
         let from = now
-            .checked_sub(CATCH_UP)
+            .checked_sub(GRAIN)
             .map_or(self.next, |late| self.next.max(late));
-        self.next = from + interval;
+        self.next = from + interval(calls_per_second);
     }
+}
+
+fn interval(calls_per_second: u32) -> Duration {
+    Duration::from_secs_f64(1.0 / (f64::from(calls_per_second) * USED_SHARE))
 }
 
 /// The egress address: its pace, its bans, and the places for calls under way.
@@ -87,7 +94,7 @@ impl Address {
     pub(super) async fn enter(&self, lane: &LanePlaces, calls_per_second: u32) -> Option<Place> {
         let of_lane = lane.clone().acquire_owned().await.ok()?;
         let mut pace = self.pace.lock().await;
-        tokio::time::sleep_until(pace.due()).await;
+        pace.due(calls_per_second).await;
         let places = self.places.clone().acquire_owned().await.ok()?;
         pace.step(Instant::now(), calls_per_second);
         Some(Place { places, of_lane })

@@ -144,7 +144,8 @@ impl Gate {
         };
         self.wait_out_pauses(fresh).await?;
         let token = self.token(&mut turn, setup).await?;
-        tokio::time::sleep_until(turn.pace.due()).await;
+        let rate = setup.account.calls_per_second;
+        turn.pace.due(rate).await;
         let Some(place) = self
             .address
             .enter(&self.places, setup.settings.endpoint.calls_per_second)
@@ -159,8 +160,7 @@ impl Gate {
             return Err(Closed::OverBudget);
         }
         self.count_call(clock, 1, 0);
-        turn.pace
-            .step(Instant::now(), setup.account.calls_per_second);
+        turn.pace.step(Instant::now(), rate);
         let probe = self.health().is_probing().then_some(Turnstile(turn));
         Ok(Pass {
             token,

@@ -38,7 +38,7 @@ const BATCH: usize = 500;
 /// Between commits, so that feeders get at the write lock too: a writer that commits back to back starves them.
 const BREATH: Duration = Duration::from_millis(5);
 /// From one commit to the next where few outcomes wait: a commit costs as much as fifty of its outcomes.
-const GATHERING: Duration = Duration::from_millis(100);
+const GATHERING: Duration = Duration::from_millis(250);
 /// After a passing error, doubling up to [`LONGEST_PATIENCE`].
 const PATIENCE: Duration = Duration::from_millis(50);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(1);

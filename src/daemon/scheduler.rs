@@ -38,11 +38,11 @@ const SLICE: usize = 500;
 const BREATH: Duration = Duration::from_millis(5);
 /// Claims that are out of all lanes together, for each place among the calls under way. A lane with nothing in
 /// flight may always claim one.
-const CLAIMS_A_PLACE: usize = 4;
+const CLAIMS_A_PLACE: usize = 8;
 /// Rows at the end of their life in lanes that may not call are looked for so often, since it reads the whole lane.
 const SWEEP: Duration = Duration::from_secs(30);
 /// Walks that wait are called back this soon after a feeder cancelled, deleted or re-scheduled their row.
-const RECALL: Duration = Duration::from_millis(100);
+const RECALL: Duration = Duration::from_millis(250);
 /// Lanes whose last chances jam are looked at so often.
 const JAMMED: Duration = Duration::from_millis(250);
 /// The commit that frees claims is noticed as a change too, so much later at most: one round serves both.
@@ -80,14 +80,16 @@ impl<S: Store> Scheduler<S> {
             now: self.clock.now(),
             stepped_at: None,
         };
+        let mut wake = Instant::now();
         // `changed` resolves at once the first time, so registering before the query loses nothing.
         while !self.stop.soft.is_cancelled() {
             self.vitals.pulse().beat(CoreLoop::Scheduler);
             if self.settings.has_changed().unwrap_or(false) {
                 self.reload();
                 memory.swept = None;
+                wake = Instant::now();
             }
-            let wake = match self.round(&mut memory).await {
+            wake = match self.turn(wake, &mut memory).await {
                 Ok(wake) => {
                     self.vitals.set_ready();
                     wake
@@ -111,24 +113,37 @@ impl<S: Store> Scheduler<S> {
             };
             let changed = tokio::select! {
                 () = self.stop.soft.cancelled() => break,
-                () = tokio::time::sleep_until(wake.min(latest)) => Ok(()),
+                () = tokio::time::sleep_until(wake.min(latest)) => continue,
                 () = self.in_flight.freed() => {
                     let echo = tokio::time::timeout(ECHO, self.store.changed()).await;
                     echo.unwrap_or(Ok(()))
                 }
                 changed = self.store.changed() => changed,
                 _ = self.settings.changed() => {
-                    self.reload();
+                    self.settings.mark_changed();
                     Ok(())
                 }
             };
             match changed {
-                Ok(()) => {}
+                Ok(()) => wake = Instant::now(),
                 Err(error) if error.is_transient() => tokio::time::sleep(PATIENCE).await,
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
+    }
+
+    /// A round if it is time for one, and what is to be called back; when the next round is due.
+    async fn turn(&self, wake: Instant, memory: &mut Memory) -> Result<Instant> {
+        if memory.recalled.elapsed() >= RECALL {
+            memory.recalled = Instant::now();
+            let stale = self.store.stale(&self.in_flight.claims()).await?;
+            self.in_flight.recall(&stale);
+        }
+        if Instant::now() < wake {
+            return Ok(wake);
+        }
+        self.round(memory).await
     }
 
     fn reload(&mut self) {
@@ -146,11 +161,6 @@ impl<S: Store> Scheduler<S> {
     /// Claims what may start; when to look again at the latest.
     async fn round(&self, memory: &mut Memory) -> Result<Instant> {
         self.heed_steps(memory).await?;
-        if memory.recalled.elapsed() >= RECALL {
-            memory.recalled = Instant::now();
-            let stale = self.store.stale(&self.in_flight.claims()).await?;
-            self.in_flight.recall(&stale);
-        }
         let sweep = memory.swept.is_none_or(|at| at.elapsed() >= SWEEP);
         if sweep {
             memory.swept = Some(Instant::now());

@@ -23,7 +23,7 @@ const ALONE: Duration = Duration::from_millis(20);
 /// The first question after an event: most commits are visible a millisecond later.
 const FIRST: Duration = Duration::from_millis(1);
 /// The questions' largest distance after an event.
-const WIDEST: Duration = Duration::from_millis(20);
+const WIDEST: Duration = Duration::from_millis(50);
 /// How long after the last event a commit may become visible, before it is left to the slow beat: a slow fsync.
 const FOLLOW: Duration = Duration::from_secs(1);
 /// How often the file is looked at for having been replaced.
