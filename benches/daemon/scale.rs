@@ -74,9 +74,9 @@ async fn claims(rig: &Rig, sizes: [u64; 3]) -> anyhow::Result<()> {
             databases.push((rows, bytes, store, Times::default()));
         }
         // In turns, so that all sizes meet the same machine.
-        for round in 0..ROUNDS {
-            for (rows, _, store, times) in &mut databases {
-                claim_and_commit(store, *rows, round, times).await?;
+        for _ in 0..ROUNDS {
+            for (_, _, store, times) in &mut databases {
+                claim_and_commit(store, times).await?;
             }
         }
         let mut smallest = None;
@@ -105,13 +105,9 @@ async fn claims(rig: &Rig, sizes: [u64; 3]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One claim and its commit: each row gets a reader, and goes to another place among those that wait.
-async fn claim_and_commit(
-    store: &SqliteStore,
-    rows: u64,
-    round: u64,
-    times: &mut Times,
-) -> anyhow::Result<()> {
+/// One claim and its commit: each row gets a reader, and goes to its place two hours later, among those that wait. In
+/// order, these are neighbours; shuffled, each is in another page.
+async fn claim_and_commit(store: &SqliteStore, times: &mut Times) -> anyhow::Result<()> {
     let lane = Lane {
         account: "default".into(),
         corp: None,
@@ -122,23 +118,21 @@ async fn claim_and_commit(
     times.claims.push(began.elapsed().as_secs_f64() * 1e6);
     anyhow::ensure!(due.len() == BATCH, "only {} rows are due", due.len());
     let outcomes: Vec<Outcome> = due.iter().map(|row| seen(row, now)).collect();
-    let mut place = round * 1_000_003;
     let began = Instant::now();
     store
         .commit(&outcomes, |found| {
             let moved = found.iter().filter_map(|found| found.row.as_ref());
-            let moved = moved.map(|row| {
-                place += 15_485_863;
-                Message {
-                    next_poll_at: Some(now + Duration::from_millis(HOUR_MS + place % rows)),
-                    reader_count: row.reader_count + 1,
-                    call_count: row.call_count + 1,
-                    last_polled_at: Some(now),
-                    last_complete_at: Some(now),
-                    answered_at: Some(now),
-                    send_status: Some(SendStatus::Success),
-                    ..row.clone()
-                }
+            let moved = moved.map(|row| Message {
+                next_poll_at: row
+                    .next_poll_at
+                    .map(|at| at + Duration::from_millis(2 * HOUR_MS)),
+                reader_count: row.reader_count + 1,
+                call_count: row.call_count + 1,
+                last_polled_at: Some(now),
+                last_complete_at: Some(now),
+                answered_at: Some(now),
+                send_status: Some(SendStatus::Success),
+                ..row.clone()
             });
             Writes {
                 messages: moved.collect(),
@@ -336,6 +330,8 @@ async fn template(rig: &Rig, rows: u64, waiting: Waiting) -> anyhow::Result<Data
         "PRAGMA synchronous = FULL; PRAGMA journal_mode = WAL",
     )
     .await?;
+    // Or the kernel would write it out under the eyes of the first rounds.
+    std::fs::File::open(&database.path)?.sync_all()?;
     Ok(database)
 }
 
