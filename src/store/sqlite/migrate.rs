@@ -164,6 +164,29 @@ mod tests {
         assert_eq!(known(), 1);
     }
 
+    /// Whoever opens waits for room, and must hear that there is none.
+    #[tokio::test]
+    async fn a_disk_that_is_full_within_a_migration_is_called_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("receiptd.db");
+        let options = sqlx::sqlite::SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .pragma("max_page_count", "5");
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        let error = migrate(&path, &mut connection, &mut |_| ())
+            .await
+            .unwrap_err();
+        let full = matches!(
+            error,
+            OpenError::Store {
+                error: StoreError::Full,
+                ..
+            }
+        );
+        assert!(full, "{error}");
+    }
+
     /// Feeders open the file with whatever SQLite they have: see the head of the first migration.
     #[test]
     fn the_schema_needs_nothing_newer_than_sqlite_3_24() {
