@@ -1,7 +1,7 @@
 //! The reconciler's group commit: many outcomes, one transaction, a handful of statements.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use sqlx::sqlite::SqliteConnection;
@@ -23,6 +23,14 @@ const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_aft
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1) WHERE true
     ON CONFLICT DO NOTHING";
 
+/// ?1: keys, ?2: how many readers at most. As one text: see [`batch`].
+const KNOWN_READERS: &str = "SELECT json_group_array(json_array(process_query_key, user_id)) FROM (
+        SELECT process_query_key, user_id FROM readers
+        WHERE process_query_key IN (SELECT value FROM json_each(?1))
+            AND typeof(user_id) = 'text' AND octet_length(user_id) <= 512
+        LIMIT +?2
+    )";
+
 const LAST_READER: &str = "SELECT ifnull(max(id), 0) FROM readers";
 
 /// ?1: the last reader before. As one text: see [`batch`].
@@ -35,6 +43,9 @@ const MARK: &str = "INSERT INTO last_commit (only_row, token) VALUES (1, ?1)
 
 /// Readers a statement: bounds the text that carries them.
 const READERS_A_STATEMENT: usize = 10_000;
+
+/// Known readers that are asked for: bounds the text that they come in.
+const MOST_KNOWN: i64 = 100_000;
 
 /// A commit of which it is not known whether it took place.
 #[derive(Debug)]
@@ -171,8 +182,40 @@ async fn find<'a>(
         .collect())
 }
 
+/// The readers that are recorded of messages that had some, as one JSON text of `[key, user_id]`. A group names all its
+/// readers at each poll, and to find each known costs a third of an attempt to insert it. What is left out here is found at
+/// the INSERT.
+async fn known_readers(connection: &mut SqliteConnection, found: &[Found<'_>]) -> Result<String> {
+    let keys: Vec<&str> = found
+        .iter()
+        .filter(|found| !found.outcome.readers.is_empty())
+        .filter_map(|found| found.row.as_ref())
+        .filter(|row| row.reader_count > 0)
+        .map(|row| row.key.as_str())
+        .collect();
+    if keys.is_empty() {
+        return Ok("[]".to_owned());
+    }
+    let rows = sqlx::query(KNOWN_READERS)
+        .bind(json(&keys)?)
+        .bind(MOST_KNOWN)
+        .fetch_all(connection)
+        .await?;
+    let text = rows.first().and_then(|row| Cells::new(row).text("readers"));
+    Ok(text.unwrap_or("[]").to_owned())
+}
+
+/// Readers as `[key, user_id]`.
+fn named(text: &str) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>> {
+    serde_json::from_str(text).map_err(not_json)
+}
+
 /// Inserts the readers, and notes which were new.
 async fn record_readers(connection: &mut SqliteConnection, found: &mut [Found<'_>]) -> Result<()> {
+    let known = known_readers(&mut *connection, found).await?;
+    // A neighbour's row that is no JSON costs the short cut, not the commit.
+    let known = named(&known).unwrap_or_default();
+    let known: HashSet<(&str, &str)> = known.iter().map(|(key, user)| (&**key, &**user)).collect();
     let mut readers = Vec::new();
     // Whose a reader is; of a key's readers named twice in a batch, the first counts.
     let mut owner: HashMap<(&str, &str), usize> = HashMap::new();
@@ -182,6 +225,9 @@ async fn record_readers(connection: &mut SqliteConnection, found: &mut [Found<'_
         for reader in &found.outcome.readers {
             let key = found.outcome.claim.key.as_str();
             let user = reader.user_id.as_str();
+            if known.contains(&(key, user)) {
+                continue;
+            }
             owner.entry((key, user)).or_insert(index);
             readers.push((key, user, seen_after.0, reader.seen_at.0));
         }
@@ -210,10 +256,9 @@ async fn record_readers(connection: &mut SqliteConnection, found: &mut [Found<'_
         .fetch_all(&mut *connection)
         .await?;
     let text = rows.first().and_then(|row| Cells::new(row).text("readers"));
-    let named: Vec<(Cow<'_, str>, Cow<'_, str>)> =
-        serde_json::from_str(text.unwrap_or("[]")).map_err(not_json)?;
-    let mut new: Vec<(usize, UserId)> = Vec::with_capacity(named.len());
-    for (key, user) in &named {
+    let recorded = named(text.unwrap_or("[]"))?;
+    let mut new: Vec<(usize, UserId)> = Vec::with_capacity(recorded.len());
+    for (key, user) in &recorded {
         if let Some(&index) = owner.get(&(&**key, &**user)) {
             new.push((index, UserId::from(&**user)));
         }
@@ -231,7 +276,7 @@ async fn record_readers(connection: &mut SqliteConnection, found: &mut [Found<'_
 mod tests {
     use super::super::testing;
     use super::*;
-    use crate::receipt::{State, UnixMs, WalkEnd};
+    use crate::receipt::{Claim, SeenReader, State, UnixMs, WalkEnd};
     use crate::store::{CallCount, Store as _};
 
     /// A COMMIT that failed may have taken place all the same: repeated, its calls must not be counted twice.
@@ -282,5 +327,55 @@ mod tests {
         *store.unsure.lock().await = Some(unsure("another".to_owned()));
         store.commit(&outcomes, decide).await.unwrap();
         assert_eq!(store.calls_in("2026-11").await.unwrap()[0].calls, 6);
+    }
+
+    /// A group's readers come again with every poll, and a neighbour may have put anything beside them.
+    #[tokio::test]
+    async fn known_readers_use_up_no_ids_and_spoiled_ones_stop_no_commit() {
+        let (_dir, store) = testing::store().await;
+        store.add(&[testing::new("a")]).await.unwrap();
+        let lane = store.new_lanes().await.unwrap().remove(0);
+        let row = store.arrivals(&lane, &[], 1, UnixMs(0)).await.unwrap();
+        let claim = row[0].claim();
+        assert_eq!(new_readers(&store, &claim, 3).await, 3);
+        assert_eq!(new_readers(&store, &claim, 4).await, 1);
+        let rows = sqlx::query(LAST_READER).fetch_all(&store.readers).await;
+        assert_eq!(Cells::new(&rows.unwrap()[0]).required_number("max"), 4);
+        let mut transaction = store.writer.begin().await.unwrap();
+        sqlx::raw_sql(
+            "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
+             VALUES ('a', x'ff00', 1, 1), ('a', CAST(x'ff' AS TEXT), 1, 1)",
+        )
+        .execute(&mut transaction.connection)
+        .await
+        .unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(new_readers(&store, &claim, 5).await, 1);
+    }
+
+    /// Commits a walk that saw so many readers; how many of them were new.
+    async fn new_readers(store: &SqliteStore, claim: &Claim, users: u32) -> usize {
+        let reader = |number| SeenReader {
+            user_id: UserId::from(format!("user-{number}")),
+            seen_at: UnixMs(2),
+        };
+        let outcome = Outcome {
+            readers: (0..users).map(reader).collect(),
+            ..Outcome::without_call(claim.clone(), UnixMs(1), WalkEnd::Complete)
+        };
+        let mut new = 0;
+        let decide = |found: &[Found<'_>]| {
+            new = found[0].new_readers.len();
+            let row = found[0].row.clone().unwrap();
+            Writes {
+                messages: vec![Message {
+                    reader_count: users,
+                    ..row
+                }],
+                ..Writes::default()
+            }
+        };
+        store.commit(&[outcome], decide).await.unwrap();
+        new
     }
 }
