@@ -35,8 +35,6 @@ pub(super) struct Reconciler<S> {
 
 /// Outcomes of one transaction at most.
 const BATCH: usize = 500;
-/// Between commits, so that feeders get at the write lock too: a writer that commits back to back starves them.
-const BREATH: Duration = Duration::from_millis(5);
 /// From one commit to the next where few outcomes wait: a commit costs as much as fifty of its outcomes.
 const GATHERING: Duration = Duration::from_millis(250);
 /// After a passing error, doubling up to [`LONGEST_PATIENCE`].
@@ -75,7 +73,6 @@ impl<S: Store> Reconciler<S> {
             self.in_flight
                 .free(batch.drain(..).map(|outcome| outcome.claim.id));
             committed = Instant::now();
-            tokio::time::sleep(BREATH).await;
         }
     }
 

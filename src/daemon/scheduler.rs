@@ -34,8 +34,6 @@ pub(super) struct Scheduler<S> {
 
 /// Rows placed in the cadence, or ended, in one transaction.
 const SLICE: usize = 500;
-/// Between such transactions, so that feeders and the reconciler get at the write lock too.
-const BREATH: Duration = Duration::from_millis(5);
 /// Claims that are out of all lanes together, for each place among the calls under way. A lane with nothing in
 /// flight may always claim one.
 const CLAIMS_A_PLACE: usize = 8;
@@ -229,7 +227,7 @@ impl<S: Store> Scheduler<S> {
             }
         }
         if work.arrivals && self.take_arrivals(lane, free, memory).await? {
-            wake = Instant::now() + BREATH;
+            wake = Instant::now();
         }
         Ok(wake)
     }
@@ -251,7 +249,8 @@ impl<S: Store> Scheduler<S> {
         if sweep {
             self.end_overaged(lane, now, memory).await?;
         }
-        Ok(Instant::now() + if more { BREATH } else { BEAT })
+        let pause = if more { Duration::ZERO } else { BEAT };
+        Ok(Instant::now() + pause)
     }
 
     /// How many more claims of the lane may be out, of which it may have `most`.
@@ -397,7 +396,6 @@ impl<S: Store> Scheduler<S> {
         let latest = now + self.settings.borrow().cadence.max_interval;
         while self.store.pull_forward(latest, SLICE).await? > 0 {
             self.vitals.pulse().beat(CoreLoop::Scheduler);
-            tokio::time::sleep(BREATH).await;
         }
         Ok(())
     }

@@ -149,7 +149,7 @@ impl SqliteStore {
             .fetch_all(&mut connection)
             .await?;
         let page: i64 = page.first().map_or(Ok(0), |row| row.try_get(0))?;
-        *idle = Some(connection);
+        idle.connection = Some(connection);
         drop(idle);
         Ok(WriteAheadLog {
             bytes: size(),
@@ -166,7 +166,7 @@ impl SqliteStore {
         sqlx::query("PRAGMA optimize")
             .execute(&mut connection)
             .await?;
-        *idle = Some(connection);
+        idle.connection = Some(connection);
         Ok(())
     }
 }

@@ -1,7 +1,10 @@
 //! The one connection that writes.
 
+use std::time::Duration;
+
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use super::open::Connector;
 use crate::store::{Result, StoreError};
@@ -12,25 +15,44 @@ use crate::store::{Result, StoreError};
 /// (an error, a future that was dropped half way), the connection is closed, which rolls back, and the next
 /// transaction opens another: after a failure inside a transaction SQLite and sqlx may disagree on whether one is
 /// open, and such a connection would refuse every later statement.
+///
+/// After a transaction the lock is left to feeders for as long as it was held: who waits for it looks now and then, and
+/// would starve beside a writer that takes it again at once, the more so the slower the machine.
 #[derive(Debug)]
 pub(super) struct Writer {
     connector: Connector,
-    idle: Mutex<Option<SqliteConnection>>,
+    idle: Mutex<Idle>,
 }
+
+/// The connection between two transactions.
+#[derive(Debug)]
+pub(super) struct Idle {
+    pub(super) connection: Option<SqliteConnection>,
+    rests_until: Instant,
+}
+
+/// Left to others at least.
+const SHORTEST_REST: Duration = Duration::from_millis(5);
+/// Left to others at most: who waits with SQLite's busy time-out looks every 100 ms, or more often.
+const LONGEST_REST: Duration = Duration::from_millis(150);
 
 impl Writer {
     /// Starts with `first`, or with none.
     pub(super) fn new(connector: Connector, first: Option<SqliteConnection>) -> Self {
         Self {
             connector,
-            idle: Mutex::new(first),
+            idle: Mutex::new(Idle {
+                connection: first,
+                rests_until: Instant::now(),
+            }),
         }
     }
 
     /// Waits for its turn and for foreign locks, the latter no longer than [`crate::store::LOCK_PATIENCE`].
     pub(super) async fn begin(&self) -> Result<Transaction<'_>> {
         let mut idle = self.idle.lock().await;
-        let mut connection = match idle.take() {
+        tokio::time::sleep_until(idle.rests_until).await;
+        let mut connection = match idle.connection.take() {
             Some(connection) => connection,
             None => self.connector.connect().await?,
         };
@@ -40,11 +62,15 @@ impl Writer {
             .execute(&mut connection)
             .await
         {
-            Ok(_) => Ok(Transaction { idle, connection }),
+            Ok(_) => Ok(Transaction {
+                idle,
+                connection,
+                began: Instant::now(),
+            }),
             Err(error) => {
                 let error = StoreError::from(error);
                 if matches!(error, StoreError::Busy) {
-                    *idle = Some(connection);
+                    idle.connection = Some(connection);
                 }
                 Err(error)
             }
@@ -53,11 +79,9 @@ impl Writer {
 
     /// The idle connection, for statements that belong into no transaction. It goes back with
     /// [`Transaction`]'s rule: only if all went well.
-    pub(super) async fn outside(
-        &self,
-    ) -> Result<(MutexGuard<'_, Option<SqliteConnection>>, SqliteConnection)> {
+    pub(super) async fn outside(&self) -> Result<(MutexGuard<'_, Idle>, SqliteConnection)> {
         let mut idle = self.idle.lock().await;
-        let connection = match idle.take() {
+        let connection = match idle.connection.take() {
             Some(connection) => connection,
             None => self.connector.connect().await?,
         };
@@ -72,7 +96,7 @@ impl Writer {
     /// Closes the connection.
     pub(super) async fn close(&self) {
         use sqlx::Connection as _;
-        if let Some(connection) = self.idle.lock().await.take() {
+        if let Some(connection) = self.idle.lock().await.connection.take() {
             // Nothing is open on it, so nothing can be lost: an error here is of no use to anybody.
             let _ = connection.close().await;
         }
@@ -81,16 +105,20 @@ impl Writer {
 
 /// An open IMMEDIATE transaction; rolled back when dropped.
 pub(super) struct Transaction<'w> {
-    idle: MutexGuard<'w, Option<SqliteConnection>>,
+    idle: MutexGuard<'w, Idle>,
     /// To run statements on.
     pub(super) connection: SqliteConnection,
+    began: Instant,
 }
 
 impl Transaction<'_> {
     /// Commits. After an error the outcome is unknown: a failed fsync may be read back as a commit after a crash.
     pub(super) async fn commit(mut self) -> Result<()> {
-        sqlx::query("COMMIT").execute(&mut self.connection).await?;
-        *self.idle = Some(self.connection);
+        let committed = sqlx::query("COMMIT").execute(&mut self.connection).await;
+        let held = self.began.elapsed();
+        self.idle.rests_until = Instant::now() + held.clamp(SHORTEST_REST, LONGEST_REST);
+        committed?;
+        self.idle.connection = Some(self.connection);
         Ok(())
     }
 }
@@ -98,7 +126,8 @@ impl Transaction<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::testing;
-    use crate::store::{Store as _, StoreError};
+    use super::*;
+    use crate::store::Store as _;
 
     /// After one SQLITE_FULL inside a transaction the connection was wedged: every later transaction failed.
     #[tokio::test]
@@ -144,6 +173,35 @@ mod tests {
         let error = transaction.commit().await.unwrap_err();
         assert!(error.to_string().contains("refused"), "{error}");
         assert_eq!(store.add(&[testing::new("after")]).await.unwrap(), 1);
+    }
+
+    /// A neighbour that looks for the lock now and then gets it, though the daemon always wants it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_busy_writer_starves_nobody() {
+        let (_dir, store) = testing::store().await;
+        let store = std::sync::Arc::new(store);
+        let connector = store.writer.connector.clone();
+        let mut neighbour = connector.connect().await.unwrap();
+        sqlx::query("PRAGMA busy_timeout = 0")
+            .execute(&mut neighbour)
+            .await
+            .unwrap();
+        let busy = tokio::spawn(async move {
+            loop {
+                let transaction = store.writer.begin().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                transaction.commit().await.unwrap();
+            }
+        });
+        let (mut got, began) = (0, Instant::now());
+        while got < 100 {
+            assert!(began.elapsed() < Duration::from_secs(30), "{got} of 100");
+            let insert = format!("INSERT INTO messages (process_query_key) VALUES ('{got}')");
+            let inserted = sqlx::raw_sql(sqlx::AssertSqlSafe(insert));
+            got += i32::from(inserted.execute(&mut neighbour).await.is_ok());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        busy.abort();
     }
 
     /// A future dropped half way must not leave its transaction open for the next one.
