@@ -25,11 +25,12 @@ impl Pace {
         }
     }
 
-    /// Waits until the next call may go out; who has to wait at all waits for as many calls as fit into [`GRAIN`].
-    pub(super) async fn due(&self, calls_per_second: u32) {
-        if self.next > Instant::now() {
-            let together = GRAIN.saturating_sub(interval(calls_per_second));
-            tokio::time::sleep_until(self.next + together).await;
+    /// When the next call may go out. Who has to wait at all waits for as many calls as fit into [`GRAIN`].
+    pub(super) fn due(&self, now: Instant, calls_per_second: u32) -> Instant {
+        if self.next > now {
+            self.next + GRAIN.saturating_sub(interval(calls_per_second))
+        } else {
+            now
         }
     }
 
@@ -94,7 +95,7 @@ impl Address {
     pub(super) async fn enter(&self, lane: &LanePlaces, calls_per_second: u32) -> Option<Place> {
         let of_lane = lane.clone().acquire_owned().await.ok()?;
         let mut pace = self.pace.lock().await;
-        pace.due(calls_per_second).await;
+        tokio::time::sleep_until(pace.due(Instant::now(), calls_per_second)).await;
         let places = self.places.clone().acquire_owned().await.ok()?;
         pace.step(Instant::now(), calls_per_second);
         Some(Place { places, of_lane })
@@ -113,5 +114,56 @@ impl Address {
         self.banned_until
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However late the timers and the callers are, and after however long a rest.
+    #[test]
+    fn no_second_sees_more_calls_than_its_rate() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        for rate in [1_u32, 7, 20, 50, 100, 400, 500] {
+            let mut pace = Pace::new();
+            let mut now = Instant::now();
+            let mut calls: Vec<Instant> = Vec::new();
+            for _ in 0..10 * rate {
+                let late = match random.u32(..100) {
+                    0 => 3_000_000,
+                    1..5 => 50_000,
+                    5..20 => 2_000,
+                    _ => 0,
+                };
+                now = pace.due(now, rate) + Duration::from_micros(random.u64(..=late));
+                pace.step(now, rate);
+                calls.push(now);
+            }
+            let many = rate as usize;
+            for (first, last) in calls.iter().zip(&calls[many..]) {
+                assert!(*last - *first >= Duration::from_secs(1), "rate {rate}");
+            }
+        }
+    }
+
+    /// Nine calls that are due within 20 ms wake the daemon up once; those of a slow lane go out one by one.
+    #[test]
+    fn calls_that_are_due_together_go_out_together() {
+        for (rate, bursts) in [(10, 99), (50, 99), (500, 12)] {
+            let mut pace = Pace::new();
+            let mut now = Instant::now();
+            let mut moments = 0;
+            for _ in 0..100 {
+                let due = pace.due(now, rate);
+                moments += u32::from(due > now);
+                now = due;
+                pace.step(now, rate);
+            }
+            assert!(moments <= bursts, "rate {rate}: {moments}");
+            assert!(rate > 50 || moments == bursts, "rate {rate}: {moments}");
+        }
     }
 }

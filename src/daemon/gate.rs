@@ -145,7 +145,7 @@ impl Gate {
         self.wait_out_pauses(fresh).await?;
         let token = self.token(&mut turn, setup).await?;
         let rate = setup.account.calls_per_second;
-        turn.pace.due(rate).await;
+        tokio::time::sleep_until(turn.pace.due(Instant::now(), rate)).await;
         let Some(place) = self
             .address
             .enter(&self.places, setup.settings.endpoint.calls_per_second)
