@@ -27,7 +27,7 @@ struct Peer {
 }
 
 pub(crate) async fn run(effort: Effort) -> anyhow::Result<()> {
-    let (calls, rounds) = effort.of((20_000, 5), (5_000, 3));
+    let (calls, rounds) = effort.of((10_000, 3), (5_000, 1));
     let load = Load {
         walks: calls,
         pages: 1,
