@@ -145,7 +145,9 @@ impl Gate {
         self.wait_out_pauses(fresh).await?;
         let token = self.token(&mut turn, setup).await?;
         let rate = setup.account.calls_per_second;
-        tokio::time::sleep_until(turn.pace.due(Instant::now(), rate)).await;
+        if let Some(due) = turn.pace.due(Instant::now(), rate) {
+            tokio::time::sleep_until(due).await;
+        }
         let Some(place) = self
             .address
             .enter(&self.places, setup.settings.endpoint.calls_per_second)
