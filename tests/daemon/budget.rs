@@ -15,9 +15,14 @@ async fn house(accounts: &str) -> House {
     house
 }
 
-fn insert(house: &House, account: &str, name: &str, count: usize) {
-    let values: Vec<String> = (0..count)
-        .map(|n| format!("('sb:readers=3,median=2s,expire=20s;{name}-{n}', '{account}')"))
+/// In one transaction: the daemon knows of all of them or of none.
+fn insert(house: &House, accounts: &[&str], name: &str, count: usize) {
+    let row = |account: &str, n: usize| {
+        format!("('sb:readers=3,median=2s,expire=20s;{account}-{name}-{n}', '{account}')")
+    };
+    let values: Vec<String> = accounts
+        .iter()
+        .flat_map(|account| (0..count).map(move |n| row(account, n)))
         .collect();
     house.sql(&format!(
         "INSERT INTO messages (process_query_key, account) VALUES {}",
@@ -35,7 +40,7 @@ fn said(house: &House, what: &str) -> usize {
 async fn a_short_month_thins_the_polls_and_keeps_every_last_chance() {
     let house = house(&format!("{DEFAULT_ACCOUNT}monthly_calls = 90\n")).await;
     // At 12 calls each they would cost 360.
-    insert(&house, "default", "m", 30);
+    insert(&house, &["default"], "m", 30);
     house.until(PENDING, "0").await;
     let metered = house.sandbox.counts().metered;
     assert!(metered <= 90, "{metered} calls\n{}", house.log());
@@ -56,8 +61,7 @@ async fn accounts_that_share_a_budget_stop_together_and_the_log_says_what_was_dr
     let other = shared.replace("accounts.default", "accounts.other");
     let budget = "[budgets.both]\nmonthly_calls = 12\n";
     let mut house = house(&format!("{shared}{other}{budget}")).await;
-    insert(&house, "default", "d", 10);
-    insert(&house, "other", "o", 10);
+    insert(&house, &["default", "other"], "m", 10);
     house.until(PENDING, "0").await;
     assert_eq!(house.sandbox.counts().metered, 12, "{}", house.log());
     for once in ["budget both: 80 % of the 12", "budget both: all 12 calls"] {
@@ -70,7 +74,7 @@ async fn accounts_that_share_a_budget_stop_together_and_the_log_says_what_was_dr
     // A restart does not forget what was spent.
     house.kill();
     house.start();
-    insert(&house, "default", "late", 1);
+    insert(&house, &["default"], "late", 1);
     house.until(PENDING, "0").await;
     assert_eq!(house.sandbox.counts().metered, 12);
 }
