@@ -196,9 +196,11 @@ mod tests {
         let (mut got, began) = (0, Instant::now());
         while got < 100 {
             assert!(began.elapsed() < Duration::from_secs(30), "{got} of 100");
-            let insert = format!("INSERT INTO messages (process_query_key) VALUES ('{got}')");
-            let inserted = sqlx::raw_sql(sqlx::AssertSqlSafe(insert));
-            got += i32::from(inserted.execute(&mut neighbour).await.is_ok());
+            let inserted = sqlx::query("INSERT INTO messages (process_query_key) VALUES (?1)")
+                .bind(got.to_string())
+                .execute(&mut neighbour)
+                .await;
+            got += i32::from(inserted.is_ok());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         busy.abort();
