@@ -22,6 +22,7 @@ use crate::receipt::{
     Claim, Disposition, ErrorCode, Message, Outcome, SeenReader, SendStatus, UnixMs, UserId,
     WalkEnd,
 };
+use crate::telemetry::panic_text;
 
 /// A claimed row with all that its walk needs.
 pub(super) struct Job {
@@ -73,9 +74,7 @@ pub(super) async fn pool(
 
 /// A walk that panics is this key's error and nobody else's.
 fn panicked(claim: Claim, panic: &(dyn Any + Send), at: UnixMs, vitals: &Vitals) -> Outcome {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    let text = text.unwrap_or("it does not say why");
+    let text = panic_text(panic);
     if let Some(again) = vitals.warnings().admit("a walk panicked") {
         tracing::error!(
             message.key = %claim.key, error = text, suppressed = again.count(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::mischief::Mischief;
 use super::random::{fraction, hash};
+use crate::receipt::whole_ms;
 
 /// Random faults for every key.
 #[derive(Clone, Debug)]
@@ -111,11 +112,9 @@ impl FaultPlan {
     /// What every call meets at a time since the start, if an outage is on.
     pub fn outage(&self, since_start: Duration) -> Option<Mischief> {
         let Outages { every, length } = self.outages?;
-        let every_ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1);
-        let length_ms = u64::try_from(length.as_millis())
-            .unwrap_or(u64::MAX)
-            .min(every_ms);
-        let at = u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX);
+        let every_ms = whole_ms(every).max(1);
+        let length_ms = whole_ms(length).min(every_ms);
+        let at = whole_ms(since_start);
         let luck = hash(self.seed, "outage", at / every_ms);
         let begin = (luck >> 8) % (every_ms - length_ms + 1);
         let inside = (begin..begin + length_ms).contains(&(at % every_ms));

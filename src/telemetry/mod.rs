@@ -21,6 +21,7 @@ use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+pub use panics::panic_text;
 pub use repeats::{Again, LineBudget, Repeats, Warnings};
 pub use surroundings::Surroundings;
 

@@ -1,6 +1,7 @@
 //! A panic in the log's own form: the standard hook would write several lines of text between objects of JSON, and in the
 //! journal without a priority.
 
+use std::any::Any;
 use std::panic::PanicHookInfo;
 
 use super::Warnings;
@@ -9,10 +10,7 @@ use super::Warnings;
 pub(super) fn hook() -> impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static {
     let warnings = Warnings::default();
     move |panic| {
-        let payload = panic.payload();
-        let text = payload.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        let what = text.unwrap_or("without a word");
+        let what = panic_text(panic.payload());
         let location = panic.location().map(ToString::to_string);
         let location = location.as_deref().unwrap_or("an unknown place");
         if let Some(again) = warnings.admit(location) {
@@ -24,4 +22,11 @@ pub(super) fn hook() -> impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static {
             );
         }
     }
+}
+
+/// What a panic said, from its payload.
+pub fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("without a word")
 }

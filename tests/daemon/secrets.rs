@@ -118,18 +118,15 @@ async fn log_of_everything_that_can_go_wrong(filter: &str, format: &str) -> (Hou
             .filter(|key| !asked.contains(key.as_str()))
             .collect()
     };
-    let since = std::time::Instant::now();
-    while !unasked().is_empty() {
-        assert!(
-            since.elapsed().as_secs() < 60,
-            "{:?} are not asked: {:?}\n{}",
-            unasked(),
-            house.sql("SELECT * FROM messages WHERE state = 'pending'"),
-            house.log()
-        );
-        house.signal("HUP");
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    }
+    reload_until(
+        &house,
+        || unasked().is_empty(),
+        || {
+            let waiting = house.sql("SELECT * FROM messages WHERE state = 'pending'");
+            format!("{:?} are not asked: {waiting:?}", unasked())
+        },
+    )
+    .await;
     // What stops a whole account, or all of them; a reload lets the accounts that are blocked by now try at once.
     house.sql("UPDATE messages SET state = 'cancelled' WHERE state = 'pending' AND account IN ('default', 'suite')");
     house.sandbox.set_faults(None);
@@ -143,18 +140,30 @@ async fn log_of_everything_that_can_go_wrong(filter: &str, format: &str) -> (Hou
          ('sb:code=Forbidden.AccessDenied.ApiCountLimitForOrg;q', 'suite', 'corp-a')",
     );
     // A walk that was under way may meet a throttled minute after that reload, which another one ends.
-    let since = std::time::Instant::now();
-    while !house.log().contains("calls of this month are used up") {
-        assert!(since.elapsed().as_secs() < 60, "{}", house.log());
-        house.signal("HUP");
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    }
+    let used_up = "calls of this month are used up";
+    let told = || house.log().contains(used_up);
+    reload_until(&house, told, || format!("not logged: {used_up}")).await;
     house.sql("INSERT INTO messages (process_query_key) VALUES ('sb:banned;b')");
     house.until_logged("DingTalk has banned this address").await;
     house.signal("TERM");
     assert!(house.ended().await.success(), "{}", house.log());
     let log = house.log();
     (house, log)
+}
+
+/// Reloads until a condition holds: each reload lets the accounts that pause try at once.
+async fn reload_until(house: &House, condition: impl Fn() -> bool, missing: impl Fn() -> String) {
+    let since = std::time::Instant::now();
+    while !condition() {
+        assert!(
+            since.elapsed().as_secs() < 60,
+            "{}\n{}",
+            missing(),
+            house.log()
+        );
+        house.signal("HUP");
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
 }
 
 fn nothing_secret(house: &House, log: &str) {

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::super::real;
+
 /// Columns between the axes.
 const WIDTH: u32 = 56;
 /// Lines between the axes.
@@ -56,9 +58,7 @@ pub fn read_curve(share_read_by: impl Fn(Duration) -> f64, lifetime: Duration) -
         let to = age_at(column + 1) * 1_000.0;
         // A tick on the very end of the life may be off by a rounding error.
         let tick = TICKS.iter().find(|(ms, _)| {
-            // Exact: a year of milliseconds is below 2^53.
-            #[allow(clippy::cast_precision_loss)]
-            let ms = *ms as f64 * (1.0 + 1e-9);
+            let ms = real(*ms) * (1.0 + 1e-9);
             from <= ms && ms < to
         });
         let at = labels_start(column);

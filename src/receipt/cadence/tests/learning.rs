@@ -57,25 +57,30 @@ fn habits_of_version_1_are_read() {
     assert!((read.reads().0 - 100.0).abs() < 0.1);
 }
 
-/// One message each six minutes for so many days, read after an exponential time and polled at six ages. The memory of 30
-/// days fades it.
+/// One message that 90 % read, after an exponential time of `mean` seconds, polled at six ages that vary from message to
+/// message as jitter and two mixed policies make them vary.
+fn one_read(habits: &mut Habits, random: &mut fastrand::Rng, expected: Option<u32>, mean: f64) {
+    let read = (random.f64() < 0.9).then(|| -mean * (1.0 - random.f64()).ln());
+    let (mut from, mut seen) = (0.0, false);
+    for poll in [60.0, 300.0, 900.0, 2_400.0, 7_200.0, 86_100.0] {
+        let to = poll * (0.8 + 0.4 * random.f64());
+        let new = !seen && read.is_some_and(|read| read <= to);
+        let [start, end] = [from, to].map(Duration::from_secs_f64);
+        habits.learn(&walk(expected, start, end, u32::from(new)));
+        seen |= new;
+        from = to;
+        if seen && expected.is_some() {
+            break;
+        }
+    }
+}
+
+/// One message each six minutes for so many days, see [`one_read`]. The memory of 30 days fades it.
 fn days_of_reads(habits: &mut Habits, expected: Option<u32>, mean: f64, days: u32, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let rules = Rules::default();
     for _ in 0..days * 240 {
-        let read = (random.f64() < 0.9).then(|| -mean * (1.0 - random.f64()).ln());
-        let (mut from, mut seen) = (0.0, false);
-        for poll in [60.0, 300.0, 900.0, 2_400.0, 7_200.0, 86_100.0] {
-            let to = poll * (0.8 + 0.4 * random.f64());
-            let new = !seen && read.is_some_and(|read| read <= to);
-            let [start, end] = [from, to].map(Duration::from_secs_f64);
-            habits.learn(&walk(expected, start, end, u32::from(new)));
-            seen |= new;
-            from = to;
-            if seen && expected.is_some() {
-                break;
-            }
-        }
+        one_read(habits, &mut random, expected, mean);
         habits.forget(HOUR / 10, rules.memory);
     }
 }
@@ -153,8 +158,7 @@ fn what_was_learned_fades_toward_the_prior() {
     assert_eq!(habits.reads(), before);
 }
 
-/// Reads after an exponential time of mean 20 minutes by 90 % of readers, polled at ages that vary from message to
-/// message as jitter and two mixed policies make them vary.
+/// The readers' mean time is 20 minutes.
 #[test]
 fn the_learned_curve_comes_close_to_the_truth() {
     let mut random = fastrand::Rng::with_seed(4_711);
@@ -163,19 +167,7 @@ fn the_learned_curve_comes_close_to_the_truth() {
     for expected in [Some(1), None] {
         let mut habits = Habits::prior(&rules);
         for _ in 0..2_000 {
-            let read = (random.f64() < 0.9).then(|| -1_200.0 * (1.0 - random.f64()).ln());
-            let (mut from, mut seen) = (0.0, false);
-            for poll in [60.0, 300.0, 900.0, 2_400.0, 7_200.0, 86_100.0] {
-                let to = poll * (0.8 + 0.4 * random.f64());
-                let new = !seen && read.is_some_and(|read| read <= to);
-                let [start, end] = [from, to].map(Duration::from_secs_f64);
-                habits.learn(&walk(expected, start, end, u32::from(new)));
-                seen |= new;
-                from = to;
-                if seen && expected.is_some() {
-                    break;
-                }
-            }
+            one_read(&mut habits, &mut random, expected, 1_200.0);
         }
         let read_at_all = if expected.is_some() {
             1.0
