@@ -8,7 +8,7 @@
 
 use super::grid::Grid;
 use super::observe::Sight;
-use super::table::{Curve, Kind, Table};
+use super::table::{Curve, Kind, Spread, Table};
 
 /// The estimate that spreads reads is computed anew after so many walks at first, later after a larger number.
 const REFRESH_FIRST: u32 = 16;
@@ -62,9 +62,14 @@ impl Learned {
             let said = (recent - long).clamp(-MOST_SAID, MOST_SAID);
             self.ahead = (self.ahead + said).max(0.0);
         }
-        let delay = self.table.add(grid, &self.curve, interval, reads, waiting);
-        self.recent
-            .add(grid, &self.recent_curve, interval, reads, waiting);
+        let mut delay = 0.0;
+        if let Some(spread) = Spread::new(grid, &self.curve, interval) {
+            self.table.add(&spread, reads, waiting);
+            delay = reads * spread.delay(interval.1);
+        }
+        if let Some(spread) = Spread::new(grid, &self.recent_curve, interval) {
+            self.recent.add(&spread, reads, waiting);
+        }
         self.since_refresh += 1;
         if self.since_refresh.is_multiple_of(REFRESH_FIRST) {
             self.recent_curve = self.recent.curve(grid);

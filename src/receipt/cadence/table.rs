@@ -5,6 +5,7 @@
 //! the ratio of the sums is its maximisation step, smoothed over neighbouring bins (Silverman, Jones, Wilson and
 //! Nychka 1990) since polls at the same ages every time leave the shape within an interval open.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -78,51 +79,24 @@ impl Table {
         self.events.iter().sum()
     }
 
-    /// Adds what one walk saw: `reads` somewhere in the ages `from..to` (seconds), while `waiting` more readers (or the
-    /// message itself, where their number is unknown) were waited for throughout. Returns the delay of those reads in
-    /// seconds, as far as the present estimate `curve` tells.
-    pub(super) fn add(
-        &mut self,
-        grid: &Grid,
-        curve: &Curve,
-        (from, to): (f64, f64),
-        reads: f64,
-        waiting: f64,
-    ) -> f64 {
-        let span = to.min(grid.lifetime()) - from;
-        let (first, last) = (curve.progress(grid, from), curve.progress(grid, to));
-        let whole = last - first;
-        let mut before = first;
-        let mut delay = 0.0;
-        let mut unread = 1.0;
-        for (bin, start, end) in grid.parts(from, to) {
-            let length = end - start;
-            if reads == 0.0 {
-                self.exposure[bin] += length * waiting;
-                continue;
-            }
-            // Where the estimate sees nothing at all in the interval, any place in it is as good.
-            let share = if whole > f64::MIN_POSITIVE {
-                let reached = if end < grid.edges()[bin + 1] {
-                    last
-                } else {
-                    curve.progress[bin + 1]
-                };
-                (reached - std::mem::replace(&mut before, reached)) / whole
-            } else {
-                length / span
-            };
-            self.events[bin] += reads * share;
-            let read_later = (unread - share / 2.0).max(0.0);
-            let at_risk = match self.kind {
-                Kind::PerReader => waiting + reads * read_later,
-                Kind::PerMessage => waiting,
-            };
-            self.exposure[bin] += length * at_risk;
-            delay += reads * share * (to - (start + end) / 2.0);
-            unread -= share;
+    /// Adds what one walk saw: `reads` somewhere in an interval, spread as the present estimate has them, while `waiting`
+    /// more readers (or the message itself, where their number is unknown) were waited for throughout.
+    pub(super) fn add(&mut self, spread: &Spread, reads: f64, waiting: f64) {
+        let readers = match self.kind {
+            Kind::PerReader => reads,
+            Kind::PerMessage => 0.0,
+        };
+        let bins = spread.bins.clone();
+        let seen = self.events[bins.clone()]
+            .iter_mut()
+            .zip(&mut self.exposure[bins]);
+        // No bin depends on another, so that the compiler does several at once: a walk may cover two hundred.
+        for ((events, exposure), ((start, end), (before, after))) in seen.zip(spread.parts()) {
+            // What is rounded below zero would be refused when it is read again from the store.
+            let (read, unread) = (after - before, 1.0 - (before + after) / 2.0);
+            *events += reads * read.max(0.0);
+            *exposure += (end - start) * (waiting + readers * unread.max(0.0));
         }
-        delay
     }
 
     /// The present estimate: what was seen and the prior together.
@@ -166,6 +140,63 @@ impl Table {
             }
         }
         table
+    }
+}
+
+/// Where the reads of an interval of age lie, as an estimate has it.
+#[derive(Debug)]
+pub(super) struct Spread {
+    bins: Range<usize>,
+    /// Where the bins' parts of the interval begin and end, in seconds.
+    ages: Vec<f64>,
+    /// The share of the reads that happened by each of these ages.
+    read: Vec<f64>,
+}
+
+impl Spread {
+    /// `None` for an interval that holds nothing of a key's life.
+    pub(super) fn new(grid: &Grid, curve: &Curve, (from, to): (f64, f64)) -> Option<Self> {
+        let to = to.min(grid.lifetime());
+        if from >= to {
+            return None;
+        }
+        let bins = grid.bin_of(from)..grid.bin_of(to) + 1;
+        let cut = |edges: &[f64], from: f64, to: f64| {
+            let mut cut = Vec::with_capacity(bins.len() + 1);
+            cut.push(from);
+            cut.extend_from_slice(&edges[bins.start + 1..bins.end]);
+            cut.push(to);
+            cut
+        };
+        let ages = cut(grid.edges(), from, to);
+        let (first, last) = (curve.progress(grid, from), curve.progress(grid, to));
+        let mut read = if last - first > f64::MIN_POSITIVE {
+            cut(&curve.progress, first, last)
+        } else {
+            // Where the estimate sees nothing at all in the interval, any place in it is as good.
+            ages.clone()
+        };
+        let (first, last) = (read[0], read[bins.len()]);
+        let scale = 1.0 / (last - first);
+        for read in &mut read {
+            *read = (*read - first) * scale;
+        }
+        Some(Self { bins, ages, read })
+    }
+
+    /// How long a read waited on average for the walk that saw it at the age `to`, in seconds.
+    pub(super) fn delay(&self, to: f64) -> f64 {
+        let mut delay = 0.0;
+        for ((start, end), (before, after)) in self.parts() {
+            delay += (after - before) * (to - (start + end) / 2.0);
+        }
+        delay
+    }
+
+    /// The parts' ages, and the shares by then.
+    fn parts(&self) -> impl Iterator<Item = ((&f64, &f64), (&f64, &f64))> {
+        let ages = self.ages.iter().zip(&self.ages[1..]);
+        ages.zip(self.read.iter().zip(&self.read[1..]))
     }
 }
 
@@ -304,7 +335,11 @@ mod tests {
         for kind in [Kind::PerReader, Kind::PerMessage] {
             let mut table = Table::new(kind, &grid);
             let curve = table.curve(&grid);
-            let delay = table.add(&grid, &curve, (100.0, 5_000.0), 3.0, 0.0);
+            let spread = Spread::new(&grid, &curve, (100.0, 5_000.0)).unwrap();
+            table.add(&spread, 3.0, 0.0);
+            let seen = table.events.iter().chain(&table.exposure);
+            assert!(seen.into_iter().all(|number| *number >= 0.0));
+            let delay = 3.0 * spread.delay(5_000.0);
             assert!((table.weight() - 3.0).abs() < 1e-9);
             assert!(delay > 0.0 && delay < 3.0 * 4_900.0);
             // Readers who read within the interval waited a part of it; a message that nobody waits for, not at all.
@@ -317,11 +352,49 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_is_cut_at_the_edges_of_its_bins() {
+        let grid = day();
+        let believed = Table::new(Kind::PerReader, &grid).curve(&grid);
+        let blind = Curve::known(Kind::PerReader, &grid, |_| 0.0);
+        let edge = grid.edges()[100];
+        for (from, to) in [
+            (0.0, 10.0),
+            (7.0, 90_000.0),
+            (300.0, 300.1),
+            (3.0, edge),
+            (edge, 1e5),
+        ] {
+            for curve in [&believed, &blind] {
+                let spread = Spread::new(&grid, curve, (from, to)).unwrap();
+                assert_eq!((spread.ages[0], spread.read[0]), (from, 0.0));
+                assert_eq!(spread.ages.last(), Some(&to.min(86_400.0)));
+                assert!((spread.read[spread.bins.len()] - 1.0).abs() < 1e-9);
+                for (bin, ((start, end), (before, after))) in
+                    spread.bins.clone().zip(spread.parts())
+                {
+                    assert!(grid.edges()[bin] <= *start && *end <= grid.edges()[bin + 1]);
+                    assert!(start <= end && *before <= after + 1e-12);
+                }
+            }
+            // Where nothing is foretold, a read may lie anywhere: in the middle, on average.
+            let spread = Spread::new(&grid, &blind, (from, to)).unwrap();
+            let middle = (from + to.min(86_400.0)) / 2.0;
+            assert!((spread.delay(to) - (to - middle)).abs() < 1e-6 * to);
+        }
+        assert!(Spread::new(&grid, &believed, (90_000.0, 100_000.0)).is_none());
+        assert!(Spread::new(&grid, &believed, (5.0, 5.0)).is_none());
+    }
+
+    #[test]
     fn another_grid_keeps_the_counts() {
         let (from, to) = (day(), Grid::new(Duration::from_secs(40_000)));
         let mut table = Table::new(Kind::PerReader, &from);
         let curve = table.curve(&from);
-        table.add(&from, &curve, (50.0, 900.0), 5.0, 7.0);
+        table.add(
+            &Spread::new(&from, &curve, (50.0, 900.0)).unwrap(),
+            5.0,
+            7.0,
+        );
         let moved = table.rebinned(&from, &to);
         assert!((moved.weight() - 5.0).abs() < 1e-9);
         let total = |table: &Table| table.exposure.iter().sum::<f64>();
