@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::rows::{Cells, bounded_text, columns, decode};
+use super::rows::{Cells, bounded, columns, decode};
 use super::{SqliteStore, count, lane_of, limit_word, not_json, writes};
 use crate::receipt::{Lane, Message, MessageKey, State, UnixMs};
 use crate::store::{CallCount, LaneTotals, NewMessage, Reader, Result, Selection};
@@ -55,9 +55,9 @@ const MESSAGE: &str = concat!(
 /// ?1: now.
 pub(super) const PENDING_TOTALS: &str = concat!(
     "SELECT ",
-    bounded_text!("account"),
+    bounded!("account"),
     ", ifnull(",
-    bounded_text!("corp_id"),
+    bounded!("corp_id"),
     ", ''), count(*),
         sum(next_poll_at <= ?1), min(next_poll_at)
     FROM messages INDEXED BY messages_due
@@ -68,9 +68,9 @@ pub(super) const PENDING_TOTALS: &str = concat!(
 /// ?1: now. A new row waits from its insert on, or from its feeder's `next_poll_at`.
 const NEW_TOTALS: &str = concat!(
     "SELECT ",
-    bounded_text!("account"),
+    bounded!("account"),
     ", ifnull(",
-    bounded_text!("corp_id"),
+    bounded!("corp_id"),
     ", ''), count(*),
         sum(ifnull(next_poll_at, inserted_at) <= ?1), min(ifnull(next_poll_at, inserted_at))
     FROM messages INDEXED BY messages_new
@@ -80,11 +80,11 @@ const NEW_TOTALS: &str = concat!(
 
 pub(super) const FINAL_TOTALS: &str = concat!(
     "SELECT ",
-    bounded_text!("account"),
+    bounded!("account"),
     ", ifnull(",
-    bounded_text!("corp_id"),
+    bounded!("corp_id"),
     ", ''), ",
-    bounded_text!("state"),
+    bounded!("state"),
     ", count(*)
     FROM messages INDEXED BY messages_final
     WHERE state <> 'pending'

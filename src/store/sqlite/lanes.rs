@@ -1,6 +1,6 @@
 //! Which lanes have rows, found by stepping from lane to lane through an index.
 
-use super::rows::{Cells, bounded_text};
+use super::rows::{Cells, bounded};
 use super::{SqliteStore, ids_json, limit_word, not_json};
 use crate::receipt::{Lane, MessageId, UnixMs};
 use crate::store::{LaneDue, Result};
@@ -59,9 +59,9 @@ macro_rules! due_heads {
 pub(super) const LANES: &str = concat!(
     due_heads!(),
     "SELECT m.id, ",
-    bounded_text!("m.account"),
+    bounded!("m.account"),
     ", ",
-    bounded_text!("m.corp_id"),
+    bounded!("m.corp_id"),
     ", f.id, f.next_poll_at
     FROM head JOIN messages AS m ON m.id = head.id LEFT JOIN messages AS f ON f.id = (
         SELECT n.id FROM messages AS n INDEXED BY messages_due
@@ -76,9 +76,9 @@ pub(super) const LANES: &str = concat!(
 pub(super) const NEW_LANES: &str = concat!(
     lane_heads!("messages_new", "IS NULL"),
     "SELECT m.id, ",
-    bounded_text!("m.account"),
+    bounded!("m.account"),
     ", ",
-    bounded_text!("m.corp_id"),
+    bounded!("m.corp_id"),
     " FROM head JOIN messages AS m ON m.id = head.id"
 );
 

@@ -45,7 +45,7 @@ pub const APPLICATION_ID: i32 = 0x7263_7074;
 /// ?1: the suite.
 const TICKET: &str = concat!(
     "SELECT ",
-    rows::bounded_text!("ticket"),
+    rows::bounded!("ticket"),
     " FROM suite_tickets WHERE suite_key = ?1"
 );
 

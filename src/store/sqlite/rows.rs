@@ -6,36 +6,23 @@ use sqlx::{Decode, Row, TypeInfo, ValueRef};
 
 use crate::receipt::{Chat, Lane, Message, MessageId, MessageKey, SendStatus, State, UnixMs};
 
-/// Text of a row or of a lane that a feeder may have written, as long as it may be: a cell that went round the checks can
-/// hold a gigabyte, and nothing of it is loaded. What is too long is a BLOB here, which no column of text may be.
-/// `octet_length` asks the record's head alone.
-macro_rules! bounded_text {
+/// A cell that a feeder may have written, as long as it may be: one that went round the checks can hold a gigabyte, and
+/// nothing of it is loaded. What is too long is a BLOB here, which no column may be. Of text `octet_length` asks the record's
+/// head alone; a number has few digits (and `typeof` to find the numbers costs more than to count those).
+macro_rules! bounded {
     ($cell:literal) => {
         concat!("iif(octet_length(", $cell, ") > 4096, x'', ", $cell, ")")
     };
 }
-pub(super) use bounded_text;
-
-/// As [`bounded_text!`], for a number.
-macro_rules! bounded_number {
-    ($cell:literal) => {
-        concat!(
-            "iif(typeof(",
-            $cell,
-            ") IN ('integer', 'null'), ",
-            $cell,
-            ", x'')"
-        )
-    };
-}
+pub(super) use bounded;
 
 /// A list of cells, each under a name that is no column's: ORDER BY shall mean the column and its index.
 macro_rules! cells {
-    ($($kind:ident $cell:literal),+) => {
+    ($($cell:literal),+) => {
         /// The cells that [`decode`] reads, in its order.
         macro_rules! columns {
             () => {
-                concat!("id AS c_id" $(, ", ", $crate::store::sqlite::rows::$kind!($cell), " AS c_", $cell)+)
+                concat!("id AS c_id" $(, ", ", $crate::store::sqlite::rows::bounded!($cell), " AS c_", $cell)+)
             };
         }
         /// Their names in a SELECT from [`columns!`].
@@ -46,33 +33,31 @@ macro_rules! cells {
         }
     };
 }
-pub(super) use bounded_number;
-
 cells!(
-    bounded_text "process_query_key",
-    bounded_text "account",
-    bounded_text "corp_id",
-    bounded_text "robot_code",
-    bounded_text "open_conversation_id",
-    bounded_text "chat",
-    bounded_number "expected_readers",
-    bounded_number "sent_at",
-    bounded_number "inserted_at",
-    bounded_number "retried_at",
-    bounded_text "state",
-    bounded_number "next_poll_at",
-    bounded_number "admitted_at",
-    bounded_number "last_polled_at",
-    bounded_number "last_complete_at",
-    bounded_number "answered_at",
-    bounded_number "reader_count",
-    bounded_number "blocked",
-    bounded_text "last_error",
-    bounded_number "last_error_at",
-    bounded_text "send_status",
-    bounded_number "call_count",
-    bounded_number "last_chance_at",
-    bounded_number "finished_at"
+    "process_query_key",
+    "account",
+    "corp_id",
+    "robot_code",
+    "open_conversation_id",
+    "chat",
+    "expected_readers",
+    "sent_at",
+    "inserted_at",
+    "retried_at",
+    "state",
+    "next_poll_at",
+    "admitted_at",
+    "last_polled_at",
+    "last_complete_at",
+    "answered_at",
+    "reader_count",
+    "blocked",
+    "last_error",
+    "last_error_at",
+    "send_status",
+    "call_count",
+    "last_chance_at",
+    "finished_at"
 );
 pub(super) use {column_names, columns};
 
