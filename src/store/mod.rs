@@ -200,6 +200,15 @@ pub struct Pruned {
     pub readers: u64,
 }
 
+/// A batch of a prune.
+#[derive(Clone, Copy, Debug)]
+pub struct PruneBatch {
+    /// What it removed; zeroes mean that nothing is left.
+    pub pruned: Pruned,
+    /// How long removing took. Without the wait for the lock and the COMMIT, which a smaller batch makes no shorter.
+    pub work: Duration,
+}
+
 /// The write-ahead log after a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteAheadLog {
@@ -331,14 +340,13 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<u64>> + Send;
 
     /// Removes finished messages (of one state, where given) that finished before `before`, with their readers, and
-    /// readers that no message has any more; one small batch of at most `limit` messages. Zeroes mean that
-    /// nothing is left.
+    /// readers that no message has any more; one small batch of at most `limit` messages.
     fn prune(
         &self,
         before: UnixMs,
         state: Option<State>,
         limit: usize,
-    ) -> impl Future<Output = Result<Pruned>> + Send;
+    ) -> impl Future<Output = Result<PruneBatch>> + Send;
 
     /// What `prune` would remove in all.
     fn prunable(

@@ -5,17 +5,16 @@ use std::time::{Duration, Instant};
 use super::{Pruned, Result, Store};
 use crate::receipt::{State, UnixMs};
 
-/// How long a step should take: about as long as a commit of results.
+/// How long a step should hold the lock, but for its COMMIT: about as long as a commit of results.
 const AIM: Duration = Duration::from_millis(20);
-/// The least pause after a step.
-const BREATH: Duration = Duration::from_millis(5);
 /// Messages a step, at least and at most.
 const FEWEST: usize = 4;
 /// See [`FEWEST`].
 const MOST: usize = 512;
 
 /// Finds out how many messages a step may take: how long a row takes depends on the disk, on where its index entries
-/// lie, and on who else is at work.
+/// lie, and on who else is at work. Waiting tells nothing of it: steps that shrank because a slow disk or a feeder kept them
+/// waiting would take a turn, and a flush of the disk, for four messages each.
 #[derive(Debug)]
 pub struct Pruning {
     messages: usize,
@@ -26,7 +25,8 @@ pub struct Pruning {
 pub struct Step {
     /// What it removed; nothing: all is done.
     pub pruned: Pruned,
-    /// How long to wait before the next one: as long as this one took, so that half of the time is left to others.
+    /// How long to wait before the next one: as long as this one took, with its wait for the lock and its COMMIT. So the
+    /// longer results have to wait, the more of the time is left to them.
     pub pause: Duration,
 }
 
@@ -48,19 +48,18 @@ impl Pruning {
         state: Option<State>,
     ) -> Result<Step> {
         let began = Instant::now();
-        let pruned = store.prune(before, state, self.messages).await?;
-        let took = began.elapsed();
-        self.learn(took);
+        let batch = store.prune(before, state, self.messages).await?;
+        self.learn(batch.work);
         Ok(Step {
-            pruned,
-            pause: took.max(BREATH),
+            pruned: batch.pruned,
+            pause: began.elapsed(),
         })
     }
 
-    fn learn(&mut self, took: Duration) {
-        if took > AIM {
+    fn learn(&mut self, work: Duration) {
+        if work > AIM {
             self.messages = (self.messages / 2).max(FEWEST);
-        } else if took < AIM / 2 {
+        } else if work < AIM / 2 {
             self.messages = (self.messages * 2).min(MOST);
         }
     }
@@ -74,7 +73,7 @@ mod tests {
     fn a_step_grows_while_it_is_quick_and_shrinks_when_it_holds_others_up() {
         let mut pruning = Pruning::default();
         let ms = Duration::from_millis;
-        // (it took, the next step's messages)
+        // (its work took, the next step's messages)
         let story = [
             (ms(1), 64),
             (ms(1), 128),
@@ -82,9 +81,9 @@ mod tests {
             (ms(21), 64),
             (ms(400), 32),
         ];
-        for (took, messages) in story {
-            pruning.learn(took);
-            assert_eq!(pruning.messages, messages, "after {took:?}");
+        for (work, messages) in story {
+            pruning.learn(work);
+            assert_eq!(pruning.messages, messages, "after {work:?}");
         }
         for _ in 0..20 {
             pruning.learn(ms(1));

@@ -294,7 +294,11 @@ async fn a_group_is_pruned_to_its_last_reader<B: Backend>() {
     assert_eq!(told, expected);
     let mut sum = Pruned::default();
     loop {
-        let some = store.prune(at(9), Some(State::Failed), 1).await.unwrap();
+        let some = store
+            .prune(at(9), Some(State::Failed), 1)
+            .await
+            .unwrap()
+            .pruned;
         if some == Pruned::default() {
             break;
         }

@@ -8,8 +8,8 @@ use receiptd::receipt::{
     Claim, ErrorCode, Lane, Message, MessageId, MessageKey, Outcome, State, UnixMs, Upcoming,
 };
 use receiptd::store::{
-    CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Owed, Pruned, Reader, Result,
-    Selection, Store, WriteAheadLog, Writes,
+    CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Owed, PruneBatch, Pruned, Reader,
+    Result, Selection, Store, WriteAheadLog, Writes,
 };
 use tokio::sync::watch;
 
@@ -540,8 +540,13 @@ impl Store for ModelStore {
         }))
     }
 
-    async fn prune(&self, before: UnixMs, state: Option<State>, limit: usize) -> Result<Pruned> {
-        Ok(self.write(|tables| {
+    async fn prune(
+        &self,
+        before: UnixMs,
+        state: Option<State>,
+        limit: usize,
+    ) -> Result<PruneBatch> {
+        let pruned = self.write(|tables| {
             let mut ids = tables.prunable(before, state);
             ids.truncate(limit);
             for id in &ids {
@@ -551,7 +556,11 @@ impl Store for ModelStore {
                 messages: ids.len() as u64,
                 readers: tables.drop_orphans(),
             }
-        }))
+        });
+        Ok(PruneBatch {
+            pruned,
+            work: Duration::ZERO,
+        })
     }
 
     async fn prunable(&self, before: UnixMs, state: Option<State>) -> Result<Pruned> {

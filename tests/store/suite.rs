@@ -568,7 +568,7 @@ async fn a_row_given_another_key_in_flight_is_another_message<B: Backend>() {
     assert_eq!((new_key.as_str(), w.user_id.as_str()), ("b", "w"));
     assert_eq!((w.seen_after, w.seen_at), (T0, due));
     // What the old key brought stays until it is pruned, as a deleted message's.
-    let counts = store.prune(at(1), None, 9).await.unwrap();
+    let counts = store.prune(at(1), None, 9).await.unwrap().pruned;
     assert_eq!((counts.messages, counts.readers), (0, 1));
     assert_eq!(show(store, "b").await.1, ["w"]);
 }
@@ -816,15 +816,29 @@ async fn prune_removes_what_finished_long_ago<B: Backend>() {
         counts(0, 0)
     );
     assert_eq!(
-        store.prune(before, Some(State::Expired), 10).await.unwrap(),
+        store
+            .prune(before, Some(State::Expired), 10)
+            .await
+            .unwrap()
+            .pruned,
         counts(0, 0)
     );
     assert_eq!(
-        store.prune(before, Some(State::Failed), 2).await.unwrap(),
+        store
+            .prune(before, Some(State::Failed), 2)
+            .await
+            .unwrap()
+            .pruned,
         counts(2, 4)
     );
-    assert_eq!(store.prune(before, None, 2).await.unwrap(), counts(1, 2));
-    assert_eq!(store.prune(before, None, 2).await.unwrap(), counts(0, 0));
+    assert_eq!(
+        store.prune(before, None, 2).await.unwrap().pruned,
+        counts(1, 2)
+    );
+    assert_eq!(
+        store.prune(before, None, 2).await.unwrap().pruned,
+        counts(0, 0)
+    );
     for (name, there) in names.iter().zip([false, false, false, true, true, true]) {
         let row = store.message(&MessageKey::from(&**name)).await.unwrap();
         assert_eq!(row.is_some(), there, "{name}");
@@ -832,8 +846,14 @@ async fn prune_removes_what_finished_long_ago<B: Backend>() {
     // A feeder deletes: the readers stay until pruned, and go then.
     backend.delete("k5").await;
     assert_eq!(store.prunable(before, None).await.unwrap(), counts(0, 2));
-    assert_eq!(store.prune(before, None, 2).await.unwrap(), counts(0, 2));
-    assert_eq!(store.prune(before, None, 2).await.unwrap(), counts(0, 0));
+    assert_eq!(
+        store.prune(before, None, 2).await.unwrap().pruned,
+        counts(0, 2)
+    );
+    assert_eq!(
+        store.prune(before, None, 2).await.unwrap().pruned,
+        counts(0, 0)
+    );
     assert_eq!(show(store, "k4").await.1, ["u", "v"]);
 }
 
@@ -849,7 +869,7 @@ async fn readers_of_a_key_that_came_back_are_kept<B: Backend>() {
     backend.delete("a").await;
     store.add(&[new_of("a", "x")]).await.unwrap();
     assert_eq!(
-        store.prune(at(999), None, 5).await.unwrap(),
+        store.prune(at(999), None, 5).await.unwrap().pruned,
         Pruned::default()
     );
     assert_eq!(show(store, "a").await.1, ["u"]);

@@ -35,8 +35,8 @@ use crate::receipt::{
 };
 use crate::settings::Database;
 use crate::store::{
-    CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Owed, Pruned, Reader, Result,
-    Selection, Store, StoreError, WriteAheadLog, Writes,
+    CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Owed, PruneBatch, Pruned, Reader,
+    Result, Selection, Store, StoreError, WriteAheadLog, Writes,
 };
 
 /// "rcpt": `PRAGMA application_id` of our files, as the first migration sets it.
@@ -273,7 +273,12 @@ impl Store for SqliteStore {
         self.retry_final(which, now, limit).await
     }
 
-    async fn prune(&self, before: UnixMs, state: Option<State>, limit: usize) -> Result<Pruned> {
+    async fn prune(
+        &self,
+        before: UnixMs,
+        state: Option<State>,
+        limit: usize,
+    ) -> Result<PruneBatch> {
         self.prune_batch(before, state, limit).await
     }
 

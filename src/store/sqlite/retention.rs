@@ -1,5 +1,7 @@
 //! Removing what is finished, and keeping the file in shape.
 
+use std::time::Instant;
+
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
@@ -8,7 +10,7 @@ use super::open::JOURNAL_SIZE_LIMIT;
 use super::rows::Cells;
 use super::{SqliteStore, count, limit_word};
 use crate::receipt::{State, UnixMs};
-use crate::store::{LOCK_PATIENCE, Pruned, Result, WriteAheadLog};
+use crate::store::{LOCK_PATIENCE, PruneBatch, Pruned, Result, WriteAheadLog};
 
 /// The groups of final rows (lane and state) that hold a row finished before ?1, stepping from group to group through
 /// the index; then rows of those, ?3 at most. ?2: a state, or NULL for all.
@@ -87,8 +89,9 @@ impl SqliteStore {
         before: UnixMs,
         state: Option<State>,
         limit: usize,
-    ) -> Result<Pruned> {
+    ) -> Result<PruneBatch> {
         let mut transaction = self.writer.begin().await?;
+        let began = Instant::now();
         let connection = &mut transaction.connection;
         let messages = sqlx::query(PRUNE)
             .bind(before.0)
@@ -106,9 +109,13 @@ impl SqliteStore {
             .bind(limit_word(limit.saturating_mul(2)))
             .execute(&mut *connection)
             .await?;
+        let work = began.elapsed();
         fail::fail_point!("store.prune", |_| std::process::abort());
         transaction.commit().await?;
-        Ok(Pruned { messages, readers })
+        Ok(PruneBatch {
+            pruned: Pruned { messages, readers },
+            work,
+        })
     }
 
     pub(super) async fn would_prune(&self, before: UnixMs, state: Option<State>) -> Result<Pruned> {
@@ -186,4 +193,35 @@ async fn cut_back(connection: &mut SqliteConnection) -> Result<()> {
             .await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{ConnectOptions as _, Executor as _};
+
+    use super::super::testing;
+    use super::*;
+
+    /// Steps are sized by their work: were waiting counted, a busy neighbour would make them small, and many.
+    #[tokio::test]
+    async fn a_wait_for_the_lock_is_no_work() {
+        let (_dir, store) = testing::store().await;
+        let neighbour = SqliteConnectOptions::new().filename(store.writer.path());
+        let mut neighbour = neighbour.connect().await.unwrap();
+        neighbour.execute("BEGIN IMMEDIATE").await.unwrap();
+        let began = Instant::now();
+        let prune = async {
+            let batch = store.prune_batch(UnixMs(0), None, 1).await.unwrap();
+            (batch.work, began.elapsed())
+        };
+        let hold = async {
+            tokio::time::sleep(LOCK_PATIENCE / 20).await;
+            let held = began.elapsed();
+            neighbour.execute("COMMIT").await.unwrap();
+            held
+        };
+        let ((work, whole), held) = tokio::join!(prune, hold);
+        assert!(work <= whole - held, "{work:?} of {whole:?}, {held:?} held");
+    }
 }

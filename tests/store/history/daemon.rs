@@ -222,7 +222,10 @@ impl<B: Backend> Daemon<B> {
             }
             Step::Prune { older_than, limit } => {
                 let limits = now - older_than;
-                let pruned = self.wait(self.store().prune(limits, None, limit)).unwrap();
+                let pruned = self
+                    .wait(self.store().prune(limits, None, limit))
+                    .unwrap()
+                    .pruned;
                 let before = self.look();
                 rules::pruned(&before, &self.tables, limits, limit, &pruned);
             }
