@@ -22,7 +22,7 @@
 //! | [`sandbox`] | an imitation of the endpoint, for the demo and the tests |
 //! | [`cli`] | one file a subcommand |
 //!
-//! Begin with [`receipt::settle`], the one place where a message's state changes, then `daemon/scheduler.rs`,
+//! Begin with [`receipt::settle`], the one place where a message's state changes, then `daemon/scheduler`,
 //! `daemon/worker.rs` and `daemon/reconciler.rs` in the order in which the data flows.
 
 pub mod cli;

@@ -1,5 +1,7 @@
 //! What is due, whose turn it is: rows become jobs.
 
+mod ages;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::clock::{Step, Steps};
+use super::clock::Steps;
 use super::in_flight::InFlight;
 use super::lanes::Lanes;
 use super::plans::Plans;
@@ -15,7 +17,7 @@ use super::pulse::{BEAT, CoreLoop};
 use super::vitals::Vitals;
 use super::worker::Job;
 use super::{Clock, DaemonError, Stop};
-use crate::receipt::{ErrorCode, Lane, Message, Outcome, UnixMs, WalkEnd, whole_ms};
+use crate::receipt::{ErrorCode, Lane, Message, Outcome, UnixMs};
 use crate::settings::Settings;
 use crate::store::{Result, Store};
 
@@ -276,10 +278,11 @@ impl<S: Store> Scheduler<S> {
         let rows = self.store.due(lane, now, until, &ids, look).await?;
         let mut claimed = 0;
         for row in rows {
-            let ends = self.is_overaged(&row, now, memory);
-            if ends || claimed < free {
-                claimed += usize::from(!ends);
-                self.start(row, now, memory).await;
+            if self.is_overaged(&row, now, memory) {
+                self.end(&row, now).await;
+            } else if claimed < free {
+                claimed += 1;
+                self.start(row, now).await;
             }
         }
         Ok(claimed)
@@ -298,7 +301,11 @@ impl<S: Store> Scheduler<S> {
             let placed = plan.schedule().admit(&row, now);
             if free > 0 && placed.next_poll_at.is_some_and(|due| due <= now) {
                 free -= 1;
-                self.start(row, now, memory).await;
+                if self.is_overaged(&row, now, memory) {
+                    self.end(&row, now).await;
+                } else {
+                    self.start(row, now).await;
+                }
             } else {
                 admitted.push(placed);
             }
@@ -318,20 +325,11 @@ impl<S: Store> Scheduler<S> {
         self.settings.borrow().workers.concurrency * CLAIMS_A_PLACE
     }
 
-    /// Sends a claimed row to the workers, or ends it where it is older than `max_age`.
-    async fn start(&self, row: Message, now: UnixMs, memory: &Memory) {
+    /// Sends a row to the workers.
+    async fn start(&self, row: Message, now: UnixMs) {
         let claim = row.claim();
         let recall = self.in_flight.take(claim.clone());
         fail::fail_point!("daemon.claim", |_| std::process::abort());
-        let pulse = self.vitals.pulse();
-        if self.is_overaged(&row, now, memory) {
-            let outcome = Outcome::without_call(claim, now, WalkEnd::Aged);
-            // A closed channel means that the reconciler is gone, which ends the daemon.
-            let _ = pulse
-                .while_waiting(CoreLoop::Scheduler, self.outcomes.send(outcome))
-                .await;
-            return;
-        }
         let sent = match self.lanes.setup(&row.lane) {
             Ok(setup) => {
                 let job = Job {
@@ -341,6 +339,7 @@ impl<S: Store> Scheduler<S> {
                     setup,
                     recall,
                 };
+                let pulse = self.vitals.pulse();
                 let sending = self.jobs.send(job);
                 let sent = pulse.while_waiting(CoreLoop::Scheduler, sending).await;
                 sent.is_ok()
@@ -350,54 +349,6 @@ impl<S: Store> Scheduler<S> {
         if !sent {
             self.in_flight.free(std::iter::once(claim.id));
         }
-    }
-
-    /// Whether `row` is ended without a call. After a step of the wall clock no age can be trusted that no poll confirms.
-    fn is_overaged(&self, row: &Message, now: UnixMs, memory: &Memory) -> bool {
-        let trusted = memory
-            .stepped_at
-            .is_none_or(|at| row.last_polled_at.is_some_and(|polled| polled >= at));
-        trusted && now >= self.plans.plan(&row.lane).schedule().end_of_life(row)
-    }
-
-    async fn end_overaged(&self, lane: &Lane, now: UnixMs, memory: &Memory) -> Result<()> {
-        let max_age = self.settings.borrow().cadence.max_age;
-        let ids = self.in_flight.ids();
-        for row in self
-            .store
-            .overaged(lane, now - max_age, &ids, SLICE)
-            .await?
-        {
-            if self.is_overaged(&row, now, memory) {
-                self.start(row, now, memory).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// After a step back, what was scheduled by the old clock must not wait for it to come round again.
-    async fn heed_steps(&self, memory: &mut Memory) -> Result<()> {
-        let now = self.clock.now();
-        memory.now = now;
-        match memory.steps.observe(now, Instant::now()) {
-            None => return Ok(()),
-            Some(Step::Forward(by)) => tracing::warn!(
-                step_ms = whole_ms(by),
-                "the wall clock was set forward by {}, or the machine slept: no message ends by its age before a poll",
-                humantime::format_duration(Duration::from_secs(by.as_secs()))
-            ),
-            Some(Step::Back(by)) => tracing::warn!(
-                step_ms = whole_ms(by),
-                "the wall clock was set back by {}: polls that lie too far ahead are pulled forward",
-                humantime::format_duration(Duration::from_secs(by.as_secs()))
-            ),
-        }
-        memory.stepped_at = Some(now);
-        let latest = now + self.settings.borrow().cadence.max_interval;
-        while self.store.pull_forward(latest, SLICE).await? > 0 {
-            self.vitals.pulse().beat(CoreLoop::Scheduler);
-        }
-        Ok(())
     }
 
     async fn note_unasked(&self, lane: &Lane, code: &ErrorCode, now: UnixMs) -> Result<()> {
