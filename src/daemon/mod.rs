@@ -141,7 +141,7 @@ pub async fn run<S: Store>(
             tally: tally.clone(),
             vitals: vitals.clone(),
             outcomes: outcomes_out,
-            enough: now.workers.concurrency * 4,
+            enough: now.workers.concurrency * scheduler::CLAIMS_A_PLACE / 2,
             stop: stop.clone(),
         }
         .run(),

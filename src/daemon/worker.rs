@@ -144,13 +144,11 @@ impl Walk {
     /// One call; `Some` where it was the walk's last.
     async fn call(&mut self) -> Option<WalkEnd> {
         let fresh = self.outcome.calls == 0;
-        let hard = self.stop.hard.clone();
-        let soft = self.stop.soft.clone();
         let kept = self.kept.take();
         let pass = tokio::select! {
             biased;
-            () = hard.cancelled() => return Some(WalkEnd::Released),
-            () = soft.cancelled(), if fresh => return Some(WalkEnd::Released),
+            () = self.stop.hard.cancelled() => return Some(WalkEnd::Released),
+            () = self.stop.soft.cancelled(), if fresh => return Some(WalkEnd::Released),
             () = self.job.recall.cancelled() => return Some(WalkEnd::Released),
             pass = self.job.gate.enter(&self.job.setup, &self.clock, self.job.call, fresh, kept) => pass,
         };
@@ -185,7 +183,7 @@ impl Walk {
         self.outcome.calls += 1;
         let answer = tokio::select! {
             biased;
-            () = hard.cancelled() => return Some(WalkEnd::Released),
+            () = self.stop.hard.cancelled() => return Some(WalkEnd::Released),
             answer = self.job.setup.client.query(&pass.token, &query) => answer,
         };
         self.backoff.charge(asked.elapsed());

@@ -37,8 +37,9 @@ pub(super) struct Scheduler<S> {
 /// Rows placed in the cadence, or ended, in one transaction.
 const SLICE: usize = 500;
 /// Claims that are out of all lanes together, for each place among the calls under way. A lane with nothing in
-/// flight may always claim one.
-const CLAIMS_A_PLACE: usize = 8;
+/// flight may always claim one. While one half is committed the other is called: fewer leave the workers idle, more buy
+/// little, and are walks to repeat after a crash.
+pub(super) const CLAIMS_A_PLACE: usize = 12;
 /// Rows at the end of their life in lanes that may not call are looked for so often, since it reads the whole lane.
 const SWEEP: Duration = Duration::from_secs(30);
 /// Walks that wait are called back this soon after a feeder cancelled, deleted or re-scheduled their row.
