@@ -30,6 +30,16 @@ fn insert(house: &House, accounts: &[&str], name: &str, count: usize) {
     ));
 }
 
+/// As [`insert`], of messages that were sent a while ago: their first poll is due when they come.
+fn insert_late(house: &House, count: usize, sent_before: Duration) {
+    let sent_at = (house.sandbox.now() - sent_before).0;
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, sent_at)
+         WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n LIMIT {count})
+         SELECT 'sb:readers=3,median=2s,expire=20s;late-' || i, {sent_at} FROM n"
+    ));
+}
+
 /// How many lines of the log say so.
 fn said(house: &House, what: &str) -> usize {
     let log = house.log();
@@ -53,6 +63,18 @@ async fn a_short_month_thins_the_polls_and_keeps_every_last_chance() {
     // Nothing failed: a poll that is left out is no error.
     let failed = "SELECT count(*) FROM messages WHERE state = 'failed'";
     assert_eq!(house.sql(failed), ["0"]);
+}
+
+/// Called before they have a place in the cadence, they would spend what their last chances need.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_come_late_leave_room_for_their_last_chances() {
+    let house = house(&format!("{DEFAULT_ACCOUNT}monthly_calls = 20\n")).await;
+    insert_late(&house, 20, Duration::from_secs(2));
+    house.until(PENDING, "0").await;
+    assert_eq!(house.sandbox.counts().metered, 20, "{}", house.log());
+    let without =
+        "SELECT count(*) FROM messages WHERE call_count <> 1 OR last_polled_at - sent_at < 7500";
+    assert_eq!(house.sql(without), ["0"], "{}", house.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -290,13 +290,16 @@ impl<S: Store> Scheduler<S> {
     }
 
     /// Takes a slice of a lane's new rows: `free` of those that are past their first poll's age already are called at
-    /// once, which needs no write before the call; the others get their place in the cadence. Whether there may be more.
-    async fn take_arrivals(&self, lane: &Lane, mut free: usize, memory: &Memory) -> Result<bool> {
+    /// once, which needs no write before the call; the others get their place in the cadence. Where a budget holds, all
+    /// are placed first: calls for some must leave room for the last chances of all. Whether there may be more.
+    async fn take_arrivals(&self, lane: &Lane, free: usize, memory: &Memory) -> Result<bool> {
         let now = memory.now;
         let ids = self.in_flight.ids();
         let rows = self.store.arrivals(lane, &ids, SLICE, now).await?;
         let more = rows.len() == SLICE;
         let plan = self.plans.plan(lane);
+        let purse = self.lanes.purse(lane);
+        let mut free = if purse.is_some() { 0 } else { free };
         let mut admitted = Vec::new();
         for row in rows {
             let placed = plan.schedule().admit(&row, now);
@@ -313,7 +316,7 @@ impl<S: Store> Scheduler<S> {
         }
         if !admitted.is_empty() {
             self.store.admit(&admitted).await?;
-            if let Some(purse) = self.lanes.purse(lane) {
+            if let Some(purse) = purse {
                 let ends_at = purse.ends_at(now);
                 let owed = admitted.iter().filter(|row| row.owes_last_chance(ends_at));
                 purse.shift_owed(owed.count() as u64, 0);
