@@ -26,6 +26,8 @@ impl std::fmt::Display for Cell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Text(text) => f.write_str(text),
+            // The median of nothing: not measured.
+            Self::Figure(figure, _) if figure.is_nan() => f.write_str("–"),
             Self::Figure(figure, decimals) => write!(f, "{figure:.decimals$}"),
             Self::AtMost(figure, decimals, bound) => {
                 let verdict = if figure <= bound { "✓" } else { "✗" };
