@@ -2,6 +2,7 @@
 //!
 //! Nothing here is in absolute time but the life itself, so that the demo's day of a few seconds behaves as a day does.
 
+use std::ops::Range;
 use std::time::Duration;
 
 /// How many octaves below the life of a key the first bin ends: 0.66 s for a day.
@@ -59,16 +60,21 @@ impl Grid {
             - 1
     }
 
-    /// The parts of `from..to` (seconds) by bin: the bin, where its part starts, where it ends. What lies beyond the
-    /// life of a key is left out.
+    /// The bins that hold a part of `from..to` (seconds). What lies beyond the life of a key is in none.
+    pub(super) fn bins_within(&self, from: f64, to: f64) -> Range<usize> {
+        if from >= to.min(self.lifetime()) {
+            return 0..0;
+        }
+        let end = self.edges.partition_point(|edge| *edge < to);
+        self.bin_of(from)..end.min(self.bins())
+    }
+
+    /// The parts of `from..to` (seconds) by bin: the bin, where its part starts, where it ends.
     pub(super) fn parts(&self, from: f64, to: f64) -> impl Iterator<Item = (usize, f64, f64)> {
-        let to = to.min(self.lifetime());
-        (self.bin_of(from)..self.bins())
-            .map(move |bin| {
-                let start = self.edges[bin].max(from);
-                (bin, start, self.edges[bin + 1].min(to))
-            })
-            .take_while(|(_, start, end)| start < end)
+        self.bins_within(from, to).map(move |bin| {
+            let (start, end) = (self.edges[bin], self.edges[bin + 1]);
+            (bin, start.max(from), end.min(to))
+        })
     }
 }
 

@@ -6,9 +6,11 @@
 //! has foretold better by [`ALARM`] (Page's cumulative sum of log-likelihood ratios, 1954) the habits have changed,
 //! and it takes the place of the long one.
 
+use super::curve::{Curve, Kind};
 use super::grid::Grid;
 use super::observe::Sight;
-use super::table::{Curve, Kind, Spread, Table};
+use super::spread::Spread;
+use super::table::Table;
 
 /// The estimate that spreads reads is computed anew after so many walks at first, later after a larger number.
 const REFRESH_FIRST: u32 = 16;

@@ -15,6 +15,7 @@
 
 mod basis;
 mod budget;
+mod curve;
 mod grid;
 mod habits;
 mod learned;
@@ -27,6 +28,7 @@ mod problem;
 mod rules;
 mod solve;
 mod spend;
+mod spread;
 mod table;
 mod thinning;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::{Message, Missing, Outcome, State, UnixMs, WalkEnd};
-use super::table::Kind;
+use super::curve::Kind;
 
 /// What one walk teaches of a lane's habits.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{MessageKey, Missing};
+use super::curve::{Curve, Kind};
 use super::grid::Grid;
 use super::problem::Problem;
 use super::solve::{Mixture, Next, mixture};
 use super::spend::Start;
-use super::table::{Curve, Kind};
 use super::{Habits, Rules};
 
 /// Sets the hash that mixes two policies apart from those that spread and jitter.

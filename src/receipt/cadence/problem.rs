@@ -1,8 +1,8 @@
 //! The inspection problem as the dynamic programme sees it: ages to choose from, reads between them, bounds.
 
 use super::Rules;
+use super::curve::{Curve, Kind};
 use super::grid::Grid;
-use super::table::{Curve, Kind};
 use super::thinning::Thinning;
 
 /// The largest number of missing readers that is told apart: 2^10. More are treated as so many.

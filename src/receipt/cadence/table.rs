@@ -5,12 +5,13 @@
 //! the ratio of the sums is its maximisation step, smoothed over neighbouring bins (Silverman, Jones, Wilson and
 //! Nychka 1990) since polls at the same ages every time leave the shape within an interval open.
 
-use std::ops::Range;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use super::curve::{Curve, Kind};
 use super::grid::Grid;
 use super::prior;
+use super::spread::Spread;
 
 /// So many messages' worth of pseudo-observations stand for the prior. A few: a hundred real messages overrule it.
 const PRIOR_MESSAGES: f64 = 8.0;
@@ -27,25 +28,6 @@ static BELIEVED: LazyLock<Vec<f64>> = LazyLock::new(|| {
         .map(|edge| prior::share_read_by(edge / grid.lifetime()))
         .collect()
 });
-
-/// Which of the two tables: their units differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// `expected_readers` is known. Exposure in missing readers × seconds; a reader who has read is at risk no more.
-    PerReader,
-    /// It is not. Exposure in messages × seconds; a message brings reads for as long as it lives.
-    PerMessage,
-}
-
-impl Kind {
-    /// See [`Curve::progress`]; `sum` as in [`Curve::cumulative`]. Of readers it is those left, with a minus.
-    fn progress(self, sum: f64) -> f64 {
-        match self {
-            Self::PerReader => -(-sum).exp(),
-            Self::PerMessage => sum,
-        }
-    }
-}
 
 /// What was seen, without the prior: two numbers a bin.
 #[derive(Clone, Debug, PartialEq)]
@@ -143,63 +125,6 @@ impl Table {
     }
 }
 
-/// Where the reads of an interval of age lie, as an estimate has it.
-#[derive(Debug)]
-pub(super) struct Spread {
-    bins: Range<usize>,
-    /// Where the bins' parts of the interval begin and end, in seconds.
-    ages: Vec<f64>,
-    /// The share of the reads that happened by each of these ages.
-    read: Vec<f64>,
-}
-
-impl Spread {
-    /// `None` for an interval that holds nothing of a key's life.
-    pub(super) fn new(grid: &Grid, curve: &Curve, (from, to): (f64, f64)) -> Option<Self> {
-        let to = to.min(grid.lifetime());
-        if from >= to {
-            return None;
-        }
-        let bins = grid.bin_of(from)..grid.bin_of(to) + 1;
-        let cut = |edges: &[f64], from: f64, to: f64| {
-            let mut cut = Vec::with_capacity(bins.len() + 1);
-            cut.push(from);
-            cut.extend_from_slice(&edges[bins.start + 1..bins.end]);
-            cut.push(to);
-            cut
-        };
-        let ages = cut(grid.edges(), from, to);
-        let (first, last) = (curve.progress(grid, from), curve.progress(grid, to));
-        let mut read = if last - first > f64::MIN_POSITIVE {
-            cut(&curve.progress, first, last)
-        } else {
-            // Where the estimate sees nothing at all in the interval, any place in it is as good.
-            ages.clone()
-        };
-        let (first, last) = (read[0], read[bins.len()]);
-        let scale = 1.0 / (last - first);
-        for read in &mut read {
-            *read = (*read - first) * scale;
-        }
-        Some(Self { bins, ages, read })
-    }
-
-    /// How long a read waited on average for the walk that saw it at the age `to`, in seconds.
-    pub(super) fn delay(&self, to: f64) -> f64 {
-        let mut delay = 0.0;
-        for ((start, end), (before, after)) in self.parts() {
-            delay += (after - before) * (to - (start + end) / 2.0);
-        }
-        delay
-    }
-
-    /// The parts' ages, and the shares by then.
-    fn parts(&self) -> impl Iterator<Item = ((&f64, &f64), (&f64, &f64))> {
-        let ages = self.ages.iter().zip(&self.ages[1..]);
-        ages.zip(self.read.iter().zip(&self.read[1..]))
-    }
-}
-
 /// A weighted mean over neighbours; at the ends over those that there are.
 fn smooth(values: &[f64]) -> Vec<f64> {
     let (mut sums, mut totals) = (vec![0.0; values.len()], vec![0.0; values.len()]);
@@ -224,85 +149,6 @@ fn smooth(values: &[f64]) -> Vec<f64> {
         .zip(&totals)
         .map(|(sum, total)| sum / total)
         .collect()
-}
-
-/// An estimate of when reads happen.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Curve {
-    pub(super) kind: Kind,
-    /// At each edge of the grid: the cumulative hazard of a reader, or the mean number of reads of a message.
-    cumulative: Vec<f64>,
-    /// [`Self::progress`] at each edge, which every walk asks for.
-    progress: Vec<f64>,
-}
-
-impl Curve {
-    /// A curve that is known: `share` gives what [`Self::mass`] shall give at each age in seconds.
-    pub(super) fn known(kind: Kind, grid: &Grid, share: impl Fn(f64) -> f64) -> Self {
-        let cumulative = grid.edges().iter().map(|age| match kind {
-            Kind::PerReader => -(1.0 - share(*age)).max(1e-12).ln(),
-            Kind::PerMessage => share(*age),
-        });
-        Self::new(kind, cumulative.collect())
-    }
-
-    fn new(kind: Kind, cumulative: Vec<f64>) -> Self {
-        let progress = cumulative.iter().map(|sum| kind.progress(*sum));
-        Self {
-            kind,
-            progress: progress.collect(),
-            cumulative,
-        }
-    }
-
-    /// The share of readers that have read by `age` seconds, or the mean number of reads of a message by then.
-    pub(super) fn mass(&self, grid: &Grid, age: f64) -> f64 {
-        match self.kind {
-            Kind::PerReader => -(-self.at(grid, age)).exp_m1(),
-            Kind::PerMessage => self.at(grid, age),
-        }
-    }
-
-    /// How well this estimate foretold what a complete walk saw, see [`Table::add`]: the logarithm of its likelihood, as of
-    /// one reader however many there were, since those of one message read alike.
-    pub(super) fn foretells(
-        &self,
-        grid: &Grid,
-        (from, to): (f64, f64),
-        reads: f64,
-        waiting: f64,
-    ) -> f64 {
-        let share = self.share(grid, from, to).max(1e-9);
-        match self.kind {
-            Kind::PerReader => {
-                let missed = (1.0 - share).max(1e-9);
-                (reads * share.ln() + waiting * missed.ln()) / (reads + waiting).max(1.0)
-            }
-            // A Poisson number of reads, its factor that no estimate changes left out.
-            Kind::PerMessage => (reads * share.ln() - share) / reads.max(share).max(1.0),
-        }
-    }
-
-    /// The share of a part's reads among those still at risk at its start.
-    fn share(&self, grid: &Grid, start: f64, end: f64) -> f64 {
-        let events = self.at(grid, end) - self.at(grid, start);
-        match self.kind {
-            Kind::PerReader => -(-events).exp_m1(),
-            Kind::PerMessage => events,
-        }
-    }
-
-    /// A measure that grows as reads do: its growth over an interval is to that over another as the reads in the one are
-    /// to the reads in the other.
-    fn progress(&self, grid: &Grid, age: f64) -> f64 {
-        self.kind.progress(self.at(grid, age))
-    }
-
-    fn at(&self, grid: &Grid, age: f64) -> f64 {
-        let bin = grid.bin_of(age);
-        let within = ((age - grid.edges()[bin]) / grid.width(bin)).clamp(0.0, 1.0);
-        self.cumulative[bin] + within * (self.cumulative[bin + 1] - self.cumulative[bin])
-    }
 }
 
 #[cfg(test)]
@@ -349,40 +195,6 @@ mod tests {
                 Kind::PerMessage => assert_eq!(waited, 0.0),
             }
         }
-    }
-
-    #[test]
-    fn an_interval_is_cut_at_the_edges_of_its_bins() {
-        let grid = day();
-        let believed = Table::new(Kind::PerReader, &grid).curve(&grid);
-        let blind = Curve::known(Kind::PerReader, &grid, |_| 0.0);
-        let edge = grid.edges()[100];
-        for (from, to) in [
-            (0.0, 10.0),
-            (7.0, 90_000.0),
-            (300.0, 300.1),
-            (3.0, edge),
-            (edge, 1e5),
-        ] {
-            for curve in [&believed, &blind] {
-                let spread = Spread::new(&grid, curve, (from, to)).unwrap();
-                assert_eq!((spread.ages[0], spread.read[0]), (from, 0.0));
-                assert_eq!(spread.ages.last(), Some(&to.min(86_400.0)));
-                assert!((spread.read[spread.bins.len()] - 1.0).abs() < 1e-9);
-                for (bin, ((start, end), (before, after))) in
-                    spread.bins.clone().zip(spread.parts())
-                {
-                    assert!(grid.edges()[bin] <= *start && *end <= grid.edges()[bin + 1]);
-                    assert!(start <= end && *before <= after + 1e-12);
-                }
-            }
-            // Where nothing is foretold, a read may lie anywhere: in the middle, on average.
-            let spread = Spread::new(&grid, &blind, (from, to)).unwrap();
-            let middle = (from + to.min(86_400.0)) / 2.0;
-            assert!((spread.delay(to) - (to - middle)).abs() < 1e-6 * to);
-        }
-        assert!(Spread::new(&grid, &believed, (90_000.0, 100_000.0)).is_none());
-        assert!(Spread::new(&grid, &believed, (5.0, 5.0)).is_none());
     }
 
     #[test]

@@ -33,6 +33,7 @@ macro_rules! cells {
         }
     };
 }
+
 cells!(
     "process_query_key",
     "account",

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{Missing, UnixMs};
 use super::Rules;
+use super::curve::{Curve, Kind};
 use super::grid::Grid;
 use super::learned::Learned;
 use super::lifetime::Lifetime;
@@ -15,7 +16,6 @@ use super::observe::Observation;
 use super::policy::level_of;
 use super::problem::MOST_LEVELS;
 use super::spend::Start;
-use super::table::{Curve, Kind};
 
 pub use stored::HabitsError;
 

@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::{Habits, Totals};
 use crate::receipt::UnixMs;
 use crate::receipt::cadence::Rules;
+use crate::receipt::cadence::curve::Kind;
 use crate::receipt::cadence::grid::Grid;
 use crate::receipt::cadence::learned::Learned;
 use crate::receipt::cadence::problem::MOST_LEVELS;
 use crate::receipt::cadence::spend::Start;
-use crate::receipt::cadence::table::{Kind, Table};
+use crate::receipt::cadence::table::Table;
 
 /// Changes when the meaning of the numbers does.
 const VERSION: u32 = 2;
