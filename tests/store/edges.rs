@@ -6,8 +6,8 @@ use receiptd::receipt::{
 use receiptd::store::{CallCount, Found, NewMessage, Pruned, Selection, Store, Writes};
 
 use super::{
-    Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, polled, settled, show,
-    walk,
+    Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, polled, pruned, settled,
+    show, walk,
 };
 
 /// Quotes, wildcards, line ends, other scripts, and what looks like SQL or JSON.
@@ -294,11 +294,7 @@ async fn a_group_is_pruned_to_its_last_reader<B: Backend>() {
     assert_eq!(told, expected);
     let mut sum = Pruned::default();
     loop {
-        let some = store
-            .prune(at(9), Some(State::Failed), 1)
-            .await
-            .unwrap()
-            .pruned;
+        let some = pruned(store, at(9), Some(State::Failed), 1).await;
         if some == Pruned::default() {
             break;
         }

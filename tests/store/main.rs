@@ -34,10 +34,10 @@ use std::time::Duration;
 
 use receiptd::receipt::cadence::{Policy, Rules};
 use receiptd::receipt::{
-    Chat, Lane, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus, UnixMs,
-    UserId, WalkEnd, settle,
+    Chat, Lane, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus, State,
+    UnixMs, UserId, WalkEnd, settle,
 };
-use receiptd::store::{Found, NewMessage, Reader, Store, Writes};
+use receiptd::store::{Found, NewMessage, Pruned, Reader, Store, Writes};
 
 /// A store, and what other processes do to its tables.
 pub(crate) trait Backend: Sized {
@@ -142,6 +142,16 @@ pub(crate) async fn admitted<S: Store>(store: &S, rows: &[(&str, &str, UnixMs)])
         .collect();
     assert_eq!(placed.len(), rows.len());
     store.admit(&placed).await.unwrap();
+}
+
+/// What one batch of at most `limit` messages removed.
+pub(crate) async fn pruned<S: Store>(
+    store: &S,
+    before: UnixMs,
+    state: Option<State>,
+    limit: usize,
+) -> Pruned {
+    store.prune(before, state, limit).await.unwrap().pruned
 }
 
 /// The row and its readers' ids.

@@ -10,7 +10,8 @@ use receiptd::store::{
 };
 
 use super::{
-    Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, settled, show, walk,
+    Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, pruned, settled, show,
+    walk,
 };
 
 async fn an_added_message_arrives_once<B: Backend>() {
@@ -568,7 +569,7 @@ async fn a_row_given_another_key_in_flight_is_another_message<B: Backend>() {
     assert_eq!((new_key.as_str(), w.user_id.as_str()), ("b", "w"));
     assert_eq!((w.seen_after, w.seen_at), (T0, due));
     // What the old key brought stays until it is pruned, as a deleted message's.
-    let counts = store.prune(at(1), None, 9).await.unwrap().pruned;
+    let counts = pruned(store, at(1), None, 9).await;
     assert_eq!((counts.messages, counts.readers), (0, 1));
     assert_eq!(show(store, "b").await.1, ["w"]);
 }
@@ -816,29 +817,15 @@ async fn prune_removes_what_finished_long_ago<B: Backend>() {
         counts(0, 0)
     );
     assert_eq!(
-        store
-            .prune(before, Some(State::Expired), 10)
-            .await
-            .unwrap()
-            .pruned,
+        pruned(store, before, Some(State::Expired), 10).await,
         counts(0, 0)
     );
     assert_eq!(
-        store
-            .prune(before, Some(State::Failed), 2)
-            .await
-            .unwrap()
-            .pruned,
+        pruned(store, before, Some(State::Failed), 2).await,
         counts(2, 4)
     );
-    assert_eq!(
-        store.prune(before, None, 2).await.unwrap().pruned,
-        counts(1, 2)
-    );
-    assert_eq!(
-        store.prune(before, None, 2).await.unwrap().pruned,
-        counts(0, 0)
-    );
+    assert_eq!(pruned(store, before, None, 2).await, counts(1, 2));
+    assert_eq!(pruned(store, before, None, 2).await, counts(0, 0));
     for (name, there) in names.iter().zip([false, false, false, true, true, true]) {
         let row = store.message(&MessageKey::from(&**name)).await.unwrap();
         assert_eq!(row.is_some(), there, "{name}");
@@ -846,14 +833,8 @@ async fn prune_removes_what_finished_long_ago<B: Backend>() {
     // A feeder deletes: the readers stay until pruned, and go then.
     backend.delete("k5").await;
     assert_eq!(store.prunable(before, None).await.unwrap(), counts(0, 2));
-    assert_eq!(
-        store.prune(before, None, 2).await.unwrap().pruned,
-        counts(0, 2)
-    );
-    assert_eq!(
-        store.prune(before, None, 2).await.unwrap().pruned,
-        counts(0, 0)
-    );
+    assert_eq!(pruned(store, before, None, 2).await, counts(0, 2));
+    assert_eq!(pruned(store, before, None, 2).await, counts(0, 0));
     assert_eq!(show(store, "k4").await.1, ["u", "v"]);
 }
 
@@ -868,10 +849,7 @@ async fn readers_of_a_key_that_came_back_are_kept<B: Backend>() {
         .unwrap();
     backend.delete("a").await;
     store.add(&[new_of("a", "x")]).await.unwrap();
-    assert_eq!(
-        store.prune(at(999), None, 5).await.unwrap().pruned,
-        Pruned::default()
-    );
+    assert_eq!(pruned(store, at(999), None, 5).await, Pruned::default());
     assert_eq!(show(store, "a").await.1, ["u"]);
 }
 
