@@ -14,7 +14,8 @@
 //!
 //! | room | what it is about |
 //! |---|---|
-//! | [`receipt`] | the domain, pure: messages, outcomes, states, the cadence. No clock, no I/O |
+//! | [`receipt`] | the domain, pure: messages, outcomes, states. No clock, no I/O |
+//! | [`cadence`] | numbers only: when the next call goes out |
 //! | [`store`] | the database behind a trait; SQLite today |
 //! | [`dingtalk`] | the wire: requests, answers, error codes, tokens |
 //! | [`daemon`] | scheduler, workers, reconciler: wired, supervised, stopped |
@@ -25,6 +26,7 @@
 //! Begin with [`receipt::settle`], the one place where a message's state changes, then `daemon/scheduler`,
 //! `daemon/worker.rs` and `daemon/reconciler.rs` in the order in which the data flows.
 
+pub mod cadence;
 pub mod cli;
 pub mod daemon;
 pub mod dingtalk;

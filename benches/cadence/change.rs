@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use receiptd::receipt::cadence::Rules;
+use receiptd::cadence::Rules;
 
 use super::compare::{self, Row};
 use super::crowd::Crowd;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use receiptd::cadence::{Habits, Policy, Rules};
 use receiptd::receipt::Missing;
-use receiptd::receipt::cadence::{Habits, Policy, Rules};
 
 use super::crowd::Crowd;
 use super::sim::{self, Learner, Live, START, Tally};

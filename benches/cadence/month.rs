@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use receiptd::receipt::cadence::{Basis, Call, Habits, Month, Policy, Rules};
+use receiptd::cadence::{Basis, Call, Habits, Month, Policy, Rules};
 use receiptd::receipt::{Lesson, Outcome, UnixMs, WalkEnd, settle};
 
 use super::crowd::Crowd;

@@ -1,6 +1,6 @@
 //! The tables that the bench prints. Each function says whether its bounds hold.
 
-use receiptd::receipt::cadence::Rules;
+use receiptd::cadence::Rules;
 
 use super::change::{self, Stage};
 use super::compare::{self, Row, Scheme};

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use receiptd::receipt::cadence::{Basis, Habits, Policy, Rules};
+use receiptd::cadence::{Basis, Habits, Policy, Rules};
 use receiptd::receipt::{
     AccountName, ErrorCode, Lane, Lesson, Message, MessageId, MessageKey, Outcome, Schedule,
     SeenReader, SendStatus, UnixMs, UserId, WalkEnd, settle,

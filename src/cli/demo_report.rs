@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::receipt::cadence::{Habits, HabitsError, Rules, read_curve};
+use crate::cadence::{Habits, HabitsError, Rules, read_curve};
 use crate::receipt::{MessageKey, State};
 use crate::sandbox::{Sandbox, Truth};
 use crate::store::Store as _;

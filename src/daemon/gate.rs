@@ -12,10 +12,10 @@ use super::health::Health;
 use super::lane_log::LaneLog;
 use super::purse::Purse;
 use super::tokens::TicketSource;
+use crate::cadence::Call;
 use crate::dingtalk::{
     AccessToken, Client, Credentials, Failure, Freshness, TokenCache, TokenRefusal,
 };
-use crate::receipt::cadence::Call;
 use crate::receipt::{ErrorCode, Lane, QuotaMonth};
 use crate::settings::{Account, Settings};
 use crate::telemetry::Warnings;

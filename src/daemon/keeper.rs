@@ -15,7 +15,7 @@ use super::pulse::{BEAT, CoreLoop};
 use super::tally::{Counted, Tally};
 use super::vitals::Vitals;
 use super::{Clock, DaemonError, Stop};
-use crate::receipt::cadence::Rules;
+use crate::cadence::Rules;
 use crate::receipt::{Lane, UnixMs, real, spread};
 use crate::settings::Settings;
 use crate::store::{LaneDue, Pruned, Result, Store};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::receipt::cadence::{Habits, Policy, Rules};
+use crate::cadence::{Habits, Policy, Rules};
 use crate::receipt::{Lane, Schedule};
 
 /// One policy with the rules it was made from.

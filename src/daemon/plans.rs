@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 pub(super) use super::plan::Plan;
 use super::plan::{Solved, Task};
-use crate::receipt::cadence::{Basis, Habits, Rules};
+use crate::cadence::{Basis, Habits, Rules};
 use crate::receipt::{Lane, whole_ms};
 use crate::settings::Settings;
 use crate::store::HabitsRow;
@@ -247,7 +247,7 @@ fn rebinned(habits: &Habits, rules: &Rules) -> Habits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receipt::cadence::Observation;
+    use crate::cadence::Observation;
     use crate::receipt::{Message, MessageId, Missing, Outcome, UnixMs, WalkEnd};
     use crate::settings;
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::receipt::cadence::{Call, Month, Rules, Threshold};
+use crate::cadence::{Call, Month, Rules, Threshold};
 use crate::receipt::{UnixMs, real};
 use crate::store::CallCount;
 

@@ -17,7 +17,7 @@ use super::published::{Backlog, BudgetCondition, LaneCondition, LoopBeat, Publis
 use super::pulse::BEAT;
 use super::purse::Standing;
 use super::vitals::Vitals;
-use crate::receipt::cadence::Rules;
+use crate::cadence::Rules;
 use crate::receipt::{ErrorCode, Lane, whole_ms};
 use crate::settings::Settings;
 

@@ -16,8 +16,8 @@ use super::gate::{Closed, Gate, LaneSetup, Turnstile};
 use super::pulse::CoreLoop;
 use super::vitals::Vitals;
 use super::{Clock, Stop};
+use crate::cadence::Call;
 use crate::dingtalk::{Failure, Page, PageToken, Query};
-use crate::receipt::cadence::Call;
 use crate::receipt::{
     Claim, Disposition, ErrorCode, Message, Outcome, SeenReader, SendStatus, UnixMs, UserId,
     WalkEnd,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::cadence::{Habits, Observation};
 use super::{Message, Outcome, Schedule, UnixMs, settle};
+use crate::cadence::{Habits, Observation};
 
 /// What one batch of a lane's outcomes teaches, until the batch is committed. It works on a copy of the habits: a batch
 /// that is not committed teaches nothing, and neither does one without a walk.

@@ -9,7 +9,6 @@
 //!    ◄── `receiptd retry` (failed, expired, cancelled)
 //! ```
 
-pub mod cadence;
 mod disposition;
 mod figures;
 mod ids;

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::cadence::{Call, Policy, Rules};
 use super::{Message, UnixMs, real, whole_ms};
+use crate::cadence::{Call, Policy, Rules};
 
 /// What a message is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

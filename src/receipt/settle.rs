@@ -1,7 +1,7 @@
 //! What a walk's outcome makes of a message: the one place where states change.
 
-use super::cadence::Call;
 use super::{ErrorCode, Message, Outcome, Phase, Schedule, SendStatus, State, UnixMs, WalkEnd};
+use crate::cadence::Call;
 
 /// `last_error` of a key that expired without ever having been answered.
 const NEVER_GENERATED: &str = "processQueryKey.neverGenerated";

@@ -10,7 +10,7 @@ use super::reader::{Given, Reader, Wrong};
 use super::secret::Places;
 use super::sections::{Database, Endpoint, Log, LogFormat, Retention, Retry, Synchronous, Workers};
 use super::{Settings, values};
-use crate::receipt::cadence::Rules;
+use crate::cadence::Rules;
 
 /// Reads every section. `None` means that at least one refusal was noted.
 pub(super) fn settings(reader: &mut Reader<'_>, places: &Places) -> Option<Settings> {

@@ -32,7 +32,8 @@ pub use secret::{Secret, SecretError};
 pub use sections::{Database, Endpoint, Log, LogFormat, Retention, Retry, Synchronous, Workers};
 pub use show::Change;
 
-use crate::receipt::{AccountName, cadence::Rules};
+use crate::cadence::Rules;
+use crate::receipt::AccountName;
 
 /// Every setting, checked: what is in here is possible. `Debug` shows no secret.
 #[derive(Clone, Debug, PartialEq)]

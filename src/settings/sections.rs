@@ -1,4 +1,4 @@
-//! The sections, as the rest of the house uses them. `[cadence]` is [`Rules`](crate::receipt::cadence::Rules).
+//! The sections, as the rest of the house uses them. `[cadence]` is [`Rules`](crate::cadence::Rules).
 
 use std::path::PathBuf;
 use std::time::Duration;

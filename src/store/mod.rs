@@ -120,7 +120,7 @@ impl CallCount {
 pub struct HabitsRow {
     /// Whose.
     pub lane: Lane,
-    /// JSON, written and read by `receipt::cadence`.
+    /// JSON, written and read by `cadence`.
     pub habits: String,
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use compare::{Row, Scheme};
 use crowd::Crowd;
-use receiptd::receipt::cadence::Rules;
+use receiptd::cadence::Rules;
 
 const SEED: u64 = 20_261_123;
 
@@ -111,12 +111,8 @@ fn the_bounds_of_the_operator_win_and_the_spend_follows() {
     };
     let messages = sim::draw(&crowd, 1_000, SEED, rules.key_lifetime);
     for target in [4.0, 40.0] {
-        let policy = receiptd::receipt::cadence::Policy::optimal(
-            |age| crowd.share_read(age),
-            1,
-            &rules,
-            target,
-        );
+        let policy =
+            receiptd::cadence::Policy::optimal(|age| crowd.share_read(age), 1, &rules, target);
         let row = Row::of(&sim::run(&messages, &rules, &policy, None));
         let expected = policy.expected();
         assert!(
@@ -217,8 +213,7 @@ fn the_mean_spend_meets_the_target_in_any_crowd() {
         let share = |age: Duration| {
             reads.partition_point(|at| *at <= age.as_millis() as i64) as f64 / everybody
         };
-        let policy =
-            receiptd::receipt::cadence::Policy::optimal(share, crowd.readers, &rules, target);
+        let policy = receiptd::cadence::Policy::optimal(share, crowd.readers, &rules, target);
         let messages: Vec<_> = (0..)
             .zip(drawn)
             .map(|(number, reads)| {

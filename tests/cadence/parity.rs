@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use receiptd::receipt::cadence::{Basis, Habits, Policy, Rules};
+use receiptd::cadence::{Basis, Habits, Policy, Rules};
 use receiptd::receipt::{
     AccountName, Chat, ErrorCode, Lane, Lesson, Message, MessageId, MessageKey, Outcome, Schedule,
     SeenReader, SendStatus, State, UnixMs, UserId, WalkEnd,

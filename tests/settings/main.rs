@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use receiptd::receipt::{AccountName, cadence::Rules};
+use receiptd::cadence::Rules;
+use receiptd::receipt::AccountName;
 use receiptd::settings::{self, App, Budget, Loaded, Settings, SettingsError};
 use secrecy::ExposeSecret;
 

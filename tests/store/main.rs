@@ -32,7 +32,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use receiptd::receipt::cadence::{Policy, Rules};
+use receiptd::cadence::{Policy, Rules};
 use receiptd::receipt::{
     Chat, Lane, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus, State,
     UnixMs, UserId, WalkEnd, settle,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cadence::{Expected, Habits, Policy, Rules, read_curve};
 use crate::daemon::{Counted, Standing, standing};
-use crate::receipt::cadence::{Expected, Habits, Policy, Rules, read_curve};
 use crate::receipt::{Lane, UnixMs, whole_ms};
 use crate::settings::Settings;
 use crate::store::sqlite::SqliteStore;
@@ -145,7 +145,7 @@ impl Outlook {
         let lifetime = self.habits.lifetime(&self.rules);
         text += &read_curve(|age| self.share_read_by(age), lifetime);
         let measured = self.habits.measured();
-        let of_measured = |say: &dyn Fn(crate::receipt::cadence::Measured) -> String| {
+        let of_measured = |say: &dyn Fn(crate::cadence::Measured) -> String| {
             measured.map_or_else(|| "nothing measured yet".to_owned(), say)
         };
         let _ = writeln!(

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use proptest_state_machine::StateMachineTest;
-use receiptd::receipt::cadence::{Policy, Rules};
+use receiptd::cadence::{Policy, Rules};
 use receiptd::receipt::{
     Chat, ErrorCode, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus,
     UnixMs, UserId, WalkEnd, settle,

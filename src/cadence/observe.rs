@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::{Message, Missing, Outcome, State, UnixMs, WalkEnd};
 use super::curve::Kind;
+use crate::receipt::{Message, Missing, Outcome, State, UnixMs, WalkEnd};
 
 /// What one walk teaches of a lane's habits.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Missing, UnixMs};
 use super::Rules;
 use super::curve::{Curve, Kind};
 use super::grid::Grid;
@@ -16,6 +15,7 @@ use super::observe::Observation;
 use super::policy::level_of;
 use super::problem::MOST_LEVELS;
 use super::spend::Start;
+use crate::receipt::{Missing, UnixMs};
 
 pub use stored::HabitsError;
 

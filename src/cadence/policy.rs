@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::{MessageKey, Missing};
 use super::curve::{Curve, Kind};
 use super::grid::Grid;
 use super::problem::Problem;
 use super::solve::{Mixture, Next, mixture};
 use super::spend::Start;
 use super::{Habits, Rules};
+use crate::receipt::{MessageKey, Missing};
 
 /// Sets the hash that mixes two policies apart from those that spread and jitter.
 const MIX: u64 = 0x6d69_7865;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{
+use super::{Call, Habits, Observation, Policy, Rules};
+use crate::receipt::{
     ErrorCode, Lane, Message, MessageId, MessageKey, Missing, Outcome, Phase, Schedule, State,
     UnixMs, WalkEnd,
 };
-use super::{Call, Habits, Observation, Policy, Rules};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const SENT: UnixMs = UnixMs(1_790_000_000_000);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::super::real;
+use crate::receipt::real;
 
 /// Columns between the axes.
 const WIDTH: u32 = 56;

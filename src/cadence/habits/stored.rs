@@ -5,14 +5,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Habits, Totals};
+use crate::cadence::Rules;
+use crate::cadence::curve::Kind;
+use crate::cadence::grid::Grid;
+use crate::cadence::learned::Learned;
+use crate::cadence::problem::MOST_LEVELS;
+use crate::cadence::spend::Start;
+use crate::cadence::table::Table;
 use crate::receipt::UnixMs;
-use crate::receipt::cadence::Rules;
-use crate::receipt::cadence::curve::Kind;
-use crate::receipt::cadence::grid::Grid;
-use crate::receipt::cadence::learned::Learned;
-use crate::receipt::cadence::problem::MOST_LEVELS;
-use crate::receipt::cadence::spend::Start;
-use crate::receipt::cadence::table::Table;
 
 /// Changes when the meaning of the numbers does.
 const VERSION: u32 = 2;

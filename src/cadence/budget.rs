@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::{UnixMs, real};
 use super::Rules;
+use crate::receipt::{UnixMs, real};
 
 /// A rate that was counted for less than this is taken over so long: a few early messages are no rate yet. A lane that
 /// sends more than its budget covers must be known for one within hours, since each ordinary poll until then is a last
