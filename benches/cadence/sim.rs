@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use receiptd::cadence::{Basis, Habits, Policy, Rules};
 use receiptd::receipt::{
-    AccountName, ErrorCode, Lane, Lesson, Message, MessageId, MessageKey, Outcome, Schedule,
+    AccountName, ErrorCode, LaneId, Lesson, Message, MessageId, MessageKey, Outcome, Schedule,
     SeenReader, SendStatus, UnixMs, UserId, WalkEnd, settle,
 };
 
@@ -89,7 +89,7 @@ impl Live {
         reads: Vec<i64>,
         life: Duration,
     ) -> Self {
-        let lane = Lane {
+        let lane = LaneId {
             account: AccountName::from("default"),
             corp: None,
         };

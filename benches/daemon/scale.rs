@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use receiptd::receipt::{Lane, Message, Outcome, SeenReader, SendStatus, UnixMs, WalkEnd};
+use receiptd::receipt::{LaneId, Message, Outcome, SeenReader, SendStatus, UnixMs, WalkEnd};
 use receiptd::settings::{Database as DatabaseSettings, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
 use receiptd::store::{Store as _, Writes};
@@ -110,7 +110,7 @@ async fn claims(rig: &Rig, sizes: [u64; 3]) -> anyhow::Result<()> {
 /// One claim and its commit: each row gets a reader, and goes to its place two hours later, among those that wait. In
 /// order, these are neighbours; shuffled, each is in another page.
 async fn claim_and_commit(store: &SqliteStore, times: &mut Times) -> anyhow::Result<()> {
-    let lane = Lane {
+    let lane = LaneId {
         account: "default".into(),
         corp: None,
     };

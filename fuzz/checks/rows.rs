@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use receiptd::receipt::{
-    Chat, ErrorCode, Lane, Message, Outcome, SendStatus, State, UnixMs, WalkEnd,
+    Chat, ErrorCode, LaneId, Message, Outcome, SendStatus, State, UnixMs, WalkEnd,
 };
 use receiptd::settings::{Database, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
@@ -204,7 +204,7 @@ async fn admit(store: &SqliteStore) {
 
 /// Asks the store everything that the daemon and the commands ask.
 async fn judge(store: &SqliteStore, claimed: Option<Message>) {
-    let lane = Lane {
+    let lane = LaneId {
         account: "default".into(),
         corp: None,
     };

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::purse::{Purse, Standing};
-use crate::receipt::{AccountName, Lane, UnixMs};
+use crate::receipt::{AccountName, LaneId, UnixMs};
 use crate::settings::{Budget, Settings};
 use crate::store::CallCount;
 
@@ -15,7 +15,7 @@ pub(super) enum BudgetName {
 }
 
 impl BudgetName {
-    pub(super) fn of(settings: &Settings, lane: &Lane) -> Option<Self> {
+    pub(super) fn of(settings: &Settings, lane: &LaneId) -> Option<Self> {
         let account = settings.accounts.get(&lane.account)?;
         Some(match account.budget.as_ref()? {
             Budget::Own(_) => Self::Account(lane.account.clone()),
@@ -48,7 +48,7 @@ impl fmt::Display for BudgetName {
 #[derive(Clone, Copy, Debug)]
 pub struct Counted<'a> {
     /// Whose.
-    pub lane: &'a Lane,
+    pub lane: &'a LaneId,
     /// What was counted in this month.
     pub this_month: Option<&'a CallCount>,
     /// And in the one before.
@@ -58,7 +58,7 @@ pub struct Counted<'a> {
 }
 
 /// How the budget of `lane` stands by what the tables hold of `all` lanes: what a command beside the daemon can know.
-pub fn standing(settings: &Settings, lane: &Lane, all: &[Counted<'_>], now: UnixMs) -> Standing {
+pub fn standing(settings: &Settings, lane: &LaneId, all: &[Counted<'_>], now: UnixMs) -> Standing {
     let name = BudgetName::of(settings, lane);
     let calls = name.as_ref().and_then(|name| name.monthly_calls(settings));
     let label = match &name {

@@ -16,7 +16,7 @@ use crate::cadence::Call;
 use crate::dingtalk::{
     AccessToken, Client, Credentials, Failure, Freshness, TokenCache, TokenRefusal,
 };
-use crate::receipt::{ErrorCode, Lane, QuotaMonth};
+use crate::receipt::{ErrorCode, LaneId, QuotaMonth};
 use crate::settings::{Account, Settings};
 use crate::telemetry::Warnings;
 
@@ -31,7 +31,7 @@ pub(super) struct LaneSetup {
 
 /// What the calls of a lane share.
 pub(super) struct Gate {
-    pub(super) lane: Lane,
+    pub(super) lane: LaneId,
     turn: Arc<Mutex<Turn>>,
     health: StdMutex<Health>,
     address: Arc<Address>,
@@ -86,7 +86,7 @@ const WORTH_WAITING: Duration = Duration::from_secs(2);
 
 impl Gate {
     pub(super) fn new(
-        lane: Lane,
+        lane: LaneId,
         address: Arc<Address>,
         tickets: TicketSource,
         warnings: Warnings,

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::receipt::{Claim, Lane, MessageId};
+use crate::receipt::{Claim, LaneId, MessageId};
 
 /// The claims that are out. They need no row in the database: after a crash everything due is simply due.
 #[derive(Debug, Default)]
@@ -70,7 +70,7 @@ impl InFlight {
         self.lock().len()
     }
 
-    pub(super) fn of_lane(&self, lane: &Lane) -> usize {
+    pub(super) fn of_lane(&self, lane: &LaneId) -> usize {
         self.lock()
             .values()
             .filter(|held| held.claim.lane == *lane)

@@ -16,7 +16,7 @@ use super::tally::{Counted, Tally};
 use super::vitals::Vitals;
 use super::{Clock, DaemonError, Stop};
 use crate::cadence::Rules;
-use crate::receipt::{Lane, UnixMs, real, spread};
+use crate::receipt::{LaneId, UnixMs, real, spread};
 use crate::settings::Settings;
 use crate::store::{LaneDue, Pruned, Result, Store};
 
@@ -146,7 +146,13 @@ impl<S: Store> Keeper<S> {
     }
 
     /// How long before their moment the lane's last chances, `pending` in all, must be taken to fit its rate.
-    async fn jam(&self, lane: &Lane, pending: u64, rules: &Rules, now: UnixMs) -> Result<Duration> {
+    async fn jam(
+        &self,
+        lane: &LaneId,
+        pending: u64,
+        rules: &Rules,
+        now: UnixMs,
+    ) -> Result<Duration> {
         let Ok(setup) = self.lanes.setup(lane) else {
             return Ok(Duration::ZERO);
         };

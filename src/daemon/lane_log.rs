@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use crate::dingtalk::{Failure, remedy};
-use crate::receipt::{ErrorCode, Lane, whole_ms};
+use crate::receipt::{ErrorCode, LaneId, whole_ms};
 use crate::telemetry::Warnings;
 
 #[derive(Debug)]
 pub(super) struct LaneLog {
-    lane: Lane,
+    lane: LaneId,
     warnings: Warnings,
 }
 
 impl LaneLog {
-    pub(super) fn new(lane: Lane, warnings: Warnings) -> Self {
+    pub(super) fn new(lane: LaneId, warnings: Warnings) -> Self {
         Self { lane, warnings }
     }
 

@@ -10,7 +10,7 @@ use super::gate::{Gate, LaneSetup};
 use super::purse::Purse;
 use super::tokens::TicketSource;
 use crate::dingtalk::{Client, ClientError, Credentials};
-use crate::receipt::{ErrorCode, Lane, QuotaMonth, UnixMs};
+use crate::receipt::{ErrorCode, LaneId, QuotaMonth, UnixMs};
 use crate::settings::Settings;
 use crate::store::CallCount;
 use crate::telemetry::Warnings;
@@ -18,7 +18,7 @@ use crate::telemetry::Warnings;
 /// The lanes, their gates, and what is made anew when the configuration changes.
 pub(super) struct Lanes {
     clock: Clock,
-    gates: Mutex<HashMap<Lane, Arc<Gate>>>,
+    gates: Mutex<HashMap<LaneId, Arc<Gate>>>,
     made: Mutex<Made>,
     address: Arc<Address>,
     tickets: TicketSource,
@@ -30,7 +30,7 @@ struct Made {
     client: Client,
     purses: HashMap<BudgetName, Arc<Purse>>,
     /// Those asked for since the configuration was read: every claim asks.
-    setups: HashMap<Lane, Arc<LaneSetup>>,
+    setups: HashMap<LaneId, Arc<LaneSetup>>,
 }
 
 impl Lanes {
@@ -98,7 +98,7 @@ impl Lanes {
     }
 
     /// The lane's gate.
-    pub(super) fn gate(&self, lane: &Lane) -> Arc<Gate> {
+    pub(super) fn gate(&self, lane: &LaneId) -> Arc<Gate> {
         self.gates()
             .entry(lane.clone())
             .or_insert_with(|| {
@@ -116,7 +116,7 @@ impl Lanes {
     ///
     /// # Errors
     /// The code for its rows' `last_error` where no account, or no organisation, is named.
-    pub(super) fn setup(&self, lane: &Lane) -> Result<Arc<LaneSetup>, ErrorCode> {
+    pub(super) fn setup(&self, lane: &LaneId) -> Result<Arc<LaneSetup>, ErrorCode> {
         let mut made = self.made();
         if let Some(setup) = made.setups.get(lane) {
             return Ok(setup.clone());
@@ -139,7 +139,7 @@ impl Lanes {
     }
 
     /// The budget that the lane's calls come out of, if any.
-    pub(super) fn purse(&self, lane: &Lane) -> Option<Arc<Purse>> {
+    pub(super) fn purse(&self, lane: &LaneId) -> Option<Arc<Purse>> {
         purse(&mut self.made(), lane, self.clock.now())
     }
 
@@ -153,7 +153,7 @@ impl Lanes {
         self.gates().values().cloned().collect()
     }
 
-    fn gates(&self) -> MutexGuard<'_, HashMap<Lane, Arc<Gate>>> {
+    fn gates(&self) -> MutexGuard<'_, HashMap<LaneId, Arc<Gate>>> {
         self.gates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -162,7 +162,7 @@ impl Lanes {
     }
 }
 
-fn purse(made: &mut Made, lane: &Lane, now: UnixMs) -> Option<Arc<Purse>> {
+fn purse(made: &mut Made, lane: &LaneId, now: UnixMs) -> Option<Arc<Purse>> {
     let name = BudgetName::of(&made.settings, lane)?;
     let monthly_calls = name.monthly_calls(&made.settings)?;
     let made = made

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::plans::{Plan, Plans};
-use crate::receipt::{self, Lane, UnixMs};
+use crate::receipt::{self, LaneId, UnixMs};
 use crate::store::HabitsRow;
 
 /// Works on copies: a batch that is not committed teaches nothing.
 #[derive(Default)]
-pub(super) struct Lessons(HashMap<Lane, Lesson>);
+pub(super) struct Lessons(HashMap<LaneId, Lesson>);
 
 /// A lane's lesson, and the plan that its rows are settled by.
 pub(super) struct Lesson {
@@ -19,7 +19,7 @@ pub(super) struct Lesson {
 
 impl Lessons {
     /// The lesson of a lane, up to `now` if it begins here.
-    pub(super) fn of(&mut self, lane: &Lane, plans: &Plans, now: UnixMs) -> &mut Lesson {
+    pub(super) fn of(&mut self, lane: &LaneId, plans: &Plans, now: UnixMs) -> &mut Lesson {
         self.0.entry(lane.clone()).or_insert_with(|| {
             let (plan, habits) = plans.study(lane);
             let taught = receipt::Lesson::begin(habits, now, plan.rules().memory);
@@ -29,7 +29,7 @@ impl Lessons {
 
     /// The habits of the lanes that learned.
     pub(super) fn rows(&self) -> Vec<HabitsRow> {
-        let learned = |(lane, lesson): (&Lane, &Lesson)| {
+        let learned = |(lane, lesson): (&LaneId, &Lesson)| {
             Some(HabitsRow {
                 lane: lane.clone(),
                 habits: lesson.taught.learned()?.to_json(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cadence::{Habits, Policy, Rules};
-use crate::receipt::{Lane, Schedule};
+use crate::receipt::{LaneId, Schedule};
 
 /// One policy with the rules it was made from.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Plan {
 
 /// A policy to be solved, away from the runtime's threads: it takes milliseconds, hundreds where groups are large.
 pub(super) struct Task {
-    pub(super) lane: Lane,
+    pub(super) lane: LaneId,
     pub(super) habits: Habits,
     pub(super) rules: Rules,
     /// Calls a message.
@@ -66,7 +66,7 @@ pub(super) struct Task {
 
 /// A solved [`Task`].
 pub(super) struct Solved {
-    pub(super) lane: Lane,
+    pub(super) lane: LaneId,
     pub(super) rules: Rules,
     pub(super) habits: Habits,
     pub(super) policy: Policy,

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 pub(super) use super::plan::Plan;
 use super::plan::{Solved, Task};
 use crate::cadence::{Basis, Habits, Rules};
-use crate::receipt::{Lane, whole_ms};
+use crate::receipt::{LaneId, whole_ms};
 use crate::settings::Settings;
 use crate::store::HabitsRow;
 
@@ -26,7 +26,7 @@ pub(super) struct Plans {
 struct Kept {
     /// For a lane of which nothing was learned; its policy is solved once for all of them.
     prior: Arc<Plan>,
-    lanes: HashMap<Lane, Learned>,
+    lanes: HashMap<LaneId, Learned>,
 }
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Learned {
     }
 
     /// Says in the log what was learned of the lifetime of keys, where that is news: a tenth more or less.
-    fn tell_lifetime(&mut self, lane: &Lane, key_lifetime: Duration) {
+    fn tell_lifetime(&mut self, lane: &LaneId, key_lifetime: Duration) {
         let lifetime = self.plan.lifetime;
         if lifetime.abs_diff(self.told) <= self.told / 10 {
             return;
@@ -104,12 +104,12 @@ impl Plans {
     }
 
     /// The plan in force for a lane.
-    pub(super) fn plan(&self, lane: &Lane) -> Arc<Plan> {
+    pub(super) fn plan(&self, lane: &LaneId) -> Arc<Plan> {
         self.lock().plan(lane).clone()
     }
 
     /// A lane's plan, and a copy of its habits to learn with.
-    pub(super) fn study(&self, lane: &Lane) -> (Arc<Plan>, Habits) {
+    pub(super) fn study(&self, lane: &LaneId) -> (Arc<Plan>, Habits) {
         let kept = self.lock();
         match kept.lanes.get(lane) {
             Some(learned) => (learned.plan.clone(), learned.habits.clone()),
@@ -118,7 +118,7 @@ impl Plans {
     }
 
     /// Keeps habits that are committed, which `new_messages` more messages have taught under `rules`.
-    pub(super) fn keep(&self, lane: &Lane, habits: Habits, new_messages: u32, rules: &Rules) {
+    pub(super) fn keep(&self, lane: &LaneId, habits: Habits, new_messages: u32, rules: &Rules) {
         let mut kept = self.lock();
         let prior = kept.prior.clone();
         // The rules may have been changed while the commit was under way.
@@ -142,7 +142,7 @@ impl Plans {
     }
 
     /// The calls a message that the lane can afford from now on.
-    pub(super) fn aim(&self, lane: &Lane, target: f64) {
+    pub(super) fn aim(&self, lane: &LaneId, target: f64) {
         let mut kept = self.lock();
         let prior = Basis::prior(kept.prior.rules.calls_per_message);
         if !kept.lanes.contains_key(lane) && !prior.is_off(target) {
@@ -156,7 +156,7 @@ impl Plans {
     }
 
     /// How long before their moment the lane's last chances are taken from now on.
-    pub(super) fn set_spread(&self, lane: &Lane, spread: Duration) {
+    pub(super) fn set_spread(&self, lane: &LaneId, spread: Duration) {
         let mut kept = self.lock();
         if kept.plan(lane).spread == spread {
             return;
@@ -218,14 +218,14 @@ impl Plans {
 }
 
 impl Kept {
-    fn plan(&self, lane: &Lane) -> &Arc<Plan> {
+    fn plan(&self, lane: &LaneId) -> &Arc<Plan> {
         self.lanes
             .get(lane)
             .map_or(&self.prior, |learned| &learned.plan)
     }
 
     /// What is learned of a lane; it begins with the prior.
-    fn learned(&mut self, lane: &Lane) -> &mut Learned {
+    fn learned(&mut self, lane: &LaneId) -> &mut Learned {
         let prior = &self.prior;
         self.lanes
             .entry(lane.clone())
@@ -252,8 +252,8 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
-    fn lane() -> Lane {
-        Lane {
+    fn lane() -> LaneId {
+        LaneId {
             account: "a".into(),
             corp: None,
         }

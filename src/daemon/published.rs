@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::receipt::{Lane, UnixMs, whole_ms};
+use crate::receipt::{LaneId, UnixMs, whole_ms};
 use crate::store::{CallCount, LaneTotals, WriteAheadLog};
 
 /// What the daemon publishes of itself.
@@ -72,7 +72,7 @@ pub struct Backlog {
     pub calls_this_month: u64,
     /// Lanes with pending messages, for the publisher to say which of them no configuration serves.
     #[serde(skip)]
-    pub waiting: Vec<Lane>,
+    pub waiting: Vec<LaneId>,
 }
 
 /// A feeder may write any account's name; so many lanes are enough to show that something is wrong.
@@ -164,7 +164,7 @@ impl Published {
         let of_month = self.lanes.iter().filter(|lane| lane.month == month);
         of_month
             .filter_map(|published| {
-                let lane = Lane {
+                let lane = LaneId {
                     account: published.account.as_str().into(),
                     corp: published.corp_id.as_deref().map(Into::into),
                 };
@@ -212,7 +212,7 @@ mod tests {
             reloads: Reloads::default(),
         };
         let count = |account: &str, calls| {
-            let lane = Lane {
+            let lane = LaneId {
                 account: account.into(),
                 corp: None,
             };

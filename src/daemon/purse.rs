@@ -181,7 +181,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::receipt::Lane;
+    use crate::receipt::LaneId;
 
     /// The last second of November 2026 at UTC+8.
     const LATE: UnixMs = UnixMs(1_796_054_399_000);
@@ -224,7 +224,7 @@ mod tests {
             messages,
             first_at: Some(UnixMs(first_at)),
             ..CallCount::nothing(
-                Lane {
+                LaneId {
                     account: "a".into(),
                     corp: None,
                 },

@@ -15,7 +15,7 @@ use super::pulse::{BEAT, CoreLoop};
 use super::tally::{Counted, Tally};
 use super::vitals::Vitals;
 use super::{Clock, DaemonError, Stop};
-use crate::receipt::{Lane, Message, Outcome, QuotaMonth, UnixMs};
+use crate::receipt::{LaneId, Message, Outcome, QuotaMonth, UnixMs};
 use crate::store::{CallCount, Found, Store, StoreError, Writes};
 use crate::telemetry::LineBudget;
 
@@ -155,7 +155,7 @@ impl<S: Store> Reconciler<S> {
 
     /// Tells the budgets what was committed, and the plans what the budgets can afford now.
     fn budget(&self, settled: &[Settled], now: UnixMs) {
-        let mut lanes: HashMap<&Lane, Vec<&Settled>> = HashMap::new();
+        let mut lanes: HashMap<&LaneId, Vec<&Settled>> = HashMap::new();
         for change in settled {
             lanes.entry(&change.after.lane).or_default().push(change);
         }
@@ -224,7 +224,7 @@ fn settle_all(found: &[Found<'_>], plans: &Plans, now: UnixMs) -> (Vec<Settled>,
 }
 
 fn count_calls(batch: &[Outcome], settled: &[Settled]) -> Vec<CallCount> {
-    let mut counts: HashMap<(&Lane, QuotaMonth), CallCount> = HashMap::new();
+    let mut counts: HashMap<(&LaneId, QuotaMonth), CallCount> = HashMap::new();
     let mut month = QuotaMonth::default();
     let mut of = |lane, at: UnixMs, count: &dyn Fn(&mut CallCount)| {
         month = month.or_of(at);

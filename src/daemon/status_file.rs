@@ -18,7 +18,7 @@ use super::pulse::BEAT;
 use super::purse::Standing;
 use super::vitals::Vitals;
 use crate::cadence::Rules;
-use crate::receipt::{ErrorCode, Lane, whole_ms};
+use crate::receipt::{ErrorCode, LaneId, whole_ms};
 use crate::settings::Settings;
 
 /// What the last daemon of the database at `database` published; `None` where that cannot be read.
@@ -107,7 +107,7 @@ impl Publisher {
     }
 }
 
-fn unconfigured(lane: &Lane, code: &ErrorCode) -> LaneCondition {
+fn unconfigured(lane: &LaneId, code: &ErrorCode) -> LaneCondition {
     LaneCondition {
         account: lane.account.to_string(),
         corp_id: lane.corp.as_ref().map(ToString::to_string),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ConversationId, ErrorCode, Lane, MessageId, MessageKey, RobotCode, UnixMs};
+use super::{ConversationId, ErrorCode, LaneId, MessageId, MessageKey, RobotCode, UnixMs};
 use crate::cadence::{Missing, Pending};
 
 /// Where a message stands. See the module's picture of the states.
@@ -131,7 +131,7 @@ pub struct Message {
     /// The message's name at DingTalk.
     pub key: MessageKey,
     /// Whose call it is.
-    pub lane: Lane,
+    pub lane: LaneId,
     /// The bot, where the row names it; else the account's.
     pub robot_code: Option<RobotCode>,
     /// The conversation, where the row names it.
@@ -177,7 +177,7 @@ pub struct Message {
 
 impl Message {
     /// A message as its feeder's INSERT leaves it who names nothing but the key, the account and when it was sent.
-    pub fn inserted(id: MessageId, key: MessageKey, lane: Lane, sent_at: UnixMs) -> Self {
+    pub fn inserted(id: MessageId, key: MessageKey, lane: LaneId, sent_at: UnixMs) -> Self {
         Self {
             id,
             key,
@@ -252,7 +252,7 @@ pub struct Claim {
     /// Its name, for logs.
     pub key: MessageKey,
     /// Whose call it is.
-    pub lane: Lane,
+    pub lane: LaneId,
     /// The row's `next_poll_at` when it was claimed.
     pub fence: Option<UnixMs>,
 }

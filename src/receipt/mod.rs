@@ -24,7 +24,8 @@ pub use crate::cadence::Missing;
 pub use disposition::Disposition;
 pub use figures::{real, whole_ms};
 pub use ids::{
-    AccountName, ConversationId, CorpId, ErrorCode, Lane, MessageId, MessageKey, RobotCode, UserId,
+    AccountName, ConversationId, CorpId, ErrorCode, LaneId, MessageId, MessageKey, RobotCode,
+    UserId,
 };
 pub use lesson::Lesson;
 pub use message::{Chat, Claim, Message, SendStatus, State};

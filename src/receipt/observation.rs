@@ -41,13 +41,13 @@ pub fn observe(
 mod tests {
     use super::*;
     use crate::cadence::Missing;
-    use crate::receipt::{ErrorCode, Lane, MessageId, UnixMs};
+    use crate::receipt::{ErrorCode, LaneId, MessageId, UnixMs};
 
     const HOUR: Duration = Duration::from_secs(3_600);
     const SENT: UnixMs = UnixMs(1_790_000_000_000);
 
     fn message(expected_readers: Option<u32>) -> Message {
-        let lane = Lane {
+        let lane = LaneId {
             account: "a".into(),
             corp: None,
         };

@@ -229,7 +229,7 @@ impl Schedule<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receipt::{Lane, MessageId, MessageKey};
+    use crate::receipt::{LaneId, MessageId, MessageKey};
 
     const NOW: UnixMs = UnixMs(1_800_000_000_000);
     const MINUTE: Duration = Duration::from_secs(60);
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn the_schedule_keeps_the_last_chance_whole() {
         const HOUR: Duration = Duration::from_secs(3_600);
-        let lane = Lane {
+        let lane = LaneId {
             account: "a".into(),
             corp: None,
         };

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub use pruning::{Pruning, Step};
 
 use crate::receipt::{
-    AccountName, Chat, ConversationId, CorpId, ErrorCode, Lane, Message, MessageId, MessageKey,
+    AccountName, Chat, ConversationId, CorpId, ErrorCode, LaneId, Message, MessageId, MessageKey,
     Outcome, RobotCode, State, UnixMs, Upcoming, UserId,
 };
 
@@ -57,7 +57,7 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneDue {
     /// Whose rows.
-    pub lane: Lane,
+    pub lane: LaneId,
     /// When the first of those not in flight is due.
     pub next_poll_at: UnixMs,
 }
@@ -88,7 +88,7 @@ pub struct Writes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallCount {
     /// Who called.
-    pub lane: Lane,
+    pub lane: LaneId,
     /// `YYYY-MM` at UTC+8.
     pub month: String,
     /// Metered calls.
@@ -103,7 +103,7 @@ pub struct CallCount {
 
 impl CallCount {
     /// Nothing counted yet.
-    pub fn nothing(lane: Lane, month: String) -> Self {
+    pub fn nothing(lane: LaneId, month: String) -> Self {
         Self {
             lane,
             month,
@@ -119,7 +119,7 @@ impl CallCount {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HabitsRow {
     /// Whose.
-    pub lane: Lane,
+    pub lane: LaneId,
     /// JSON, written and read by `cadence`.
     pub habits: String,
 }
@@ -160,7 +160,7 @@ pub enum Selection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneTotals {
     /// Whose rows.
-    pub lane: Lane,
+    pub lane: LaneId,
     /// Pending rows, new ones included.
     pub pending: u64,
     /// Pending rows that are due; a new one is due from its insert on, or from its feeder's `next_poll_at`.
@@ -227,13 +227,13 @@ pub trait Store: Send + Sync + 'static {
     fn lanes(&self, in_flight: &[MessageId]) -> impl Future<Output = Result<Vec<LaneDue>>> + Send;
 
     /// Lanes with pending rows that were never admitted, in flight or not.
-    fn new_lanes(&self) -> impl Future<Output = Result<Vec<Lane>>> + Send;
+    fn new_lanes(&self) -> impl Future<Output = Result<Vec<LaneId>>> + Send;
 
     /// Pending rows of a lane that were never admitted, oldest first. A row that cannot be read as a message is set
     /// aside (`failed`, `last_error = row.invalid`) and left out.
     fn arrivals(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         in_flight: &[MessageId],
         limit: usize,
         now: UnixMs,
@@ -246,7 +246,7 @@ pub trait Store: Send + Sync + 'static {
     /// not be due themselves before; set aside as in [`Self::arrivals`].
     fn due(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         now: UnixMs,
         last_chances_until: UnixMs,
         in_flight: &[MessageId],
@@ -257,7 +257,7 @@ pub trait Store: Send + Sync + 'static {
     /// that may not call. May read all of the lane's rows: for once a while, not for every beat.
     fn overaged(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         lived_from: UnixMs,
         in_flight: &[MessageId],
         limit: usize,
@@ -267,7 +267,7 @@ pub trait Store: Send + Sync + 'static {
     /// noted. May read all of the lane's rows: for once a while, not for every beat.
     fn note_lane_error(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         code: &ErrorCode,
         now: UnixMs,
         limit: usize,
@@ -306,12 +306,12 @@ pub trait Store: Send + Sync + 'static {
     fn habits(&self) -> impl Future<Output = Result<Vec<HabitsRow>>> + Send;
 
     /// The last chances of a lane's pending messages, those before `until` apart. Reads an index entry for each.
-    fn owed(&self, lane: &Lane, until: UnixMs) -> impl Future<Output = Result<Owed>> + Send;
+    fn owed(&self, lane: &LaneId, until: UnixMs) -> impl Future<Output = Result<Owed>> + Send;
 
     /// The last chances of a lane in order of time, those together that lie within `step`. Reads an index entry for each.
     fn last_chances(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         step: Duration,
     ) -> impl Future<Output = Result<Vec<Upcoming>>> + Send;
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use receiptd::cadence::{Basis, Habits, Policy, Rules};
 use receiptd::receipt::{
-    AccountName, Chat, ErrorCode, Lane, Lesson, Message, MessageId, MessageKey, Outcome, Schedule,
-    SeenReader, SendStatus, State, UnixMs, UserId, WalkEnd,
+    AccountName, Chat, ErrorCode, LaneId, Lesson, Message, MessageId, MessageKey, Outcome,
+    Schedule, SeenReader, SendStatus, State, UnixMs, UserId, WalkEnd,
 };
 use receiptd::settings::{Database, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
@@ -28,7 +28,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 struct Daemon {
     store: SqliteStore,
     rules: Rules,
-    lane: Lane,
+    lane: LaneId,
     habits: Habits,
     policy: Policy,
     basis: Basis,
@@ -50,7 +50,7 @@ impl Daemon {
         Self {
             store: SqliteStore::open(&database, Role::Owner).await.unwrap(),
             rules: rules.clone(),
-            lane: Lane {
+            lane: LaneId {
                 account: AccountName::from("default"),
                 corp: None,
             },

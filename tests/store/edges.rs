@@ -1,7 +1,7 @@
 //! The behaviour of a store at the edges of its promises: text of all kinds, sizes, repetitions, and what is not its own.
 
 use receiptd::receipt::{
-    ErrorCode, Lane, Message, RobotCode, SendStatus, State, UnixMs, UserId, WalkEnd,
+    ErrorCode, LaneId, Message, RobotCode, SendStatus, State, UnixMs, UserId, WalkEnd,
 };
 use receiptd::store::{CallCount, Found, NewMessage, Pruned, Selection, Store, Writes};
 
@@ -33,7 +33,7 @@ async fn text_comes_back_as_it_went_in<B: Backend>() {
             ..new(&key)
         };
         assert_eq!(store.add(std::slice::from_ref(&sent)).await.unwrap(), 1);
-        let lane = Lane {
+        let lane = LaneId {
             account: odd.into(),
             corp: Some(odd.into()),
         };
@@ -71,7 +71,7 @@ async fn text_comes_back_as_it_went_in<B: Backend>() {
 async fn organisations_of_an_account_are_lanes_apart<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    let of = |corp: &str| Lane {
+    let of = |corp: &str| LaneId {
         account: "x".into(),
         corp: Some(corp.into()),
     };

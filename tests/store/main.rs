@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use receiptd::cadence::{Policy, Rules};
 use receiptd::receipt::{
-    Chat, Lane, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus, State,
+    Chat, LaneId, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus, State,
     UnixMs, UserId, WalkEnd, settle,
 };
 use receiptd::store::{Found, NewMessage, Pruned, Reader, Store, Writes};
@@ -73,8 +73,8 @@ pub(crate) fn at(seconds: u64) -> UnixMs {
     T0 + Duration::from_secs(seconds)
 }
 
-pub(crate) fn lane(account: &str) -> Lane {
-    Lane {
+pub(crate) fn lane(account: &str) -> LaneId {
+    LaneId {
         account: account.into(),
         corp: None,
     }

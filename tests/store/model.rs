@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use receiptd::receipt::{
-    Claim, ErrorCode, Lane, Message, MessageId, MessageKey, Outcome, State, UnixMs, Upcoming,
+    Claim, ErrorCode, LaneId, Message, MessageId, MessageKey, Outcome, State, UnixMs, Upcoming,
 };
 use receiptd::store::{
     CallCount, Found, HabitsRow, LaneDue, LaneTotals, NewMessage, Owed, PruneBatch, Pruned, Reader,
@@ -33,8 +33,8 @@ struct Tables {
     /// In the order recorded.
     readers: Vec<(MessageKey, Reader)>,
     tickets: BTreeMap<String, String>,
-    calls: BTreeMap<(Lane, String), CallCount>,
-    habits: BTreeMap<Lane, String>,
+    calls: BTreeMap<(LaneId, String), CallCount>,
+    habits: BTreeMap<LaneId, String>,
 }
 
 /// See the module.
@@ -157,7 +157,7 @@ impl ModelStore {
 impl Store for ModelStore {
     async fn lanes(&self, in_flight: &[MessageId]) -> Result<Vec<LaneDue>> {
         let tables = self.tables.lock().unwrap();
-        let mut lanes: BTreeMap<Lane, UnixMs> = BTreeMap::new();
+        let mut lanes: BTreeMap<LaneId, UnixMs> = BTreeMap::new();
         for row in tables.rows.values().map(|row| &row.message) {
             let admitted = row.state == State::Pending && row.admitted_at.is_some();
             if let (true, Some(due)) = (admitted && !in_flight.contains(&row.id), row.next_poll_at)
@@ -172,10 +172,10 @@ impl Store for ModelStore {
         Ok(due.collect())
     }
 
-    async fn new_lanes(&self) -> Result<Vec<Lane>> {
+    async fn new_lanes(&self) -> Result<Vec<LaneId>> {
         let tables = self.tables.lock().unwrap();
         let new = tables.rows.values().map(|row| &row.message);
-        let lanes: BTreeSet<Lane> = new
+        let lanes: BTreeSet<LaneId> = new
             .filter(|row| row.state == State::Pending && row.admitted_at.is_none())
             .map(|row| row.lane.clone())
             .collect();
@@ -184,7 +184,7 @@ impl Store for ModelStore {
 
     async fn arrivals(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         in_flight: &[MessageId],
         limit: usize,
         now: UnixMs,
@@ -220,7 +220,7 @@ impl Store for ModelStore {
 
     async fn due(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         now: UnixMs,
         last_chances_until: UnixMs,
         in_flight: &[MessageId],
@@ -258,7 +258,7 @@ impl Store for ModelStore {
 
     async fn overaged(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         lived_from: UnixMs,
         in_flight: &[MessageId],
         limit: usize,
@@ -275,7 +275,7 @@ impl Store for ModelStore {
 
     async fn note_lane_error(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         code: &ErrorCode,
         now: UnixMs,
         limit: usize,
@@ -411,7 +411,7 @@ impl Store for ModelStore {
         Ok(counts.map(|(_, count)| count.clone()).collect())
     }
 
-    async fn owed(&self, lane: &Lane, until: UnixMs) -> Result<Owed> {
+    async fn owed(&self, lane: &LaneId, until: UnixMs) -> Result<Owed> {
         let tables = self.tables.lock().unwrap();
         let rows = tables.rows.values().map(|row| &row.message);
         let of_lane = rows.filter(|row| row.lane == *lane && row.state == State::Pending);
@@ -423,7 +423,7 @@ impl Store for ModelStore {
         Ok(owed)
     }
 
-    async fn last_chances(&self, lane: &Lane, step: Duration) -> Result<Vec<Upcoming>> {
+    async fn last_chances(&self, lane: &LaneId, step: Duration) -> Result<Vec<Upcoming>> {
         let tables = self.tables.lock().unwrap();
         let rows = tables.rows.values().map(|row| &row.message);
         let mut due: Vec<UnixMs> = rows
@@ -476,7 +476,7 @@ impl Store for ModelStore {
                 tables.last_id += 1;
                 let id = MessageId(tables.last_id);
                 let sent_at = new.sent_at.unwrap_or(inserted_at).min(inserted_at);
-                let lane = Lane {
+                let lane = LaneId {
                     account: new.account.clone(),
                     corp: new.corp.clone(),
                 };
@@ -587,7 +587,7 @@ impl Store for ModelStore {
 
     async fn totals(&self, now: UnixMs) -> Result<Vec<LaneTotals>> {
         let tables = self.tables.lock().unwrap();
-        let mut lanes: BTreeMap<Lane, LaneTotals> = BTreeMap::new();
+        let mut lanes: BTreeMap<LaneId, LaneTotals> = BTreeMap::new();
         for row in tables.rows.values() {
             let message = &row.message;
             let lane = message.lane.clone();

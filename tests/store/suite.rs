@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use receiptd::receipt::{
-    ErrorCode, Lane, Message, MessageKey, SendStatus, State, UnixMs, Upcoming, UserId, WalkEnd,
+    ErrorCode, LaneId, Message, MessageKey, SendStatus, State, UnixMs, Upcoming, UserId, WalkEnd,
 };
 use receiptd::store::{
     CallCount, HabitsRow, NewMessage, Owed, Pruned, Reader, Selection, Store, Writes,
@@ -360,7 +360,7 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
         .iter()
         .map(|row| walk(row, at(6), &["u", row.key.as_str()]))
         .collect();
-    let corp = Lane {
+    let corp = LaneId {
         account: "x".into(),
         corp: Some("corp".into()),
     };

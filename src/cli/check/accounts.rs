@@ -8,7 +8,7 @@ use super::super::common;
 use super::Findings;
 use crate::daemon::Published;
 use crate::dingtalk::{AccessToken, Client, Credentials, Failure, Query, remedy};
-use crate::receipt::{AccountName, Chat, CorpId, Disposition, Lane, MessageKey, RobotCode};
+use crate::receipt::{AccountName, Chat, CorpId, Disposition, LaneId, MessageKey, RobotCode};
 use crate::settings::{Account, App, Budget, Settings};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{CallCount, Store as _};
@@ -99,7 +99,7 @@ impl Accounts<'_> {
             App::ThirdParty { .. } => corps.iter().map(|corp| Some(*corp)).collect(),
         };
         for corp in asked {
-            let lane = Lane {
+            let lane = LaneId {
                 account: name.clone(),
                 corp: corp.cloned(),
             };
@@ -126,7 +126,7 @@ impl Accounts<'_> {
 
     async fn permission(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         account: &Account,
         token: &AccessToken,
         published: Option<&Published>,
@@ -144,7 +144,7 @@ impl Accounts<'_> {
     async fn ask(
         &self,
         store: &SqliteStore,
-        lane: &Lane,
+        lane: &LaneId,
         account: &Account,
         token: &AccessToken,
         what: String,
@@ -185,7 +185,7 @@ impl Accounts<'_> {
     async fn is_spent(
         &self,
         store: &SqliteStore,
-        lane: &Lane,
+        lane: &LaneId,
         account: &Account,
         month: &str,
     ) -> crate::store::Result<bool> {
@@ -210,7 +210,12 @@ impl Accounts<'_> {
 }
 
 /// What a running daemon knows from its own queries.
-fn from_the_daemon(lane: &Lane, published: Option<&Published>, what: String, found: &mut Findings) {
+fn from_the_daemon(
+    lane: &LaneId,
+    published: Option<&Published>,
+    what: String,
+    found: &mut Findings,
+) {
     let unknown = "not known, since no query of it was answered yet; `receiptd check --ask` asks once, for a metered call";
     let corp = lane.corp.as_ref().map(CorpId::as_str);
     let known = published.and_then(|published| {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cadence::{Expected, Habits, Policy, Rules, read_curve};
 use crate::daemon::{Counted, Standing, standing};
-use crate::receipt::{Lane, UnixMs, whole_ms};
+use crate::receipt::{LaneId, UnixMs, whole_ms};
 use crate::settings::Settings;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{CallCount, LaneTotals, Store as _};
@@ -21,7 +21,7 @@ const MOST_PLOTS: usize = 5;
 
 /// One lane's.
 pub(super) struct Outlook {
-    pub(super) lane: Lane,
+    pub(super) lane: LaneId,
     habits: Habits,
     rules: Rules,
     policy: Policy,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Memory, SLICE, Scheduler};
 use crate::daemon::clock::Step;
 use crate::daemon::pulse::CoreLoop;
-use crate::receipt::{Lane, Message, Outcome, UnixMs, WalkEnd, whole_ms};
+use crate::receipt::{LaneId, Message, Outcome, UnixMs, WalkEnd, whole_ms};
 use crate::store::{Result, Store};
 
 impl<S: Store> Scheduler<S> {
@@ -36,7 +36,7 @@ impl<S: Store> Scheduler<S> {
     /// Ends what outlived its age in a lane that may not call.
     pub(super) async fn end_overaged(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         now: UnixMs,
         memory: &Memory,
     ) -> Result<()> {

@@ -17,7 +17,7 @@ use super::pulse::{BEAT, CoreLoop};
 use super::vitals::Vitals;
 use super::worker::Job;
 use super::{Clock, DaemonError, Stop};
-use crate::receipt::{ErrorCode, Lane, Message, Outcome, UnixMs};
+use crate::receipt::{ErrorCode, LaneId, Message, Outcome, UnixMs};
 use crate::settings::Settings;
 use crate::store::{Result, Store};
 
@@ -166,7 +166,7 @@ impl<S: Store> Scheduler<S> {
         if sweep {
             memory.swept = Some(Instant::now());
         }
-        let mut lanes: BTreeMap<Lane, Work> = BTreeMap::new();
+        let mut lanes: BTreeMap<LaneId, Work> = BTreeMap::new();
         for due in self.store.lanes(&self.in_flight.ids()).await? {
             lanes.entry(due.lane).or_default().due = Some(due.next_poll_at);
         }
@@ -184,7 +184,7 @@ impl<S: Store> Scheduler<S> {
     /// One lane's turn in a round; when it wants the next at the latest.
     async fn serve(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         work: &Work,
         share: usize,
         sweep: bool,
@@ -238,7 +238,7 @@ impl<S: Store> Scheduler<S> {
     /// The turn of a lane that no configuration names: its rows are told why they wait.
     async fn serve_unasked(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         work: &Work,
         code: &ErrorCode,
         sweep: bool,
@@ -257,7 +257,7 @@ impl<S: Store> Scheduler<S> {
     }
 
     /// How many more claims of the lane may be out, of which it may have `most`.
-    fn free_claims(&self, lane: &Lane, most: usize) -> usize {
+    fn free_claims(&self, lane: &LaneId, most: usize) -> usize {
         let held = self.in_flight.of_lane(lane);
         let room = self.capacity().saturating_sub(self.in_flight.len());
         most.saturating_sub(held)
@@ -268,7 +268,7 @@ impl<S: Store> Scheduler<S> {
     /// their age need no free claim.
     async fn claim_due(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         now: UnixMs,
         free: usize,
         look: usize,
@@ -292,7 +292,7 @@ impl<S: Store> Scheduler<S> {
     /// Takes a slice of a lane's new rows: `free` of those that are past their first poll's age already are called at
     /// once, which needs no write before the call; the others get their place in the cadence. Where a budget holds, all
     /// are placed first: calls for some must leave room for the last chances of all. Whether there may be more.
-    async fn take_arrivals(&self, lane: &Lane, free: usize, memory: &Memory) -> Result<bool> {
+    async fn take_arrivals(&self, lane: &LaneId, free: usize, memory: &Memory) -> Result<bool> {
         let now = memory.now;
         let ids = self.in_flight.ids();
         let rows = self.store.arrivals(lane, &ids, SLICE, now).await?;
@@ -355,7 +355,7 @@ impl<S: Store> Scheduler<S> {
         }
     }
 
-    async fn note_unasked(&self, lane: &Lane, code: &ErrorCode, now: UnixMs) -> Result<()> {
+    async fn note_unasked(&self, lane: &LaneId, code: &ErrorCode, now: UnixMs) -> Result<()> {
         let noted = self.store.note_lane_error(lane, code, now, SLICE).await?;
         let warnings = self.vitals.warnings();
         if noted > 0

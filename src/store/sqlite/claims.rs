@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteRow;
 use super::batch::{self, Query, Select, Source, select};
 use super::rows::{Cells, Decoded};
 use super::{SqliteStore, corp_word, ids_json, limit_word};
-use crate::receipt::{Claim, ErrorCode, Lane, Message, MessageId, UnixMs};
+use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
 use crate::store::Result;
 
 /// ?1, ?2: the lane, ?3: ids in flight, ?4: how many.
@@ -97,7 +97,7 @@ pub(super) const STALE: &str = "SELECT claim.id
 impl SqliteStore {
     pub(super) async fn new_rows(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         in_flight: &[MessageId],
         limit: usize,
         now: UnixMs,
@@ -139,7 +139,7 @@ impl SqliteStore {
 
     pub(super) async fn due_rows(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         now: UnixMs,
         last_chances_until: UnixMs,
         in_flight: &[MessageId],
@@ -164,7 +164,7 @@ impl SqliteStore {
 
     pub(super) async fn overaged_rows(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         lived_from: UnixMs,
         in_flight: &[MessageId],
         limit: usize,
@@ -176,7 +176,7 @@ impl SqliteStore {
     async fn lane_rows(
         &self,
         select: &Select,
-        lane: &Lane,
+        lane: &LaneId,
         until: UnixMs,
         in_flight: &[MessageId],
         limit: usize,
@@ -218,7 +218,7 @@ impl SqliteStore {
 
     pub(super) async fn note_error(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         code: &ErrorCode,
         now: UnixMs,
         limit: usize,
@@ -263,7 +263,7 @@ impl SqliteStore {
 }
 
 /// Binds the lane, a moment, the ids in flight and how many.
-fn of_lane(query: Query, lane: &Lane, until: UnixMs, in_flight: &str, limit: usize) -> Query {
+fn of_lane(query: Query, lane: &LaneId, until: UnixMs, in_flight: &str, limit: usize) -> Query {
     query
         .bind(lane.account.as_str().to_owned())
         .bind(corp_word(lane).to_owned())

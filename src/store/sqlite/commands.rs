@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::rows::{Cells, bounded, columns, decode};
 use super::{SqliteStore, count, lane_of, limit_word, not_json, writes};
-use crate::receipt::{Lane, Message, MessageKey, State, UnixMs};
+use crate::receipt::{LaneId, Message, MessageKey, State, UnixMs};
 use crate::store::{CallCount, LaneTotals, NewMessage, Reader, Result, Selection};
 
 /// ?1: rows as `[process_query_key, account, corp_id, robot_code, open_conversation_id, chat, expected_readers, sent_at,
@@ -191,17 +191,18 @@ impl SqliteStore {
     }
 
     pub(super) async fn lane_totals(&self, now: UnixMs) -> Result<Vec<LaneTotals>> {
-        let mut lanes: BTreeMap<Lane, LaneTotals> = BTreeMap::new();
-        let entry =
-            |lanes: &mut BTreeMap<Lane, LaneTotals>, lane: Lane, add: &dyn Fn(&mut LaneTotals)| {
-                add(lanes.entry(lane.clone()).or_insert_with(|| LaneTotals {
-                    lane,
-                    pending: 0,
-                    due: 0,
-                    oldest_due: None,
-                    finished: [0; 5],
-                }));
-            };
+        let mut lanes: BTreeMap<LaneId, LaneTotals> = BTreeMap::new();
+        let entry = |lanes: &mut BTreeMap<LaneId, LaneTotals>,
+                     lane: LaneId,
+                     add: &dyn Fn(&mut LaneTotals)| {
+            add(lanes.entry(lane.clone()).or_insert_with(|| LaneTotals {
+                lane,
+                pending: 0,
+                due: 0,
+                oldest_due: None,
+                finished: [0; 5],
+            }));
+        };
         for statement in [PENDING_TOTALS, NEW_TOTALS] {
             let rows = sqlx::query(statement)
                 .bind(now.0)

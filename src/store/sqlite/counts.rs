@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::rows::Cells;
 use super::{SqliteStore, corp_word, count, lane_of};
-use crate::receipt::{Lane, UnixMs, Upcoming};
+use crate::receipt::{LaneId, UnixMs, Upcoming};
 use crate::store::{CallCount, Owed, Result};
 
 /// ?1, ?2: the lane, ?3: until when.
@@ -48,7 +48,7 @@ pub(super) const UPCOMING: &str = concat!(
 );
 
 impl SqliteStore {
-    pub(super) async fn owed_until(&self, lane: &Lane, until: UnixMs) -> Result<Owed> {
+    pub(super) async fn owed_until(&self, lane: &LaneId, until: UnixMs) -> Result<Owed> {
         let rows = sqlx::query(OWED)
             .bind(lane.account.as_str())
             .bind(corp_word(lane))
@@ -66,7 +66,7 @@ impl SqliteStore {
 
     pub(super) async fn last_chances_by(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         step: Duration,
     ) -> Result<Vec<Upcoming>> {
         let step = i64::try_from(step.as_millis()).unwrap_or(i64::MAX).max(1);

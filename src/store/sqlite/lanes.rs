@@ -2,7 +2,7 @@
 
 use super::rows::{Cells, bounded};
 use super::{SqliteStore, ids_json, limit_word, not_json};
-use crate::receipt::{Lane, MessageId, UnixMs};
+use crate::receipt::{LaneId, MessageId, UnixMs};
 use crate::store::{LaneDue, Result};
 
 /// The first row of each lane in an index that begins with the lane, stepping from lane to lane and skipping what lies
@@ -154,7 +154,7 @@ impl SqliteStore {
         Ok(lanes)
     }
 
-    pub(super) async fn lanes_new(&self) -> Result<Vec<Lane>> {
+    pub(super) async fn lanes_new(&self) -> Result<Vec<LaneId>> {
         let rows = sqlx::query(NEW_LANES).fetch_all(&self.readers).await?;
         let mut lanes = Vec::with_capacity(rows.len());
         let mut bad_lanes = Vec::new();
@@ -200,14 +200,14 @@ impl SqliteStore {
 }
 
 /// A lane's head in the next three cells (id, account, `corp_id`); where the lane cannot be read, the head and the column.
-fn head(cells: &mut Cells<'_>) -> std::result::Result<Lane, (i64, &'static str)> {
+fn head(cells: &mut Cells<'_>) -> std::result::Result<LaneId, (i64, &'static str)> {
     let id = cells.required_number("id");
     let account = cells.required_text("account");
     let corp = cells.text("corp_id").filter(|corp| !corp.is_empty());
     let empty = account.is_empty().then_some("account");
     match cells.invalid.or(empty) {
         Some(column) => Err((id, column)),
-        None => Ok(Lane {
+        None => Ok(LaneId {
             account: account.into(),
             corp: corp.map(Into::into),
         }),

@@ -31,7 +31,7 @@ pub use migrate::Migrating;
 pub use open::{JOURNAL_SIZE_LIMIT, OpenError, Role};
 
 use crate::receipt::{
-    Claim, ErrorCode, Lane, Message, MessageId, MessageKey, Outcome, State, UnixMs, Upcoming,
+    Claim, ErrorCode, LaneId, Message, MessageId, MessageKey, Outcome, State, UnixMs, Upcoming,
 };
 use crate::settings::Database;
 use crate::store::{
@@ -121,15 +121,15 @@ impl SqliteStore {
 }
 
 /// A lane's organisation as the tables of counts and the indexes hold it.
-fn corp_word(lane: &Lane) -> &str {
+fn corp_word(lane: &LaneId) -> &str {
     lane.corp.as_ref().map_or("", |corp| corp.as_str())
 }
 
 /// The lane in the next two cells; `None` where it can't be read.
-fn lane_of(cells: &mut rows::Cells<'_>) -> Option<Lane> {
+fn lane_of(cells: &mut rows::Cells<'_>) -> Option<LaneId> {
     let account = cells.text("account");
     let corp = cells.text("corp_id");
-    Some(Lane {
+    Some(LaneId {
         account: account?.into(),
         corp: corp.filter(|corp| !corp.is_empty()).map(Into::into),
     })
@@ -166,13 +166,13 @@ impl Store for SqliteStore {
         self.lanes_due(in_flight).await
     }
 
-    async fn new_lanes(&self) -> Result<Vec<Lane>> {
+    async fn new_lanes(&self) -> Result<Vec<LaneId>> {
         self.lanes_new().await
     }
 
     async fn arrivals(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         in_flight: &[MessageId],
         limit: usize,
         now: UnixMs,
@@ -186,7 +186,7 @@ impl Store for SqliteStore {
 
     async fn due(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         now: UnixMs,
         last_chances_until: UnixMs,
         in_flight: &[MessageId],
@@ -198,7 +198,7 @@ impl Store for SqliteStore {
 
     async fn overaged(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         lived_from: UnixMs,
         in_flight: &[MessageId],
         limit: usize,
@@ -208,7 +208,7 @@ impl Store for SqliteStore {
 
     async fn note_lane_error(
         &self,
-        lane: &Lane,
+        lane: &LaneId,
         code: &ErrorCode,
         now: UnixMs,
         limit: usize,
@@ -239,11 +239,11 @@ impl Store for SqliteStore {
         self.stored_habits().await
     }
 
-    async fn owed(&self, lane: &Lane, until: UnixMs) -> Result<Owed> {
+    async fn owed(&self, lane: &LaneId, until: UnixMs) -> Result<Owed> {
         self.owed_until(lane, until).await
     }
 
-    async fn last_chances(&self, lane: &Lane, step: Duration) -> Result<Vec<Upcoming>> {
+    async fn last_chances(&self, lane: &LaneId, step: Duration) -> Result<Vec<Upcoming>> {
         self.last_chances_by(lane, step).await
     }
 

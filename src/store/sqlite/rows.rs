@@ -4,7 +4,7 @@ use serde::Deserialize;
 use sqlx::sqlite::{Sqlite, SqliteRow};
 use sqlx::{Decode, Row, TypeInfo, ValueRef};
 
-use crate::receipt::{Chat, Lane, Message, MessageId, MessageKey, SendStatus, State, UnixMs};
+use crate::receipt::{Chat, LaneId, Message, MessageId, MessageKey, SendStatus, State, UnixMs};
 
 /// A cell that a feeder may have written, as long as it may be: one that went round the checks can hold a gigabyte, and
 /// nothing of it is loaded. What is too long is a BLOB here, which no column may be. Of text `octet_length` asks the record's
@@ -165,7 +165,7 @@ impl Raw<'_> {
         let message = Message {
             id: MessageId(self.id),
             key: MessageKey::from(self.process_query_key),
-            lane: Lane {
+            lane: LaneId {
                 account: self.account.into(),
                 corp: self.corp_id.map(Into::into),
             },

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use receiptd::receipt::{
-    ErrorCode, Lane, Message, MessageId, Outcome, Schedule, SendStatus, State, UnixMs, WalkEnd,
+    ErrorCode, LaneId, Message, MessageId, Outcome, Schedule, SendStatus, State, UnixMs, WalkEnd,
 };
 use receiptd::store::{NewMessage, Pruned, Reader, Selection};
 
 /// Metered and throttled calls of a lane and month.
-pub(super) type Calls = BTreeMap<(Lane, String), (u64, u64)>;
+pub(super) type Calls = BTreeMap<(LaneId, String), (u64, u64)>;
 
 /// All that the tables hold.
 #[derive(Clone, Debug, Default, PartialEq)]
