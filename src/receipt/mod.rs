@@ -12,7 +12,6 @@
 mod disposition;
 mod figures;
 mod ids;
-mod lesson;
 mod message;
 mod observation;
 mod outcome;
@@ -27,10 +26,9 @@ pub use ids::{
     AccountName, ConversationId, CorpId, ErrorCode, LaneId, MessageId, MessageKey, RobotCode,
     UserId,
 };
-pub use lesson::Lesson;
-pub use message::{Chat, Claim, Message, SendStatus, State};
+pub use message::{Chat, Claim, Doubt, Message, SendStatus, State};
 pub use observation::observe;
 pub use outcome::{Outcome, SeenReader, WalkEnd};
-pub use schedule::{Phase, Schedule, Upcoming, spread};
+pub use schedule::{Phase, Schedule};
 pub use settle::settle;
 pub use time::{QuotaMonth, UnixMs};

@@ -24,6 +24,8 @@ pub struct Outcome {
     pub calls: u32,
     /// Calls that were throttled, which the vendor does not charge.
     pub throttled: u32,
+    /// Calls that met upstream trouble, whether the vendor counted them or not.
+    pub failed_calls: u32,
     /// Each reader once, in the order seen.
     pub readers: Vec<SeenReader>,
     /// The last status reported within the walk; `Some` as soon as a page was answered.
@@ -41,6 +43,7 @@ impl Outcome {
             ended_at: at,
             calls: 0,
             throttled: 0,
+            failed_calls: 0,
             readers: Vec::new(),
             send_status: None,
             end,
@@ -53,7 +56,9 @@ impl Outcome {
 pub enum WalkEnd {
     /// Every page was read.
     Complete,
-    /// Upstream trouble, or too many pages: what was seen counts, the rest comes with a later poll.
+    /// Upstream trouble to the end of its retries: what was seen counts, and the next poll waits longer.
+    Failed(ErrorCode),
+    /// Too many pages, or pages that bring nothing new: what was seen counts, the rest comes with a later poll.
     Cut(ErrorCode),
     /// `processQueryKey.expireTime`.
     NotGeneratedOrExpired(ErrorCode),
@@ -69,5 +74,5 @@ pub enum WalkEnd {
     /// Given back as it was: a stop, or a lane that may not call. Nothing of the row's schedule changes.
     Released,
     /// Older than `max_age`: ended without a call.
-    Aged,
+    TooOld,
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Message, UnixMs, real, whole_ms};
+use super::{Message, UnixMs, whole_ms};
 use crate::cadence::{Call, Policy, Rules};
 
 /// What a message is waiting for.
@@ -16,72 +16,16 @@ pub enum Phase {
 }
 
 /// All that decides when a lane's messages are polled.
-#[derive(Clone, Copy, Debug)]
-pub struct Schedule<'a> {
+#[derive(Clone, Debug)]
+pub struct Schedule {
     /// What the operator says.
-    pub rules: &'a Rules,
+    pub rules: Rules,
     /// The poll ages in force.
-    pub policy: &'a Policy,
+    pub policy: Policy,
     /// How long a key answers: the setting, or what was learned.
     pub lifetime: Duration,
-    /// How long before their proper moment last chances are taken, so that all of a lane's fit its rate; see [`spread`].
-    pub spread: Duration,
-}
-
-/// Last chances of a lane: up to when, after the ones before, and how many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Upcoming {
-    /// The latest of them is due at this moment.
-    pub until: UnixMs,
-    /// How many they are.
-    pub count: u64,
-}
-
-/// Part of the time between a last chance and the end of its key's life that is planned with; the rest is for trouble.
-const PLANNED_SHARE: f64 = 0.5;
-
-/// How long before their proper moment a lane's last chances must be taken from now on, so that all of them are called
-/// before their keys' lives end, at `calls_per_second`. `upcoming` in order of time; each key lives `last_chance` longer
-/// than its last chance is due. Zero where there is time enough, or where a jam need not be begun with before this is
-/// asked again, in `again`.
-///
-/// They are served in the order in which they are due. Where some would come too late if each waited for its moment, the
-/// n-th of them can be served n/rate after a start, which must be before its key's end: the earliest such start is when
-/// they must begin. Once begun, each is taken as soon as its turn comes.
-pub fn spread(
-    upcoming: &[Upcoming],
-    now: UnixMs,
-    calls_per_second: f64,
-    last_chance: Duration,
-    again: Duration,
-) -> Duration {
-    let rate = calls_per_second.max(f64::MIN_POSITIVE);
-    // Seconds after now, negative for what is overdue.
-    let ahead = |at: UnixMs| at.since(now).as_secs_f64() - now.since(at).as_secs_f64();
-    let slack = last_chance.as_secs_f64() * PLANNED_SHARE;
-    let mut served = 0.0;
-    // If each waits for its moment, they are done by then.
-    let mut finished = 0.0_f64;
-    let mut must_start = f64::INFINITY;
-    let mut spread = 0.0_f64;
-    let mut wanted = 0.0;
-    for part in upcoming {
-        let count = real(part.count);
-        let due = ahead(part.until);
-        spread = spread.max(due - served / rate);
-        served += count;
-        finished = finished.max(due) + count / rate;
-        let start = due + slack - served / rate;
-        if finished > due + slack && start < must_start {
-            must_start = start;
-            // What lies behind the narrowest place needs no hurry.
-            wanted = spread;
-        }
-    }
-    if must_start > again.as_secs_f64() {
-        return Duration::ZERO;
-    }
-    Duration::try_from_secs_f64(wanted).unwrap_or(Duration::ZERO)
+    /// Last chances that are due by then are taken now, so that all of the lane's fit its rate.
+    pub last_chances_until: Option<UnixMs>,
 }
 
 /// The ladder's growth: each step lies so much farther from the sending than the one before.
@@ -89,7 +33,7 @@ const LADDER_GROWTH: f64 = 1.6;
 /// How far jitter moves a poll either way at most, as a share of its interval.
 const JITTER: f64 = 0.05;
 
-impl Schedule<'_> {
+impl Schedule {
     /// Places a new row in the cadence: its first poll, never before the feeder's own `next_poll_at`.
     pub fn admit(&self, row: &Message, now: UnixMs) -> Message {
         let cadence = row.sent_at + self.policy.next_age(row.pending(), Duration::ZERO);

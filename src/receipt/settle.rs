@@ -12,12 +12,7 @@ const BUDGET_SPENT: &str = "budget.spent";
 ///
 /// `row` is the row as it is now. Where it is no longer the one that was claimed (cancelled, finished or
 /// re-scheduled meanwhile) it keeps its state and schedule: readers and calls are counted, and nothing else.
-pub fn settle(
-    row: &Message,
-    outcome: &Outcome,
-    new_readers: u32,
-    schedule: &Schedule<'_>,
-) -> Message {
+pub fn settle(row: &Message, outcome: &Outcome, new_readers: u32, schedule: &Schedule) -> Message {
     let now = outcome.ended_at;
     let mut next = Message {
         reader_count: row.reader_count.saturating_add(new_readers),
@@ -83,7 +78,7 @@ pub fn settle(
         }
         WalkEnd::OverBudget => over_budget(&mut next, outcome, schedule),
         WalkEnd::Released => {}
-        WalkEnd::Aged => next = aged_out(&next, now),
+        WalkEnd::TooOld => next = aged_out(&next, now),
     }
     let moved = next.next_poll_at != row.next_poll_at;
     if next.next_poll_at.is_some() && (moved || outcome.calls > 0) {
@@ -110,7 +105,7 @@ fn aged_out(row: &Message, now: UnixMs) -> Message {
 }
 
 /// A walk that did not read every page: its pages may have finished the message all the same.
-fn cut_short(next: &mut Message, outcome: &Outcome, now: UnixMs, schedule: &Schedule<'_>) {
+fn cut_short(next: &mut Message, outcome: &Outcome, now: UnixMs, schedule: &Schedule) {
     let known_sent = outcome.send_status == Some(SendStatus::Success);
     if known_sent && all_read(next) {
         finish(next, State::Complete, now);
@@ -123,7 +118,7 @@ fn cut_short(next: &mut Message, outcome: &Outcome, now: UnixMs, schedule: &Sche
 
 /// The month could not afford the next call. A poll of the cadence that is left out is no error; a last chance that is
 /// dropped stands on the row, since its answer is lost.
-fn over_budget(next: &mut Message, outcome: &Outcome, schedule: &Schedule<'_>) {
+fn over_budget(next: &mut Message, outcome: &Outcome, schedule: &Schedule) {
     let now = outcome.ended_at;
     let call = schedule.call(next, now);
     if outcome.send_status.is_some() {
@@ -169,7 +164,7 @@ fn fail_with(next: &mut Message, code: &ErrorCode, now: UnixMs) {
     next.last_error_at = Some(now);
 }
 
-fn poll_again(next: &mut Message, now: UnixMs, phase: Phase, schedule: &Schedule<'_>) {
+fn poll_again(next: &mut Message, now: UnixMs, phase: Phase, schedule: &Schedule) {
     next.next_poll_at = Some(schedule.next_poll_at(next, now, phase));
     next.last_chance_at = schedule.last_chance_at(next, now);
 }
