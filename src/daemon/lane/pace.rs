@@ -1,6 +1,8 @@
-//! What all lanes share: the egress address's ceiling, its bans, and the workers' places.
+//! How fast calls go out: a rate limiter for each lane and one for the egress address, whose bans and places for calls under
+//! way stand here too.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
@@ -8,17 +10,16 @@ use tokio::time::Instant;
 
 /// Spaces calls evenly, so that no second of the endpoint's clock sees more than the rate.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct RateLimiter {
     next: Instant,
 }
-
 /// Part of the rate that is used: the rest is left for jitter on the way.
 const USED_SHARE: f64 = 0.95;
 /// Calls that are due within so much of each other go out together: waking up costs more than a call does. It is also how
 /// much lateness may be caught up, so that a second sees so much more than its rate at most: less than is left for jitter.
 const GRAIN: Duration = Duration::from_millis(20);
 
-impl Pace {
+impl RateLimiter {
     pub(super) fn new() -> Self {
         Self {
             next: Instant::now(),
@@ -45,75 +46,108 @@ fn interval(calls_per_second: u32) -> Duration {
     Duration::from_secs_f64(1.0 / (f64::from(calls_per_second) * USED_SHARE))
 }
 
-/// The egress address: its pace, its bans, and the places for calls under way.
+/// The egress address: its rate, its bans, and the places for calls under way.
 #[derive(Debug)]
-pub(super) struct Address {
-    pace: Mutex<Pace>,
+pub(in crate::daemon) struct Address {
+    limiter: Mutex<RateLimiter>,
     places: Arc<Semaphore>,
+    /// What lanes whose calls hang take beyond one place each.
+    of_hanging: Arc<Semaphore>,
     concurrency: usize,
-    banned_until: std::sync::Mutex<Option<Instant>>,
+    banned_until: StdMutex<Option<Instant>>,
 }
 
-/// A place among the calls under way, and among those of its lane.
+/// The places that one lane may take, and whether its calls hang.
+#[derive(Debug)]
+pub(in crate::daemon) struct LanePlaces {
+    places: Arc<Semaphore>,
+    most: usize,
+    hangs: AtomicBool,
+}
+
+/// A place among the calls under way. Freed when it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    #[expect(dead_code, reason = "held for its drop")]
-    places: OwnedSemaphorePermit,
-    #[expect(dead_code, reason = "held for its drop")]
-    of_lane: OwnedSemaphorePermit,
+    _places: OwnedSemaphorePermit,
+    _of_lane: OwnedSemaphorePermit,
+    _of_hanging: Option<OwnedSemaphorePermit>,
 }
 
-/// The places that one lane may take.
-pub(super) type LanePlaces = Arc<Semaphore>;
 /// One lane never takes the last of so many parts of the places: where each of its calls hangs until the time-out, the
 /// others go on.
 const PARTS_LEFT: usize = 8;
-
 /// How long DingTalk bans an address.
 const BAN: Duration = Duration::from_secs(300);
 
+impl LanePlaces {
+    /// Notes how the last call ended: a lane whose last call timed out shares half of the places with others like it.
+    pub(super) fn set_hanging(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Relaxed);
+    }
+
+    /// Whether no call of the lane is under way.
+    fn is_idle(&self) -> bool {
+        self.places.available_permits() == self.most
+    }
+}
+
 impl Address {
-    pub(super) fn new(concurrency: usize) -> Self {
+    pub(in crate::daemon) fn new(concurrency: usize) -> Self {
         Self {
-            pace: Mutex::new(Pace::new()),
+            limiter: Mutex::new(RateLimiter::new()),
             places: Arc::new(Semaphore::new(concurrency)),
+            of_hanging: Arc::new(Semaphore::new((concurrency / 2).max(1))),
             concurrency,
-            banned_until: std::sync::Mutex::new(None),
+            banned_until: StdMutex::new(None),
         }
     }
 
     /// The places of one lane.
     pub(super) fn lane_places(&self) -> LanePlaces {
         let left = self.concurrency.div_ceil(PARTS_LEFT);
-        Arc::new(Semaphore::new(self.concurrency.saturating_sub(left).max(1)))
+        let most = self.concurrency.saturating_sub(left).max(1);
+        LanePlaces {
+            places: Arc::new(Semaphore::new(most)),
+            most,
+            hangs: AtomicBool::new(false),
+        }
     }
 
-    /// Waits for a place of the lane, the address's turn and a free place, then counts the call. One walk of each lane
-    /// waits here.
+    /// Waits for a place of the lane, the address's turn and a free place, then counts the call. `None`: the process
+    /// ends.
     pub(super) async fn enter(&self, lane: &LanePlaces, calls_per_second: u32) -> Option<Place> {
-        let of_lane = lane.clone().acquire_owned().await.ok()?;
-        let mut pace = self.pace.lock().await;
-        if let Some(due) = pace.due(Instant::now(), calls_per_second) {
+        let of_hanging = if lane.hangs.load(Ordering::Relaxed) && !lane.is_idle() {
+            Some(self.of_hanging.clone().acquire_owned().await.ok()?)
+        } else {
+            None
+        };
+        let of_lane = lane.places.clone().acquire_owned().await.ok()?;
+        let mut limiter = self.limiter.lock().await;
+        if let Some(due) = limiter.due(Instant::now(), calls_per_second) {
             tokio::time::sleep_until(due).await;
         }
         let places = self.places.clone().acquire_owned().await.ok()?;
-        pace.step(Instant::now(), calls_per_second);
-        Some(Place { places, of_lane })
+        limiter.step(Instant::now(), calls_per_second);
+        Some(Place {
+            _places: places,
+            _of_lane: of_lane,
+            _of_hanging: of_hanging,
+        })
     }
 
     pub(super) fn ban(&self) {
-        *self.lock() = Some(Instant::now() + BAN);
+        *self.banned() = Some(Instant::now() + BAN);
     }
 
     /// The end of a ban that still holds.
-    pub(super) fn banned_until(&self) -> Option<Instant> {
-        self.lock().filter(|until| *until > Instant::now())
+    pub(in crate::daemon) fn banned_until(&self) -> Option<Instant> {
+        self.banned().filter(|until| *until > Instant::now())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+    fn banned(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         self.banned_until
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,7 +162,7 @@ mod tests {
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
         for rate in [1_u32, 7, 20, 50, 100, 400, 500] {
-            let mut pace = Pace::new();
+            let mut pace = RateLimiter::new();
             let mut now = Instant::now();
             let mut calls: Vec<Instant> = Vec::new();
             for _ in 0..10 * rate {
@@ -154,7 +188,7 @@ mod tests {
     #[test]
     fn calls_that_are_due_together_go_out_together() {
         for (rate, bursts) in [(10, 99), (50, 99), (500, 12)] {
-            let mut pace = Pace::new();
+            let mut pace = RateLimiter::new();
             let mut now = Instant::now();
             let mut moments = 0;
             for _ in 0..100 {
@@ -166,6 +200,30 @@ mod tests {
             }
             assert!(moments <= bursts, "rate {rate}: {moments}");
             assert!(rate > 50 || moments == bursts, "rate {rate}: {moments}");
+        }
+    }
+
+    /// Two lanes whose calls all hang took 64 of 64 places.
+    #[tokio::test]
+    async fn lanes_whose_calls_hang_share_half_of_the_places() {
+        let address = Address::new(64);
+        let hanging: Vec<LanePlaces> = (0..3).map(|_| address.lane_places()).collect();
+        for lane in &hanging {
+            lane.set_hanging(true);
+        }
+        let mut held = Vec::new();
+        for lane in hanging.iter().cycle() {
+            let entering = address.enter(lane, 100_000);
+            match futures_util::FutureExt::now_or_never(entering) {
+                Some(place) => held.push(place.unwrap()),
+                None => break,
+            }
+        }
+        // One each, and half of the places together.
+        assert_eq!(held.len(), 3 + 32);
+        let sound = address.lane_places();
+        for _ in 0..64 - 35 {
+            held.push(address.enter(&sound, 100_000).await.unwrap());
         }
     }
 }
