@@ -10,7 +10,6 @@
 //! ```
 
 mod disposition;
-mod figures;
 mod ids;
 mod message;
 mod observation;
@@ -21,7 +20,6 @@ mod time;
 
 pub use crate::cadence::Missing;
 pub use disposition::Disposition;
-pub use figures::{real, whole_ms};
 pub use ids::{
     AccountName, ConversationId, CorpId, ErrorCode, LaneId, MessageId, MessageKey, RobotCode,
     UserId,
@@ -31,4 +29,4 @@ pub use observation::observe;
 pub use outcome::{Outcome, SeenReader, WalkEnd};
 pub use schedule::{Phase, Schedule};
 pub use settle::settle;
-pub use time::{QuotaMonth, UnixMs};
+pub use time::{QuotaMonth, UnixMs, real, whole_ms};

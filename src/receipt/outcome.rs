@@ -49,6 +49,12 @@ impl Outcome {
             end,
         }
     }
+
+    /// Whether the message was asked for at all, whatever came of it and whether the vendor counted it or not. A
+    /// throttled call asked nothing.
+    pub fn attempted(&self) -> bool {
+        self.calls > 0 || self.failed_calls > 0
+    }
 }
 
 /// How a walk ended.

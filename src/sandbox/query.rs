@@ -13,7 +13,7 @@ use super::request::{Asked, Request};
 use super::script::Script;
 use super::state::{Inner, Known, Shared};
 use super::tokens::{Standing, app_of};
-use crate::receipt::{Chat, UnixMs};
+use crate::receipt::{Chat, QuotaMonth, UnixMs};
 
 /// Which of the three endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,7 +249,7 @@ fn limits(shared: &Shared, inner: &mut Inner, call: &Call) -> Result<Option<Repl
         });
     }
     if call.at >= lane.month_ends {
-        lane.month_ends = UnixMs(call.at).next_quota_month().0;
+        lane.month_ends = QuotaMonth::of(UnixMs(call.at)).ends_at().0;
         lane.month_calls = 0;
     }
     if a_month > 0 && lane.month_calls >= a_month {
