@@ -36,17 +36,7 @@ impl Purse {
         Self {
             name,
             ledger: Mutex::new(Ledger {
-                month: Month {
-                    budget: monthly_calls,
-                    spent: 0,
-                    starts_at: now.quota_month_start().0,
-                    ends_at: now.next_quota_month().0,
-                    now: now.0,
-                    owed: 0,
-                    messages: 0,
-                    since: now.0,
-                    usual: None,
-                },
+                month: month_of(monthly_calls, now),
                 dropped: 0,
             }),
         }
@@ -66,11 +56,8 @@ impl Purse {
         let month = &mut self.lock().month;
         if let Some(counted) = this_month {
             month.spent = month.spent.saturating_add(counted.calls);
-            month.messages = month.messages.saturating_add(counted.messages);
-            month.since = counted
-                .first_at
-                .map_or(month.since, |at| at.0)
-                .min(month.since);
+            let first_at = counted.first_at.map_or(month.since, |at| at.0);
+            month.begun_before(counted.messages, first_at);
         }
         if let Some(messages) = before.map(|counted| counted.messages)
             && messages > 0
@@ -119,7 +106,7 @@ impl Purse {
     /// A message was polled for the first time.
     pub(super) fn begun(&self, messages: u64, now: UnixMs) {
         let month = &mut self.at(now).month;
-        month.messages = month.messages.saturating_add(messages);
+        month.begin(messages);
     }
 
     /// Last chances came up or went, since they were counted last.
@@ -160,12 +147,10 @@ impl Purse {
         let mut ledger = self.lock();
         let month = &mut ledger.month;
         if now.0 >= month.ends_at {
-            month.usual = Some(real(month.messages));
-            month.messages = 0;
-            month.spent = 0;
-            month.starts_at = now.quota_month_start().0;
+            let ended = std::mem::replace(month, month_of(month.budget, now));
+            month.owed = ended.owed;
+            month.usual = Some(real(ended.messages));
             month.since = month.starts_at;
-            month.ends_at = now.next_quota_month().0;
         }
         month.now = now.0;
         ledger
@@ -174,6 +159,12 @@ impl Purse {
     fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The calendar month of `now`, untouched.
+fn month_of(budget: u64, now: UnixMs) -> Month {
+    let (starts_at, ends_at) = (now.quota_month_start(), now.next_quota_month());
+    Month::new(budget, starts_at.0, ends_at.0, now.0)
 }
 
 #[cfg(test)]
