@@ -110,9 +110,18 @@ fn failure(answered: &Answered<'_>, answer: Option<&Answer<'_>>, secrets: &[&str
         code: code_of(status, said, answered.body, answer, secrets),
         http_status: Some(status),
         retry_after: answered.retry_after,
-        metered: !matches!(disposition, Disposition::Throttled { .. }),
+        metered: is_counted(status, answer)
+            && !matches!(disposition, Disposition::Throttled { .. }),
         detail: detail(status, said, answered.body.len(), answer, secrets),
     }
+}
+
+/// Whether DingTalk itself answered: with a code, or with what was meant to be a page. Anything else was said by something
+/// in front of it, and the call did not arrive.
+fn is_counted(status: u16, answer: Option<&Answer<'_>>) -> bool {
+    let page = |answer: &Answer<'_>| status == 200 && answer.send_status.is_some();
+    !(300..400).contains(&status)
+        && answer.is_some_and(|answer| answer.code.is_some() || page(answer))
 }
 
 fn code_of(

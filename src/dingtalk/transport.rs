@@ -1,9 +1,15 @@
-//! Calls that got no whole answer.
+//! Requests on their way, and calls that got no whole answer.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use hyper::body::{Body, Frame, SizeHint};
 use reqwest::Response;
 
 use super::codes::OwnCode;
@@ -11,6 +17,55 @@ use super::failure::Failure;
 
 /// The largest body that is read, in bytes. A page of 200 readers is under 20 KiB.
 const BODY_LIMIT: usize = 1 << 20;
+
+/// Whether a request was written whole, known to its caller while the request itself is the connection's.
+///
+/// A connection takes a body once it has written the head, in the same step, and our requests are far smaller than what
+/// a socket takes at once. A call that got no connection, or a kept one that its peer had closed, is never taken; hyper
+/// sends the latter once more, on a new connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Written(Arc<AtomicBool>);
+
+impl Written {
+    /// `bytes` as the body of a request that this will tell of.
+    pub(super) fn body(&self, bytes: Vec<u8>) -> reqwest::Body {
+        reqwest::Body::wrap(Outgoing {
+            bytes: bytes.into(),
+            written: self.clone(),
+        })
+    }
+
+    fn is_whole(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+struct Outgoing {
+    bytes: Bytes,
+    written: Written,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.written.0.store(true, Ordering::Release);
+        let bytes = std::mem::take(&mut self.bytes);
+        Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.len() as u64)
+    }
+}
 
 /// The whole body, or nothing: never more than [`BODY_LIMIT`] of it in memory.
 pub(super) async fn read_body(mut response: Response) -> Result<Bytes, Failure> {
@@ -51,29 +106,24 @@ pub(super) async fn read_body(mut response: Response) -> Result<Bytes, Failure> 
     }
 }
 
-/// A call that ended before the head of an answer was there.
-pub(super) fn head_failure(error: reqwest::Error) -> Failure {
-    let (code, metered) = if let Some(tls) = find_tls(&error) {
-        match tls {
-            rustls::Error::InvalidCertificate(_) => (OwnCode::Certificate, false),
-            _ => (OwnCode::Handshake, false),
-        }
-    } else if error.is_builder() {
-        (OwnCode::Request, false)
-    } else if error.is_connect() {
-        (OwnCode::Connect, false)
-    } else if error.is_timeout() {
-        // It may have arrived and been charged.
-        (OwnCode::Timeout, true)
-    } else if chain(&error).any(is_parse) {
-        (OwnCode::Protocol, true)
-    } else {
-        // Nobody answered: the vendor does not count such calls.
-        (OwnCode::Reset, false)
+/// A call that ended before the head of an answer was there. One that was written whole may have arrived, and counts;
+/// one that something answered which does not speak HTTP did not arrive.
+pub(super) fn head_failure(error: reqwest::Error, written: &Written) -> Failure {
+    let not_http = chain(&error).any(is_parse);
+    let code = match find_tls(&error) {
+        Some(rustls::Error::InvalidCertificate(_)) => OwnCode::Certificate,
+        Some(_) => OwnCode::Handshake,
+        None if error.is_builder() => OwnCode::Request,
+        None if error.is_connect() => OwnCode::Connect,
+        None if error.is_timeout() => OwnCode::Timeout,
+        None if not_http => OwnCode::Protocol,
+        None => OwnCode::Reset,
     };
+    let metered = written.is_whole() && !not_http;
     Failure::transport(code, metered, &text(error))
 }
 
+/// A call whose answer broke off: it arrived.
 fn body_failure(error: reqwest::Error) -> Failure {
     let code = if error.is_timeout() {
         OwnCode::Timeout

@@ -194,24 +194,22 @@ async fn a_broken_wire_is_upstream_trouble() {
     let cut = "HTTP/1.1 200 X\r\ncontent-length: 100\r\n\r\n{\"sendStatus\":\"SUCCESS\"";
     let chunk = "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"sen\r\nzz\r\n";
     let half_head = "HTTP/1.1 200 X\r\ncontent-le";
-    // What happens to the call, its code, whether it counts, and whether there was a status.
-    let table: [(Vec<u8>, &str, bool, Option<u16>); 5] = [
-        (cut.into(), "http.body", true, Some(200)),
-        (chunk.into(), "http.body", true, Some(200)),
-        (half_head.into(), "http.reset", false, None),
-        (b"".to_vec(), "http.reset", false, None),
+    // What happens to the call, its code, and whether there was a status.
+    let table: [(Vec<u8>, &str, Option<u16>); 5] = [
+        (cut.into(), "http.body", Some(200)),
+        (chunk.into(), "http.body", Some(200)),
+        (half_head.into(), "http.reset", None),
+        (b"".to_vec(), "http.reset", None),
         (
             b"220 mail.example.org ESMTP\r\n".to_vec(),
             "http.protocol",
-            true,
             None,
         ),
     ];
-    for (bytes, code, metered, status) in table {
+    for (bytes, code, status) in table {
         let failure = ask_once(Reply::SayAndClose(bytes)).await.unwrap_err();
         assert_eq!(failure.code.as_str(), code, "{failure:?}");
         assert_eq!(failure.disposition, Disposition::Retry, "{failure:?}");
-        assert_eq!(failure.metered, metered, "{failure:?}");
         assert_eq!(failure.http_status, status, "{failure:?}");
         assert!(!failure.detail.contains("127.0.0.1"), "{failure:?}");
     }
@@ -229,15 +227,7 @@ async fn a_kept_connection_that_died_is_upstream_trouble() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_free_of_charge() {
-    let client = Client::new(&endpoint("http://127.0.0.1:1")).unwrap();
-    let failure = client.query(&token(), &plain(&key())).await.unwrap_err();
-    assert_eq!(failure.code.as_str(), "http.connect", "{failure:?}");
-    assert!(!failure.metered);
-}
-
-#[tokio::test]
-async fn silence_ends_in_time_and_may_have_counted() {
+async fn silence_ends_in_time() {
     let head_only = b"HTTP/1.1 200 X\r\ncontent-length: 100\r\n\r\n{".to_vec();
     for (reply, status) in [(Reply::Hang, None), (Reply::Say(head_only), Some(200))] {
         let server = Server::start(vec![reply]).await;
@@ -248,7 +238,6 @@ async fn silence_ends_in_time_and_may_have_counted() {
         assert_eq!(failure.code.as_str(), "http.timeout", "{failure:?}");
         assert_eq!(failure.disposition, Disposition::Retry);
         assert_eq!(failure.http_status, status);
-        assert!(failure.metered);
     }
 }
 

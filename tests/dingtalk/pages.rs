@@ -176,7 +176,6 @@ fn a_failing_200_is_a_failure() {
         assert_eq!(failure.disposition, disposition, "{body}");
         assert_eq!(failure.code, ErrorCode::from(code), "{body}");
         assert_eq!(failure.http_status, Some(200));
-        assert!(failure.metered);
     }
 }
 
@@ -232,14 +231,6 @@ fn a_missing_scope_is_named() {
             "{odd}"
         );
     }
-}
-
-#[test]
-fn throttled_calls_are_not_metered_and_others_are() {
-    let failure = |code: &str| read(403, &format!(r#"{{"code":"{code}"}}"#)).unwrap_err();
-    assert!(!failure("Forbidden.AccessDenied.QpsLimitForApi").metered);
-    assert!(failure("Forbidden.AccessDenied.ApiCountLimitForOrg").metered);
-    assert!(failure("system.busy").metered);
 }
 
 #[test]
