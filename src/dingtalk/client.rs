@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Request, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
@@ -164,7 +163,7 @@ impl Client {
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
         let body = if response.status().is_redirection() {
-            Bytes::new()
+            Vec::new()
         } else {
             read_body(response).await.map_err(|failure| Failure {
                 retry_after,
@@ -183,7 +182,7 @@ impl Client {
 struct Answer {
     status: u16,
     retry_after: Option<Duration>,
-    body: Bytes,
+    body: Vec<u8>,
 }
 
 impl Answer {

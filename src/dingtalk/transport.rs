@@ -2,15 +2,17 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::io;
+use std::io::{self, Read as _};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use flate2::bufread::GzDecoder;
 use hyper::body::{Body, Frame, SizeHint};
 use reqwest::Response;
+use reqwest::header::CONTENT_ENCODING;
 
 use super::codes::OwnCode;
 use super::failure::Failure;
@@ -67,43 +69,41 @@ impl Body for Outgoing {
     }
 }
 
-/// The whole body, or nothing: never more than [`BODY_LIMIT`] of it in memory.
-pub(super) async fn read_body(mut response: Response) -> Result<Bytes, Failure> {
+/// The whole body, or nothing: never more than [`BODY_LIMIT`] of it in memory. A gateway may compress it though nobody
+/// asked for that; what then cannot be unpacked is left as it came, and is no JSON.
+pub(super) async fn read_body(mut response: Response) -> Result<Vec<u8>, Failure> {
     let status = response.status().as_u16();
     let too_large = || {
         let detail = format!("the answer is larger than {BODY_LIMIT} bytes");
         Failure::transport(OwnCode::TooLarge, true, &detail).with_status(status)
     };
     let broke_off = |error| body_failure(error).with_status(status);
-    if response
-        .content_length()
-        .is_some_and(|length| length > BODY_LIMIT as u64)
-    {
-        return Err(too_large());
-    }
-    // Most answers are one chunk, which is then not copied.
-    let first = response
-        .chunk()
-        .await
-        .map_err(broke_off)?
-        .unwrap_or_default();
-    let mut rest = BytesMut::new();
-    let mut length = first.len();
+    let is_packed = response
+        .headers()
+        .get(CONTENT_ENCODING)
+        .is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"gzip"));
+    let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(broke_off)? {
-        length += chunk.len();
-        if length > BODY_LIMIT {
+        if body.len() + chunk.len() > BODY_LIMIT {
             return Err(too_large());
         }
-        if rest.is_empty() {
-            rest.extend_from_slice(&first);
-        }
-        rest.extend_from_slice(&chunk);
+        body.extend_from_slice(&chunk);
     }
-    match length {
-        0..=BODY_LIMIT if rest.is_empty() => Ok(first),
-        0..=BODY_LIMIT => Ok(rest.freeze()),
+    if is_packed && let Some(unpacked) = unpack(&body) {
+        body = unpacked;
+    }
+    match body.len() {
+        0..=BODY_LIMIT => Ok(body),
         _ => Err(too_large()),
     }
+}
+
+/// What gzip packed, as far as one byte beyond [`BODY_LIMIT`].
+fn unpack(packed: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = Vec::new();
+    let mut limited = GzDecoder::new(packed).take(BODY_LIMIT as u64 + 1);
+    limited.read_to_end(&mut plain).ok()?;
+    Some(plain)
 }
 
 /// A call that ended before the head of an answer was there. One that was written whole may have arrived, and counts;

@@ -1,11 +1,14 @@
 //! What goes over the wire, and what is made of a wire that misbehaves.
 
+use std::io::Write as _;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use receiptd::dingtalk::{
     AccessToken, Client, Credentials, Failure, Page, PageToken, Query, TokenRefusal,
 };
-use receiptd::receipt::{Chat, CorpId, Disposition, MessageKey, SendStatus, UnixMs};
+use receiptd::receipt::{Chat, CorpId, Disposition, MessageKey, SendStatus, UnixMs, UserId};
 
 use super::server::{Reply, Server, endpoint};
 
@@ -265,6 +268,34 @@ async fn a_large_page_in_many_pieces_is_read_whole() {
     let page = ask_once(Reply::json(200, &body)).await.unwrap();
     assert_eq!(page.readers.len(), 20_000);
     assert_eq!(page.readers[19_999].as_str(), "reader-019999");
+}
+
+/// No request asks for it, and a gateway may do it all the same.
+#[tokio::test]
+async fn a_compressed_answer_is_unpacked_within_the_same_bound() {
+    let packed = |plain: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
+    };
+    let answer = |status: u16, body: &[u8]| {
+        let length = body.len();
+        let head = format!(
+            "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\ncontent-encoding: gzip\r\n\r\n"
+        );
+        Reply::Say([head.as_bytes(), body].concat())
+    };
+    let page = ask_once(answer(200, &packed(PAGE.as_bytes()))).await;
+    assert_eq!(page.unwrap().readers, [UserId::from("u1")]);
+    let refusal = ask_once(answer(400, &packed(br#"{"code":"bot.stopped"}"#))).await;
+    assert_eq!(refusal.unwrap_err().code.as_str(), "bot.stopped");
+    let bomb = ask_once(answer(200, &packed(&vec![b' '; 8 << 20]))).await;
+    assert_eq!(bomb.unwrap_err().code.as_str(), "http.tooLarge");
+    let spoilt = ask_once(answer(200, PAGE.as_bytes())).await;
+    assert_eq!(spoilt.unwrap().readers, [UserId::from("u1")]);
+    let cut = packed(PAGE.as_bytes());
+    let cut = ask_once(answer(200, &cut[..cut.len() / 2])).await;
+    assert_eq!(cut.unwrap_err().code.as_str(), "http.notJson");
 }
 
 #[tokio::test]
