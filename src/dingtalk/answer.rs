@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::codes::{OwnCode, Said, classify};
 use super::failure::{Failure, one_line, wire_code};
 use super::token::{AccessToken, IssuedToken};
-use super::wire::{Answer, PageToken};
+use super::wire::{Answer, PageToken, as_text};
 use crate::receipt::{Disposition, ErrorCode, SendStatus, UserId};
 
 /// A page of readers.
@@ -39,8 +39,8 @@ pub struct Answered<'a> {
 /// # Errors
 /// Whatever else it was, named by what to do about it.
 pub fn read_page(answered: &Answered<'_>, secrets: &[&str]) -> Result<Page, Failure> {
-    let answer = Answer::parse(answered.body);
-    match answer {
+    let text = as_text(answered.body);
+    match Answer::parse(&text) {
         Some(Answer {
             send_status: Some(status),
             wrong_type: false,
@@ -67,7 +67,8 @@ pub(super) fn read_issued(
     answered: &Answered<'_>,
     secrets: &[&str],
 ) -> Result<IssuedToken, Failure> {
-    let answer = Answer::parse(answered.body);
+    let text = as_text(answered.body);
+    let answer = Answer::parse(&text);
     if answered.status == 200
         && let Some(answer) = &answer
         && let Some(text) = &answer.access_token
@@ -110,9 +111,18 @@ fn failure(answered: &Answered<'_>, answer: Option<&Answer<'_>>, secrets: &[&str
         code: code_of(status, said, answered.body, answer, secrets),
         http_status: Some(status),
         retry_after: answered.retry_after,
-        metered: !matches!(disposition, Disposition::Throttled { .. }),
+        metered: is_counted(status, answer)
+            && !matches!(disposition, Disposition::Throttled { .. }),
         detail: detail(status, said, answered.body.len(), answer, secrets),
     }
+}
+
+/// Whether DingTalk itself answered: with a code, or with what was meant to be a page. Anything else was said by something
+/// in front of it, and the call did not arrive.
+fn is_counted(status: u16, answer: Option<&Answer<'_>>) -> bool {
+    let page = |answer: &Answer<'_>| status == 200 && answer.send_status.is_some();
+    !(300..400).contains(&status)
+        && answer.is_some_and(|answer| answer.code.is_some() || page(answer))
 }
 
 fn code_of(

@@ -38,16 +38,9 @@ pub fn classify(status: u16, said: Said<'_>) -> Disposition {
             400..500 => Disposition::Blocked,
             _ => Disposition::Retry,
         }),
-        Said::NoCode => match status {
-            401 => Disposition::RefreshToken,
-            // Request Timeout, Too Early, Too Many Requests: about the moment, not about the message.
-            408 | 425 | 429 => Disposition::Retry,
-            400..500 => Disposition::Blocked,
-            _ => Disposition::Retry,
-        },
         // Not the endpoint but something in front of it, which knows nothing of the message.
-        Said::NotJson if status == 401 => Disposition::RefreshToken,
-        Said::NotJson => Disposition::Retry,
+        Said::NoCode | Said::NotJson if status == 401 => Disposition::RefreshToken,
+        Said::NoCode | Said::NotJson => Disposition::Retry,
     }
 }
 

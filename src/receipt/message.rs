@@ -65,7 +65,7 @@ impl fmt::Display for State {
 /// What DingTalk says of the sending (`sendStatus`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SendStatus {
-    /// Delivered. The vendor's own samples also spell it `SUCESS`, which is kept as [`Self::Other`].
+    /// Delivered.
     Success,
     /// Taken back by its sender.
     Recalled,
@@ -76,17 +76,17 @@ pub enum SendStatus {
 }
 
 impl SendStatus {
-    /// Reads the endpoint's word.
+    /// Reads the endpoint's word, in any case; the vendor's own samples also spell the first one `SUCESS`.
     pub fn parse(word: &str) -> Self {
-        match word {
-            "SUCCESS" => Self::Success,
+        match word.to_ascii_uppercase().as_str() {
+            "SUCCESS" | "SUCESS" => Self::Success,
             "RECALLED" => Self::Recalled,
             "PROCESSING" => Self::Processing,
-            other => Self::Other(other.to_owned()),
+            _ => Self::Other(word.to_owned()),
         }
     }
 
-    /// The endpoint's word, as it came.
+    /// The endpoint's word, as it is documented; an unknown one as it came.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Success => "SUCCESS",

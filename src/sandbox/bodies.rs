@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::codes::lookup;
+use super::codes::{is_throttle, lookup};
 use super::mischief::Mischief;
 use super::random::hash;
 use super::reply::Reply;
@@ -138,7 +138,7 @@ pub(super) fn instead(
     };
     Some(match what {
         Mischief::Refuse { code, status } => {
-            if code.contains("AccessDenied.Qp") {
+            if is_throttle(code) {
                 inner.log.counts.throttled += 1;
             }
             refusal(code, *status, false)

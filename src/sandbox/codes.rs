@@ -121,6 +121,11 @@ pub const CODES: &[Code] = &[
     code("invalidAuthInfo", 400, "无效的授权信息"),
 ];
 
+/// Whether a refusal is for the rate of the calls, and so is not counted against the month.
+pub(super) fn is_throttle(code: &str) -> bool {
+    code.starts_with("Forbidden.AccessDenied.Qp")
+}
+
 /// What goes with a code.
 pub(super) fn lookup(code: &str) -> Option<Code> {
     CODES.iter().find(|known| known.code == code).copied()

@@ -169,6 +169,27 @@ impl Mischief {
         }
     }
 
+    /// Whether a query that is answered so counts against the month: it arrived at the endpoint, as far as its caller can
+    /// tell. What a proxy, a gateway or nobody in particular seems to have said does not.
+    pub(super) fn is_metered(&self) -> bool {
+        match self {
+            Self::Refuse { code, .. } | Self::Pascal(code) => !codes::is_throttle(code),
+            Self::Html
+            | Self::HtmlOk
+            | Self::EmptyObject
+            | Self::EmptyBody
+            | Self::Errcode404
+            | Self::Banned
+            | Self::Redirect
+            | Self::Bare401
+            | Self::Truncate
+            | Self::Nulls
+            | Self::NoStatus
+            | Self::WrongTypes => false,
+            _ => true,
+        }
+    }
+
     /// Whether a token call can be answered so.
     pub(super) fn fits_a_token_call(&self) -> bool {
         !matches!(

@@ -40,7 +40,7 @@ pub(super) fn query(shared: &Shared, endpoint: Endpoint, request: &Request) -> R
         outcome: "ok".to_owned(),
         send_status: String::new(),
         readers: 0,
-        metered: false,
+        metered: true,
     };
     let asked = match endpoint {
         Endpoint::Query(_) => request.json_question(),
@@ -50,12 +50,14 @@ pub(super) fn query(shared: &Shared, endpoint: Endpoint, request: &Request) -> R
     let mut reply = match shared.outage(inner) {
         Some(what) => {
             call.outcome = format!("outage: {}", what.name());
+            call.metered = what.is_metered();
             instead(shared, inner, &what, seq).unwrap_or_else(|| Reply::nothing(Duration::ZERO))
         }
         None => match answer(shared, inner, endpoint, request, &asked, &mut call) {
             Ok(reply) => reply,
             Err(refusal) => {
                 call.outcome.clone_from(&refusal.code);
+                call.metered = !codes::is_throttle(&refusal.code);
                 refusal.reply(seq)
             }
         },
@@ -85,9 +87,9 @@ fn answer(
     }
     let token = authenticate(shared, inner, request, call)?;
     if let Some(reply) = limits(shared, inner, call)? {
+        call.metered = false;
         return Ok(reply);
     }
-    call.metered = true;
     if asked.malformed {
         return Err("invalidParameter.param.invalid".into());
     }
@@ -119,7 +121,7 @@ fn answer(
             inner.tokens.end(&token);
             return Err(codes::DEAD_TOKEN.into());
         }
-        call.metered = !call.outcome.contains("AccessDenied.Qp");
+        call.metered = what.is_metered();
         if let Some(reply) = instead(shared, inner, what, call.seq) {
             return Ok(reply);
         }
