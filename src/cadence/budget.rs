@@ -13,7 +13,7 @@ const USUAL_FADES: f64 = 7.0 * 86_400.0;
 const PENDING_SHARE: f64 = 0.5;
 
 /// What a call is for. From the first to be dropped to the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
     /// Whether a key lives on after its life: nothing is lost without it.
     ExpiryCheck,

@@ -24,17 +24,10 @@ struct Ledger {
     /// Metered calls that a month may cost.
     limit: Option<u64>,
     /// The month that the calls are of.
-    month: Option<QuotaMonth>,
-    /// Its figures were read from the tables.
-    is_read: bool,
+    quota_month: Option<QuotaMonth>,
+    /// What is known of it besides the calls; `None` until it was read from the tables.
+    month: Option<Month>,
     calls: HashMap<LaneId, Calls>,
-    /// Last chances of pending messages that are due before the month ends.
-    owed: u64,
-    /// Messages polled for the first time in the month, and when the first of them was.
-    messages: u64,
-    since: UnixMs,
-    /// Messages of the month before, where there were any.
-    usual: Option<f64>,
     /// Last chances refused since this was asked last.
     dropped: u64,
 }
@@ -87,13 +80,9 @@ impl Budget {
             group,
             ledger: Mutex::new(Ledger {
                 limit,
+                quota_month: None,
                 month: None,
-                is_read: false,
                 calls: HashMap::new(),
-                owed: 0,
-                messages: 0,
-                since: UnixMs(i64::MAX),
-                usual: None,
                 dropped: 0,
             }),
         }
@@ -109,69 +98,54 @@ impl Budget {
 
     /// Whether the figures of the month of `now` were read.
     pub(super) fn is_read(&self, now: UnixMs) -> bool {
-        let ledger = self.ledger();
-        ledger.is_read && ledger.month.is_some_and(|month| month.contains(now))
+        self.ledger().read_month(now).is_some()
     }
 
     /// Takes over what is pending of a lane that comes out of another group.
     pub(super) fn inherit(&self, lane: &LaneId, from: &Self) {
         let mut theirs = from.ledger();
-        let (month, calls) = (theirs.month, theirs.calls.remove(lane));
+        let (month, calls) = (theirs.quota_month, theirs.calls.remove(lane));
         drop(theirs);
-        let Some(calls) = calls.filter(|calls| calls.pending > 0) else {
-            return;
-        };
         let mut ledger = self.ledger();
-        if ledger.month.is_none() {
-            ledger.month = month;
-            // Until the tables were read nothing more may go out.
-            ledger.is_read = false;
+        // Until the tables were read nothing more may go out.
+        ledger.month = None;
+        if ledger.quota_month.is_none() {
+            ledger.quota_month = month;
         }
-        if ledger.month == month {
+        if let Some(calls) = calls.filter(|_| ledger.quota_month == month) {
             ledger.calls.entry(lane.clone()).or_default().pending += calls.pending;
         }
     }
 
     /// Takes the tables' figures of `month` over. What is pending stays, where it is of that month: nothing may be
     /// committed between the reading of the tables and this.
-    pub(super) fn refresh(&self, month: QuotaMonth, figures: &Figures) {
+    pub(super) fn refresh(&self, month: QuotaMonth, figures: &Figures, now: UnixMs) {
         let mut ledger = self.ledger();
-        if ledger.month != Some(month) {
+        if ledger.quota_month != Some(month) {
             // What is pending was called in another month, and is counted there.
             ledger.calls.clear();
-            ledger.month = Some(month);
+            ledger.quota_month = Some(month);
+            ledger.month = None;
         }
-        ledger.is_read = true;
         for calls in ledger.calls.values_mut() {
             calls.committed = 0;
         }
-        ledger.messages = 0;
-        ledger.since = UnixMs(i64::MAX);
         for count in &figures.this_month {
             let calls = ledger.calls.entry(count.lane.clone()).or_default();
             calls.committed = calls.committed.saturating_add(count.calls);
-            ledger.messages = ledger.messages.saturating_add(count.messages);
-            ledger.since = ledger
-                .since
-                .min(count.first_at.unwrap_or(UnixMs(i64::MAX)));
         }
-        let before: u64 = figures.before.iter().map(|count| count.messages).sum();
-        ledger.usual = (before > 0).then(|| real(before));
-        if before > 0 {
-            // Older than the month: its rate is that of the whole month.
-            ledger.since = month.starts_at();
-        }
-        ledger.owed = figures.owed;
+        let messages = figures.this_month.iter().map(|count| count.messages).sum();
+        // When its messages came is known better to a month that was counted from its beginning.
+        let known = ledger.month.filter(|known| known.messages == messages);
+        let mut figured = known.unwrap_or_else(|| figures.month(month, messages, now));
+        figured.owed = figures.owed;
+        ledger.month = Some(figured);
     }
 
     /// Takes one call out of the month. Says so once where 80 % and 100 % are reached.
     pub(super) fn take(&self, lane: &LaneId, call: Call, now: UnixMs) -> Result<QuotaMonth, Refused> {
         let mut ledger = self.ledger();
-        let is_read = ledger.is_read;
-        let quota_month = ledger
-            .month
-            .filter(|month| is_read && month.contains(now))
-            .ok_or(Refused::NotRead)?;
+        let (quota_month, _) = ledger.read_month(now).ok_or(Refused::NotRead)?;
         let before = ledger.month_at(now);
         if let Some(month) = before
             && !month.allows(call)
@@ -180,15 +154,12 @@ impl Budget {
             return Err(Refused::OverBudget);
         }
         ledger.calls.entry(lane.clone()).or_default().pending += 1;
-        let after = before.map(|month| Month {
-            spent: month.spent + 1,
-            ..month
-        });
         drop(ledger);
-        if let (Some(before), Some(after)) = (before, after)
-            && let Some(threshold) = after.crossed(before.spent)
-        {
-            self.warn_of(threshold, &after, quota_month);
+        if let Some(mut month) = before {
+            month.spent += 1;
+            if let Some(threshold) = month.crossed(month.spent - 1) {
+                self.warn_of(threshold, &month, quota_month);
+            }
         }
         Ok(quota_month)
     }
@@ -222,17 +193,19 @@ impl Budget {
         }
     }
 
-    /// Messages that were polled for the first time at `at`, as committed.
-    pub(super) fn begun(&self, messages: u64, at: UnixMs) {
-        let mut ledger = self.ledger();
-        ledger.messages = ledger.messages.saturating_add(messages);
-        ledger.since = ledger.since.min(at);
+    /// Messages that were polled for the first time just now, as committed.
+    pub(super) fn begun(&self, messages: u64, now: UnixMs) {
+        if let Some(month) = &mut self.ledger().month {
+            month.now = now.0;
+            month.begin(messages);
+        }
     }
 
     /// Last chances came up or went, as committed.
     pub(super) fn shift_owed(&self, more: u64, fewer: u64) {
-        let mut ledger = self.ledger();
-        ledger.owed = ledger.owed.saturating_add(more).saturating_sub(fewer);
+        if let Some(month) = &mut self.ledger().month {
+            month.owed = month.owed.saturating_add(more).saturating_sub(fewer);
+        }
     }
 
     /// How the month stands; `None` without a limit, or before its figures were read.
@@ -250,7 +223,7 @@ impl Budget {
     pub(super) fn calls_of(&self, lane: &LaneId) -> Option<(QuotaMonth, u64)> {
         let ledger = self.ledger();
         let calls = ledger.calls.get(lane)?;
-        Some((ledger.month?, calls.committed + calls.pending))
+        Some((ledger.quota_month?, calls.committed + calls.pending))
     }
 
     /// How many last chances were refused since this was asked last.
@@ -265,24 +238,43 @@ impl Budget {
 
 impl Ledger {
     fn of_month(&mut self, month: QuotaMonth, lane: &LaneId) -> Option<&mut Calls> {
-        let same = self.month == Some(month);
+        let same = self.quota_month == Some(month);
         self.calls.get_mut(lane).filter(|_| same)
     }
 
+    /// The month of `now`, if its figures were read.
+    fn read_month(&self, now: UnixMs) -> Option<(QuotaMonth, Month)> {
+        let quota_month = self.quota_month.filter(|month| month.contains(now))?;
+        Some((quota_month, self.month?))
+    }
+
     fn month_at(&self, now: UnixMs) -> Option<Month> {
-        let month = self.month.filter(|month| self.is_read && month.contains(now))?;
+        let (_, mut month) = self.read_month(now)?;
         let calls = self.calls.values();
-        Some(Month {
-            budget: self.limit?,
-            spent: calls.map(|calls| calls.committed + calls.pending).sum(),
-            starts_at: month.starts_at().0,
-            ends_at: month.ends_at().0,
-            now: now.0,
-            owed: self.owed,
-            messages: self.messages,
-            since: self.since.min(now).0,
-            usual: self.usual,
-        })
+        month.budget = self.limit?;
+        month.spent = calls.map(|calls| calls.committed + calls.pending).sum();
+        month.now = now.0;
+        Some(month)
+    }
+}
+
+impl Figures {
+    fn month(&self, month: QuotaMonth, messages: u64, now: UnixMs) -> Month {
+        let (starts_at, ends_at) = (month.starts_at().0, month.ends_at().0);
+        // Its limit and its calls are put in where it is asked.
+        let mut figured = Month::new(0, starts_at, ends_at, now.0);
+        if messages > 0 {
+            let first_at = self.this_month.iter().filter_map(|count| count.first_at);
+            let first_at = first_at.min().unwrap_or(now);
+            figured.begun_before(messages, first_at.0);
+        }
+        let before: u64 = self.before.iter().map(|count| count.messages).sum();
+        if before > 0 {
+            figured.usual = Some(real(before));
+            // Older than the month: its rate is that of the whole month.
+            figured.since = starts_at;
+        }
+        figured
     }
 }
 
@@ -317,7 +309,7 @@ mod tests {
             owed,
             ..Figures::default()
         };
-        budget.refresh(QuotaMonth::of(LATE), &figures);
+        budget.refresh(QuotaMonth::of(LATE), &figures, LATE);
         budget
     }
 
@@ -358,7 +350,7 @@ mod tests {
         let next = LATE + Duration::from_secs(1);
         let asked = |now| budget.take(&lane(), Call::LastChance, now);
         assert_eq!(asked(next), Err(Refused::NotRead));
-        budget.refresh(QuotaMonth::of(next), &Figures::default());
+        budget.refresh(QuotaMonth::of(next), &Figures::default(), next);
         assert!(asked(next).is_ok());
         // And back, with what November's table holds.
         assert_eq!(asked(LATE), Err(Refused::NotRead));
@@ -366,7 +358,7 @@ mod tests {
             this_month: vec![count(10, 1, LATE)],
             ..Figures::default()
         };
-        budget.refresh(november, &figures);
+        budget.refresh(november, &figures, LATE);
         assert_eq!(asked(LATE), Err(Refused::OverBudget));
         // A call of December that is committed late is not November's.
         budget.committed(&lane(), QuotaMonth::of(next), 1);
@@ -383,11 +375,11 @@ mod tests {
             before: vec![count(900, 30, UnixMs(0))],
             owed: 0,
         };
-        budget.refresh(month, &figures);
+        budget.refresh(month, &figures, LATE);
         assert_eq!(budget.calls_of(&lane()), Some((month, 7)));
         assert_eq!(granted(&budget, Call::LastChance, LATE), 3);
         let month = budget.month(LATE).unwrap();
         assert_eq!((month.messages, month.usual), (3, Some(30.0)));
-        assert_eq!(month.since, LATE.quota_month_start().0);
+        assert_eq!(month.since, QuotaMonth::of(LATE).starts_at().0);
     }
 }

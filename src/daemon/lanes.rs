@@ -247,7 +247,8 @@ impl Lanes {
     /// Reads every budget's figures of the month from the tables.
     pub(super) async fn refresh_budgets(&self, shared: &Shared) -> Result<()> {
         let _nothing_is_committed = self.counting.write().await;
-        let month = QuotaMonth::of(shared.clock.now());
+        let now = shared.clock.now();
+        let month = QuotaMonth::of(now);
         let this_month = shared.store.calls_in(&month.to_string()).await?;
         let before = shared.store.calls_in(&month.before().to_string()).await?;
         let limited = self.budgets().iter().any(|budget| budget.limit().is_some());
@@ -281,7 +282,7 @@ impl Lanes {
             }
         }
         for (group, budget) in &state.budgets {
-            budget.refresh(month, &figures.remove(group).unwrap_or_default());
+            budget.refresh(month, &figures.remove(group).unwrap_or_default(), now);
         }
         Ok(())
     }

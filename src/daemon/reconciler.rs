@@ -15,7 +15,7 @@ use crate::cadence::Observation;
 use crate::receipt::{
     LaneId, Message, MessageId, Outcome, QuotaMonth, Schedule, UnixMs, observe, settle,
 };
-use crate::store::{Begun, CallCount, Found, Results as _, StoreError, Writes};
+use crate::store::{Begun, CallCount, Found, StoreError, Writes};
 use crate::telemetry::LineBudget;
 
 pub(super) struct Reconciler {
@@ -170,8 +170,8 @@ impl Reconciler {
                 continue;
             };
             let budget = &lane.setup().budget;
-            if let Some(at) = change.began_at() {
-                budget.begun(1, at);
+            if change.began_at().is_some() {
+                budget.begun(1, now);
             }
             if let Some(month) = budget.month(now) {
                 let ends_at = UnixMs(month.ends_at);

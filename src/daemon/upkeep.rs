@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clock::Step;
-use super::lane::Lane;
 use super::lanes::unsaved_habits;
 use super::status::{Backlog, LoopName};
 use super::{DaemonError, Shared};

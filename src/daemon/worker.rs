@@ -201,12 +201,10 @@ impl Walk {
         };
         let (lane, row) = (self.job.lane.clone(), &self.job.message);
         // What a poll is for only rises: the pages of a last chance belong to it.
-        let (first, last) = (self.call, std::cell::Cell::new(None));
+        let mut call = self.call;
         let kind = |now| {
-            let call = lane.policy.schedule().call(row, now);
-            let call = first.map_or(call, |first| first.max(call));
-            last.set(Some(call));
-            call
+            let current = lane.policy.schedule().call(row, now);
+            *call.insert(call.map_or(current, |first| first.max(current)))
         };
         let permit = tokio::select! {
             biased;
@@ -216,7 +214,7 @@ impl Walk {
             () = lane.gone.cancelled() => return Err(Some(WalkEnd::Released)),
             permit = lane.acquire(asking, kind) => permit,
         };
-        self.call = last.get().or(self.call);
+        self.call = call;
         match permit {
             Ok(permit) => Ok(permit),
             Err(Denied::Later) => Err(Some(self.give_back())),

@@ -56,29 +56,14 @@ impl QuotaMonth {
         }
     }
 
-    /// When it began.
-    pub fn starts_at(self) -> UnixMs {
-        self.starts_at
-    }
-
-    /// When the next one begins.
-    pub fn ends_at(self) -> UnixMs {
-        self.ends_at
-    }
-
     /// Whether a moment lies in it.
     pub fn contains(self, at: UnixMs) -> bool {
         (self.starts_at..self.ends_at).contains(&at)
     }
 
-    /// The month before.
-    pub fn before(self) -> Self {
-        Self::of(self.starts_at - Duration::from_secs(1))
-    }
-
     /// The month of a moment, which is mostly this one.
     pub fn or_of(self, at: UnixMs) -> Self {
-        if (self.starts_at..self.ends_at).contains(&at) {
+        if self.contains(at) {
             self
         } else {
             Self::of(at)

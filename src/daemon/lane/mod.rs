@@ -90,7 +90,7 @@ pub(super) struct Permit {
     pub(super) month: QuotaMonth,
     /// How often the lane was closed before the call went out.
     closings: u64,
-    probe: Option<Probe>,
+    _probe: Option<Probe>,
     _place: Place,
 }
 
@@ -185,7 +185,7 @@ impl Lane {
     pub(super) async fn acquire(
         self: &Arc<Self>,
         asking: Asking,
-        kind: impl Fn(UnixMs) -> Call,
+        mut kind: impl FnMut(UnixMs) -> Call,
     ) -> Result<Permit, Denied> {
         loop {
             let probe = self.wait_until_open(asking).await?;
@@ -220,7 +220,7 @@ impl Lane {
                         token,
                         month,
                         closings,
-                        probe,
+                        _probe: probe,
                         _place: place,
                     });
                 }
