@@ -13,7 +13,7 @@ use super::{FAILED, MISUSED, common, notify, opening};
 use crate::daemon::{self, Clock, Stop, Vitals};
 use crate::dingtalk::Client;
 use crate::receipt::whole_ms;
-use crate::settings::{DEFAULT_PATH, Loaded, Settings, process_environment};
+use crate::settings::{DEFAULT_PATH, InForce, Loaded, Place, Settings, process_environment};
 use crate::store::sqlite::DaemonLock;
 use crate::telemetry::{self, Surroundings, Telemetry};
 
@@ -133,7 +133,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     Ok(())
 }
 
-/// The first lines: which receiptd, and every setting, secrets redacted.
+/// The first lines: which receiptd, and what was set, secrets redacted.
 fn say_what_is_in_force(loaded: &Loaded) {
     let version = env!("CARGO_PKG_VERSION");
     let file = loaded.file.as_deref().map(Path::display);
@@ -146,13 +146,19 @@ fn say_what_is_in_force(loaded: &Loaded) {
         settings.file = file.map(tracing::field::display),
         "receiptd {version} starts, configured by {read}"
     );
-    for (section, values) in loaded.settings.describe_by_section() {
-        tracing::info!(
-            settings.section = section,
-            settings.values = values,
-            "settings: [{section}] {values}"
-        );
+    let (defaults, said): (Vec<InForce>, Vec<InForce>) = loaded
+        .in_force()
+        .into_iter()
+        .partition(|setting| setting.place == Place::Defaults);
+    let line = |settings: &[InForce]| {
+        let shown: Vec<String> = settings.iter().map(InForce::to_string).collect();
+        shown.join(", ")
+    };
+    if !said.is_empty() {
+        let values = line(&said);
+        tracing::info!(settings.values = values, "settings that were set: {values}");
     }
+    tracing::debug!("settings that are the defaults: {}", line(&defaults));
     for warning in &loaded.warnings {
         tracing::warn!(warning, "configuration: {warning}");
     }
