@@ -14,11 +14,11 @@ use tokio::sync::watch;
 
 use super::common;
 use super::demo_report::{self, Spent};
-use crate::daemon::{self, Clock, Stop, Vitals};
+use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::{Chat, MessageKey};
 use crate::sandbox::{CrowdRules, Sandbox, SandboxConfig, Script};
 use crate::settings::{Settings, from_text};
-use crate::store::Store as _;
+use crate::store::{Commands as _, Results as _, Upkeep as _};
 use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
 
 /// Show it at work: an imitation of DingTalk, a feeder, the daemon; a day's life of a message in seconds
@@ -93,7 +93,7 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     let stop = Stop::default();
     let mut daemon = tokio::spawn({
         let (store, stop) = (Arc::clone(&store), stop.clone());
-        daemon::run(store, watched, Clock::system(), Vitals::default(), stop)
+        daemon::run(store, watched, Clock::system(), Handle::default(), stop)
     });
     if !args.json {
         common::say(&format!(
@@ -118,7 +118,7 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
             Err(error) => return Err(anyhow::Error::new(error).context("the daemon failed")),
         },
     };
-    stop.soft.cancel();
+    stop.graceful.cancel();
     daemon.await.context("the daemon failed")??;
     worked?;
     let spent = Spent::gather(&store, &sandbox, &keys, rules.calls_per_message).await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::common;
 use crate::receipt::State;
 use crate::store::sqlite::Role;
-use crate::store::{Pruned, Pruning, Store as _};
+use crate::store::{Pruned, Commands as _, Results as _, Upkeep as _};
 
 /// Remove messages that finished long ago, with their readers
 #[derive(Debug, clap::Args)]
@@ -45,15 +45,17 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
     if args.dry_run {
         all = store.prunable(before, args.state).await?;
     } else {
-        let mut pruning = Pruning::default();
         loop {
-            let step = pruning.step(&store, before, args.state).await?;
-            if step.pruned == Pruned::default() {
+            let began = std::time::Instant::now();
+            let step = store.prune(before, args.state).await?;
+            all.messages += step.messages;
+            all.readers += step.readers;
+            all.held = step.held;
+            if step.messages == 0 && step.readers == 0 {
                 break;
             }
-            all.messages += step.pruned.messages;
-            all.readers += step.pruned.readers;
-            tokio::time::sleep(step.pause).await;
+            // As long as the step took: the longer others had to wait, the more of the time is left to them.
+            tokio::time::sleep(began.elapsed()).await;
         }
     }
     store.close().await;

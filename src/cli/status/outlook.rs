@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cadence::{Expected, Habits, Policy, Rules, read_curve};
-use crate::daemon::{Counted, Standing, standing};
+use crate::daemon::{BudgetCondition, Published};
 use crate::receipt::{LaneId, UnixMs, whole_ms};
-use crate::settings::Settings;
+use crate::settings::{Budget, Settings};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{CallCount, LaneTotals, Store as _};
+use crate::store::{CallCount, LaneTotals, Commands as _, Results as _, Upkeep as _};
 
 /// Ages of the read curve in JSON: so many for each tenfold.
 const POINTS_A_DECADE: i32 = 4;
@@ -25,7 +25,10 @@ pub(super) struct Outlook {
     habits: Habits,
     rules: Rules,
     policy: Policy,
-    standing: Standing,
+    /// Metered calls of the month.
+    calls: u64,
+    month: String,
+    budget: Option<BudgetCondition>,
 }
 
 /// The outlook of every lane with messages, a month of calls or habits.
@@ -34,39 +37,48 @@ pub(super) async fn of(
     settings: &Settings,
     lanes: &[LaneTotals],
     calls: &[CallCount],
+    published: Option<&Published>,
     now: UnixMs,
 ) -> anyhow::Result<Vec<Outlook>> {
     let rules = &settings.cadence;
-    let stored = store.habits().await?;
-    let month_before = (now.quota_month_start() - Duration::from_secs(1)).quota_month();
-    let before = store.calls_in(&month_before).await?;
-    let mut counted = Vec::with_capacity(lanes.len());
-    for totals in lanes {
+    let stored = store.all_habits().await?;
+    let outlooks = lanes.iter().map(|totals| {
         let lane = &totals.lane;
-        counted.push(Counted {
-            lane,
-            this_month: calls.iter().find(|count| count.lane == *lane),
-            before: before.iter().find(|count| count.lane == *lane),
-            owed: store.owed(lane, now.next_quota_month()).await?.until,
-        });
-    }
-    let outlooks = counted.iter().map(|of_lane| {
-        let lane = of_lane.lane;
         let row = stored.iter().find(|row| row.lane == *lane);
         // What cannot be read is learned anew by the daemon, which says so.
         let habits = row
             .and_then(|row| Habits::from_json(&row.habits, rules).ok())
             .unwrap_or_else(|| Habits::prior(rules));
-        let standing = standing(settings, lane, &counted, now);
+        let of_lane = calls.iter().filter(|count| count.lane == *lane);
+        let budget = budget_of(settings, lane, published);
+        let target = budget
+            .as_ref()
+            .map_or(rules.calls_per_message, |budget| budget.calls_per_message);
         Outlook {
             lane: lane.clone(),
-            policy: Policy::solve(&habits, rules, standing.month.target(rules)),
+            policy: Policy::solve(&habits, rules, target),
             habits,
             rules: rules.clone(),
-            standing,
+            calls: of_lane.map(|count| count.calls).sum(),
+            month: now.quota_month(),
+            budget,
         }
     });
     Ok(outlooks.collect())
+}
+
+/// How a running daemon says that the lane's budget stands.
+fn budget_of(
+    settings: &Settings,
+    lane: &LaneId,
+    published: Option<&Published>,
+) -> Option<BudgetCondition> {
+    let name = match settings.accounts.get(&lane.account)?.budget.as_ref()? {
+        Budget::Own(_) => format!("account {}", lane.account),
+        Budget::Shared(name) => format!("budget {name}"),
+    };
+    let budgets = &published?.budgets;
+    budgets.iter().find(|budget| budget.name == name).cloned()
 }
 
 impl Outlook {
@@ -83,6 +95,11 @@ impl Outlook {
         }
     }
 
+    fn target(&self) -> f64 {
+        let budget = self.budget.as_ref();
+        budget.map_or(self.rules.calls_per_message, |budget| budget.calls_per_message)
+    }
+
     fn reads(&self) -> f64 {
         let (known, unknown) = self.habits.reads();
         known + unknown
@@ -92,15 +109,9 @@ impl Outlook {
         self.habits.share_read_by(age, self.is_known())
     }
 
-    /// The month's budget, if it has one.
-    fn budget(&self) -> Option<u64> {
-        Some(self.standing.month.budget).filter(|calls| *calls < u64::MAX)
-    }
-
     pub(super) fn to_json(&self) -> Value {
         let expected = self.expected();
         let measured = self.habits.measured();
-        let month = &self.standing.month;
         let points = (0..=POINTS_A_DECADE * DECADES).map(|point| {
             let age = 10_f64.powf(f64::from(point) / f64::from(POINTS_A_DECADE));
             json!([age, self.share_read_by(Duration::from_secs_f64(age))])
@@ -110,7 +121,7 @@ impl Outlook {
             "key_lifetime_s": self.habits.lifetime(&self.rules).as_secs_f64(),
             "read_curve": points.collect::<Vec<_>>(),
             "calls_per_message": {
-                "target": month.target(&self.rules),
+                "target": self.target(),
                 "expected": expected.calls_per_message,
                 "measured": measured.map(|measured| measured.calls_per_message),
             },
@@ -118,19 +129,12 @@ impl Outlook {
                 "expected": expected.mean_delay.as_secs_f64(),
                 "measured": measured.and_then(|measured| Some(measured.mean_delay?.as_secs_f64())),
             },
-            "budget": {
-                "name": self.budget().map(|_| &self.standing.name),
-                "monthly_calls": self.budget(),
-                "spent": month.spent,
-                "owed": month.owed,
-                "forecast": month.forecast(&self.rules),
-            },
+            "budget": self.budget,
         })
     }
 
     fn to_text(&self) -> String {
         let expected = self.expected();
-        let month = &self.standing.month;
         let mut text = format!("\n{}", self.lane);
         // Writing to a String cannot fail, here and below.
         let _ = match self.reads() {
@@ -165,22 +169,14 @@ impl Outlook {
                     |delay| format!("{} measured", spoken(delay))
                 ),
         );
-        let forecast = month.forecast(&self.rules);
-        let _ = match self.budget() {
-            Some(calls) => writeln!(
+        let (calls, month) = (self.calls, &self.month);
+        let _ = match &self.budget {
+            Some(budget) => writeln!(
                 text,
-                "  {}: {} of {calls} calls spent in {}, it ends at about {forecast}; {:.1} calls a message are left",
-                self.standing.name,
-                month.spent,
-                UnixMs(month.now).quota_month(),
-                month.target(&self.rules),
+                "  {}: {} of {} calls spent in {month}, it ends at about {}; {:.1} calls a message are left",
+                budget.name, budget.spent, budget.monthly_calls, budget.forecast, budget.calls_per_message,
             ),
-            None => writeln!(
-                text,
-                "  {} calls spent in {}, it ends at about {forecast}; no budget",
-                month.spent,
-                UnixMs(month.now).quota_month(),
-            ),
+            None => writeln!(text, "  {calls} calls in {month}"),
         };
         text
     }
