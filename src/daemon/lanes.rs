@@ -1,7 +1,6 @@
 //! The lanes that this process serves, their budgets, and what is in flight of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -206,7 +205,7 @@ impl Lanes {
         self.state().leases.values().cloned().collect()
     }
 
-    /// Groups without a pending row and without a claim end to be served: they are taken again when a row comes. Gives the
+    /// Groups without a pending row that made no claim for long end to be served: they are taken again when a row comes. Gives the
     /// leases back that may be released, and what was learned of their lanes.
     pub(super) fn drop_idle(&self, pending: &HashSet<LaneId>) -> (Vec<Lease>, Vec<Arc<Lane>>) {
         let mut state = self.state();
@@ -214,7 +213,7 @@ impl Lanes {
         let mut in_use: HashSet<GroupId> = HashSet::new();
         for lane in state.lanes.values() {
             let group = lane.setup().budget.group.clone();
-            if pending.contains(&lane.id) || lane.claims.load(Ordering::Relaxed) > 0 {
+            if pending.contains(&lane.id) || !lane.is_idle() {
                 in_use.insert(group);
             } else {
                 idle.entry(group).or_default().push(lane.clone());
@@ -298,8 +297,7 @@ impl Lanes {
     ) -> CancellationToken {
         let recall = CancellationToken::new();
         if let Some(lane) = &lane {
-            lane.claims.fetch_add(1, Ordering::Relaxed);
-            lane.failing.fetch_add(usize::from(is_failing), Ordering::Relaxed);
+            lane.claimed(is_failing);
         }
         let held = Held {
             claim,
@@ -324,9 +322,7 @@ impl Lanes {
         let mut claims = self.held();
         for held in ids.filter_map(|id| claims.remove(&id)) {
             if let Some(lane) = &held.lane {
-                lane.claims.fetch_sub(1, Ordering::Relaxed);
-                lane.failing
-                    .fetch_sub(usize::from(held.is_failing), Ordering::Relaxed);
+                lane.freed(held.is_failing);
             }
         }
     }

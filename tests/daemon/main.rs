@@ -15,6 +15,8 @@ mod learning;
 mod logs;
 mod memory;
 mod notify;
+mod reload;
 mod retention;
 mod secrets;
 mod status;
+mod trouble;

@@ -62,6 +62,8 @@ pub(super) struct Lane {
     pub(super) waiting: AtomicUsize,
     /// Of those, claims of failing rows.
     pub(super) failing: AtomicUsize,
+    /// When a claim was made last.
+    used_at: StdMutex<Instant>,
     setup: RwLock<Arc<Setup>>,
     token: Token,
     limiter: Mutex<RateLimiter>,
@@ -115,6 +117,8 @@ pub(super) enum Denied {
     OverBudget,
 }
 
+/// A lane without messages is still served this long: its token lives, and `status` shows how it answered last.
+const IDLE: Duration = Duration::from_secs(2 * 3600);
 /// How often a walk that waits a pause out looks whether it still holds.
 const PAUSE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// A walk that has called nobody yet is given back rather than held for a wait longer than this.
@@ -135,6 +139,7 @@ impl Lane {
             claims: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             failing: AtomicUsize::new(0),
+            used_at: StdMutex::new(Instant::now()),
             setup: RwLock::new(Arc::new(setup)),
             token: Token::default(),
             limiter: Mutex::new(RateLimiter::new()),
@@ -165,6 +170,25 @@ impl Lane {
     /// Rows that go after the others.
     pub(super) fn tried(&self) -> MutexGuard<'_, HashSet<MessageId>> {
         self.tried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a claim.
+    pub(super) fn claimed(&self, is_failing: bool) {
+        self.claims.fetch_add(1, Ordering::Relaxed);
+        self.failing.fetch_add(usize::from(is_failing), Ordering::Relaxed);
+        *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// A claim is no longer out.
+    pub(super) fn freed(&self, is_failing: bool) {
+        self.claims.fetch_sub(1, Ordering::Relaxed);
+        self.failing.fetch_sub(usize::from(is_failing), Ordering::Relaxed);
+    }
+
+    /// Whether no claim is out, and none was made for long.
+    pub(super) fn is_idle(&self) -> bool {
+        let used_at = *self.used_at.lock().unwrap_or_else(PoisonError::into_inner);
+        self.claims.load(Ordering::Relaxed) == 0 && used_at.elapsed() > IDLE
     }
 
     /// Whether the endpoint is in trouble for the lane.
