@@ -68,9 +68,10 @@ impl Budget {
                 GroupId::new(format!("budget {name}")),
                 settings.budgets.get(name).copied(),
             ),
-            Some(Setting::Own(calls)) => {
-                (GroupId::new(format!("account {}", lane.account)), Some(*calls))
-            }
+            Some(Setting::Own(calls)) => (
+                GroupId::new(format!("account {}", lane.account)),
+                Some(*calls),
+            ),
             None => (GroupId::new(format!("lane {lane}")), None),
         }
     }
@@ -143,7 +144,12 @@ impl Budget {
     }
 
     /// Takes one call out of the month. Says so once where 80 % and 100 % are reached.
-    pub(super) fn take(&self, lane: &LaneId, call: Call, now: UnixMs) -> Result<QuotaMonth, Refused> {
+    pub(super) fn take(
+        &self,
+        lane: &LaneId,
+        call: Call,
+        now: UnixMs,
+    ) -> Result<QuotaMonth, Refused> {
         let mut ledger = self.ledger();
         let (quota_month, _) = ledger.read_month(now).ok_or(Refused::NotRead)?;
         let before = ledger.month_at(now);
@@ -371,7 +377,10 @@ mod tests {
         let month = QuotaMonth::of(LATE);
         assert!(budget.take(&lane(), Call::LastChance, LATE).is_ok());
         let figures = Figures {
-            this_month: vec![count(4, 2, LATE - Duration::from_secs(9)), count(2, 1, LATE)],
+            this_month: vec![
+                count(4, 2, LATE - Duration::from_secs(9)),
+                count(2, 1, LATE),
+            ],
             before: vec![count(900, 30, UnixMs(0))],
             owed: 0,
         };

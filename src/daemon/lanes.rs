@@ -9,9 +9,7 @@ use super::budget::{Budget, Figures};
 use super::lane::{Lane, LanePolicy, Setup, prior_schedule};
 use super::{Configured, Shared};
 use crate::dingtalk::Credentials;
-use crate::receipt::{
-    AccountName, Claim, ErrorCode, LaneId, MessageId, QuotaMonth, Schedule,
-};
+use crate::receipt::{AccountName, Claim, ErrorCode, LaneId, MessageId, QuotaMonth, Schedule};
 use crate::settings::App;
 use crate::store::{CallCount, GroupId, HabitsRow, Lease, Result};
 
@@ -118,7 +116,13 @@ impl Lanes {
 
     /// The configured accounts.
     pub(super) fn accounts(&self) -> Vec<AccountName> {
-        self.state().configured.settings.accounts.keys().cloned().collect()
+        self.state()
+            .configured
+            .settings
+            .accounts
+            .keys()
+            .cloned()
+            .collect()
     }
 
     // --- lanes ---------------------------------------------------------------------------------------------------
@@ -328,7 +332,10 @@ impl Lanes {
     }
 
     pub(super) fn claims(&self) -> Vec<Claim> {
-        self.held().values().map(|held| held.claim.clone()).collect()
+        self.held()
+            .values()
+            .map(|held| held.claim.clone())
+            .collect()
     }
 
     /// The lane that a claim was made for; it may no longer be served.
@@ -345,7 +352,9 @@ impl Lanes {
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<MessageId, Held>> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -410,7 +419,12 @@ impl State {
             return;
         };
         let (policy, read) = LanePolicy::load(id.clone(), stored, &self.prior);
-        let lane = Arc::new(Lane::new(id.clone(), setup, Arc::new(policy), shared.clone()));
+        let lane = Arc::new(Lane::new(
+            id.clone(),
+            setup,
+            Arc::new(policy),
+            shared.clone(),
+        ));
         if let Err(error) = read {
             lane_event!(
                 warn, lane, [error = %error,],

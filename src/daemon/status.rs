@@ -465,7 +465,11 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), super::DaemonError> {
     loop {
         shared.handle.heartbeats().beat(LoopName::Status);
         let published = Arc::new(Published::now(&shared, started_at));
-        shared.handle.0.published.send_replace(Some(published.clone()));
+        shared
+            .handle
+            .0
+            .published
+            .send_replace(Some(published.clone()));
         let to = path.clone();
         let written = tokio::task::spawn_blocking(move || write(&to, &published)).await;
         if let Err(error) = written.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))

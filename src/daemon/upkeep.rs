@@ -213,7 +213,8 @@ impl Upkeep {
         }
         self.plan_last_chances(interval).await?;
         let pending = totals.into_iter().filter(|lane| lane.pending > 0);
-        self.drop_idle(pending.map(|lane| lane.lane).collect()).await
+        self.drop_idle(pending.map(|lane| lane.lane).collect())
+            .await
     }
 
     /// Where a lane's last chances do not fit its rate, they begin before their moment.
@@ -229,7 +230,10 @@ impl Upkeep {
         for lane in self.shared.lanes.all() {
             let setup = lane.setup();
             let endpoint = &setup.configured.settings.endpoint;
-            let rate = setup.account.calls_per_second.min(endpoint.calls_per_second);
+            let rate = setup
+                .account
+                .calls_per_second
+                .min(endpoint.calls_per_second);
             let calls_per_second = f64::from(rate) * PLANNED_RATE;
             let last_chance = lane.policy.schedule().rules.last_chance;
             let pending = owed.get(&lane.id).copied().unwrap_or(0);

@@ -18,7 +18,7 @@ use crate::daemon::Published;
 use crate::receipt::{CorpId, MessageKey, State, UnixMs};
 use crate::settings::Settings;
 use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
-use crate::store::{CallCount, LaneTotals, Commands as _, Results as _, Upkeep as _};
+use crate::store::{CallCount, Commands as _, LaneTotals, Results as _, Upkeep as _};
 
 /// Show how it stands account by account, or one message and its readers
 #[derive(Debug, clap::Args)]

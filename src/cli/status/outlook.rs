@@ -10,7 +10,7 @@ use crate::daemon::{BudgetCondition, Published};
 use crate::receipt::{LaneId, UnixMs, whole_ms};
 use crate::settings::{Budget, Settings};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{CallCount, LaneTotals, Commands as _, Results as _, Upkeep as _};
+use crate::store::{CallCount, Commands as _, LaneTotals, Results as _, Upkeep as _};
 
 /// Ages of the read curve in JSON: so many for each tenfold.
 const POINTS_A_DECADE: i32 = 4;
@@ -97,7 +97,9 @@ impl Outlook {
 
     fn target(&self) -> f64 {
         let budget = self.budget.as_ref();
-        budget.map_or(self.rules.calls_per_message, |budget| budget.calls_per_message)
+        budget.map_or(self.rules.calls_per_message, |budget| {
+            budget.calls_per_message
+        })
     }
 
     fn reads(&self) -> f64 {
@@ -174,7 +176,11 @@ impl Outlook {
             Some(budget) => writeln!(
                 text,
                 "  {}: {} of {} calls spent in {month}, it ends at about {}; {:.1} calls a message are left",
-                budget.name, budget.spent, budget.monthly_calls, budget.forecast, budget.calls_per_message,
+                budget.name,
+                budget.spent,
+                budget.monthly_calls,
+                budget.forecast,
+                budget.calls_per_message,
             ),
             None => writeln!(text, "  {calls} calls in {month}"),
         };

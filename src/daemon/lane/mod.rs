@@ -175,14 +175,16 @@ impl Lane {
     /// Counts a claim.
     pub(super) fn claimed(&self, is_failing: bool) {
         self.claims.fetch_add(1, Ordering::Relaxed);
-        self.failing.fetch_add(usize::from(is_failing), Ordering::Relaxed);
+        self.failing
+            .fetch_add(usize::from(is_failing), Ordering::Relaxed);
         *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// A claim is no longer out.
     pub(super) fn freed(&self, is_failing: bool) {
         self.claims.fetch_sub(1, Ordering::Relaxed);
-        self.failing.fetch_sub(usize::from(is_failing), Ordering::Relaxed);
+        self.failing
+            .fetch_sub(usize::from(is_failing), Ordering::Relaxed);
     }
 
     /// Whether no claim is out, and none was made for long.
@@ -354,7 +356,14 @@ impl Lane {
 
     /// What a call that brought no page says of the lane. `evidence`: it is the walk's first upstream trouble, of a row
     /// without a former error.
-    pub(super) fn failed(&self, permit: &Permit, failure: &Failure, evidence: bool, own_robot: bool, is_failing: bool) {
+    pub(super) fn failed(
+        &self,
+        permit: &Permit,
+        failure: &Failure,
+        evidence: bool,
+        own_robot: bool,
+        is_failing: bool,
+    ) {
         let hangs = failure.code.as_str() == crate::dingtalk::OwnCode::Timeout.as_str();
         self.places.set_hanging(hangs);
         match failure.disposition {
