@@ -142,11 +142,7 @@ impl Scheduler {
                     shared.foreign_change();
                     changed
                 }
-                changed = self.configured.changed() => {
-                    // Without a sender there is nothing to hear of any more.
-                    if changed.is_err() {
-                        shared.stop.graceful.cancelled().await;
-                    }
+                Ok(()) = self.configured.changed() => {
                     self.configured.mark_changed();
                     Ok(())
                 }
@@ -205,9 +201,7 @@ impl Scheduler {
         self.handle_clock_jump().await?;
         let mut wake = Instant::now() + HEARTBEAT_INTERVAL;
         if Instant::now() >= self.next_look {
-            let began = Instant::now();
             wake = wake.min(self.claim_due().await?);
-            self.next_look = Instant::now() + began.elapsed() * (LOOK_SHARE - 1);
         } else {
             wake = wake.min(self.next_look);
         }
@@ -227,10 +221,15 @@ impl Scheduler {
     /// Claims due rows, fairly across lanes; when the next is due.
     async fn claim_due(&mut self) -> Result<Instant> {
         let without = self.left_out();
+        let began = Instant::now();
         let due = self.shared.store.lanes(&without).await?;
+        self.next_look = Instant::now() + began.elapsed() * (LOOK_SHARE - 1);
         let served = self.served(due).await?;
         let share = (self.capacity() / served.len().max(1)).max(1);
         let mut wake = Instant::now() + HEARTBEAT_INTERVAL;
+        if self.forgive(&served) {
+            wake = Instant::now();
+        }
         let mut asked = Asked::new();
         for (lane, due) in &served {
             wake = wake.min(self.ask(lane, due, share, &mut asked));
@@ -243,6 +242,24 @@ impl Scheduler {
             }
         }
         Ok(wake)
+    }
+
+    /// Where everybody else of a lane was asked, those that failed are next; whether that is so anywhere.
+    fn forgive(&self, served: &[(Arc<Lane>, LaneDue)]) -> bool {
+        let sound_due: HashSet<&LaneId> = served
+            .iter()
+            .filter(|(_, due)| due.sound_at.is_some_and(|due| due <= self.now))
+            .map(|(lane, _)| &lane.id)
+            .collect();
+        let mut forgiven = false;
+        for lane in self.shared.lanes.all() {
+            let mut tried = lane.tried();
+            if !tried.is_empty() && !sound_due.contains(&lane.id) {
+                tried.clear();
+                forgiven = true;
+            }
+        }
+        forgiven
     }
 
     /// What no claim may take now: what is in flight, and what goes behind the others.
@@ -280,7 +297,7 @@ impl Scheduler {
         let here = Instant::now();
         let at = |due: UnixMs| here + due.since(self.now);
         let mut wake = here + HEARTBEAT_INTERVAL;
-        if let Some(due) = due.sound_at {
+        if let Some(due) = due.sound_at.filter(|due| *due > self.now) {
             wake = wake.min(at(due));
         }
         let schedule = lane.policy.schedule();
@@ -290,11 +307,6 @@ impl Scheduler {
         let until = early.unwrap_or(self.now);
         let sound_due = early.is_some() || due.sound_at.is_some_and(|due| due <= self.now);
         let failing_due = due.failing_at.is_some_and(|due| due <= self.now);
-        if !sound_due && !lane.tried().is_empty() {
-            // Everybody else was asked: those that failed are next.
-            lane.tried().clear();
-            return here;
-        }
         if early.is_some() {
             wake = wake.min(here + EARLY_CHANCES_INTERVAL);
         }

@@ -84,10 +84,11 @@ impl Upkeep {
     }
 
     async fn turn(&mut self) {
-        let read = self.read_budgets().await;
+        let looks = Instant::now() >= self.next_look;
+        let read = self.read_budgets(looks).await;
         self.warn("the budgets' figures cannot be read", read);
         self.solve().await;
-        if Instant::now() >= self.next_look {
+        if looks {
             self.next_look = Instant::now() + TURN_INTERVAL;
             self.reconsider_closed_lanes().await;
             let checked = self.check_leases().await;
@@ -123,14 +124,14 @@ impl Upkeep {
 
     // --- budgets, policies, lanes ------------------------------------------------------------------------------
 
-    /// Reads the figures again where another process wrote, or a month began.
-    async fn read_budgets(&mut self) -> Result<()> {
+    /// Reads the figures again where a month began, and now and then where another process wrote.
+    async fn read_budgets(&mut self, looks: bool) -> Result<()> {
         let writes = self.shared.foreign_changes();
         let now = self.shared.clock.now();
         let budgets = self.shared.lanes.budgets();
         let unread = budgets.iter().any(|budget| !budget.is_read(now));
         let limited = budgets.iter().any(|budget| budget.limit().is_some());
-        if unread || limited && writes != self.writes_seen {
+        if unread || looks && limited && writes != self.writes_seen {
             self.shared.lanes.refresh_budgets(&self.shared).await?;
             self.writes_seen = writes;
         }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use receiptd::cadence::{Basis, Habits, Policy, Rules};
 use receiptd::receipt::{
-    AccountName, Chat, ErrorCode, LaneId, Message, MessageId, MessageKey, Outcome,
-    Schedule, SeenReader, SendStatus, State, UnixMs, UserId, WalkEnd, observe, settle,
+    AccountName, Chat, ErrorCode, LaneId, Message, MessageId, MessageKey, Outcome, Schedule,
+    SeenReader, SendStatus, State, UnixMs, UserId, WalkEnd, observe, settle,
 };
 use receiptd::settings::{Database, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
