@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::common;
 use crate::receipt::State;
 use crate::store::sqlite::Role;
-use crate::store::{Commands as _, Pruned, Results as _, Upkeep as _};
+use crate::store::{Commands as _, Pruned, Upkeep as _};
 
 /// Remove messages that finished long ago, with their readers
 #[derive(Debug, clap::Args)]

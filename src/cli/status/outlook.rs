@@ -10,7 +10,7 @@ use crate::daemon::{BudgetCondition, Published};
 use crate::receipt::{LaneId, UnixMs, whole_ms};
 use crate::settings::{Budget, Settings};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{CallCount, Commands as _, LaneTotals, Results as _, Upkeep as _};
+use crate::store::{CallCount, Commands as _, LaneTotals};
 
 /// Ages of the read curve in JSON: so many for each tenfold.
 const POINTS_A_DECADE: i32 = 4;
