@@ -108,22 +108,26 @@ async fn an_outage_costs_one_probe_at_a_time_and_a_restart_within_it_changes_not
     insert(&house, &[("readers=1,median=1ms,never=0;healthy", 200)]);
     house.start();
     house.until_logged("one call at a time probes").await;
-    let asked = || house.sandbox.calls_after(0).len();
-    let before = asked();
+    let asked = |house: &House| house.sandbox.calls_after(0).len();
+    let before = asked(&house);
     // Ten failures close the lane; what was under way then is all that comes besides.
     assert!(before <= 40, "{before} calls before the lane was closed");
     house
-        .until_true("it probes", || asked() >= before + 4)
+        .until_true("it probes", || asked(&house) >= before + 4)
         .await;
     house.kill();
-    let first = asked();
+    let first = asked(&house);
     house.start();
     house
         .until_true("it probes after the restart", || {
             house.log().matches("one call at a time probes").count() >= 2
         })
         .await;
-    assert!(asked() - first <= 40, "{} calls", asked() - first);
+    assert!(
+        asked(&house) - first <= 40,
+        "{} calls",
+        asked(&house) - first
+    );
     house.sandbox.set_faults(None);
     house.sandbox.outage(Mischief::Html, Duration::ZERO);
     house.until(HEALTHY, "200").await;
