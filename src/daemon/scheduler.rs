@@ -457,7 +457,7 @@ impl Scheduler {
         let new = store
             .new_rows(after.as_ref(), PLACED_A_LANE, PLACED_A_ROUND)
             .await?;
-        let more = new.next.is_some() || began_behind;
+        let more = new.next.is_some() || began_behind || new.rows.len() >= PLACED_A_LANE;
         self.place_after = new.next;
         if new.rows.is_empty() {
             return Ok(more);

@@ -242,7 +242,7 @@ pub struct Backlog {
     pub calls_this_month: u64,
     /// Lanes with pending messages, to say which of them no configuration serves.
     #[serde(skip)]
-    pub(super) waiting: Vec<LaneId>,
+    pub waiting: Vec<LaneId>,
 }
 
 /// A feeder may write any account's name; this many are enough to show that something is wrong.

@@ -351,7 +351,7 @@ impl Upkeep {
             return Ok(());
         }
         let pruned = self.prune_before(reading.now - kept).await?;
-        if pruned.messages > 0 || pruned.readers > 0 {
+        if pruned != Pruned::default() {
             self.shared.summary.add(Counts {
                 pruned,
                 ..Counts::default()
