@@ -30,7 +30,7 @@ pub(super) struct Upkeep {
 const TURN_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_COUNT: Duration = Duration::from_secs(1);
 /// Lessons are stored this often: so much may be lost by a kill.
-const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Policies are solved for this long a turn: a thousand lanes at once must not hold up the rest.
 const SOLVING: Duration = Duration::from_millis(200);
 /// After the wall clock was set forward nothing is removed for so long: what is removed by a wrong clock is gone, and

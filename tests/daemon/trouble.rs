@@ -6,7 +6,7 @@ use receiptd::sandbox::{Mischief, SandboxConfig};
 
 use super::harness::{DEFAULT_ACCOUNT, House};
 
-const HEALTHY: &str = "SELECT count(*) FROM messages WHERE process_query_key LIKE '%;healthy-%' AND state = 'complete'";
+const HEALTHY: &str = "SELECT count(*) FROM messages WHERE process_query_key LIKE '%;healthy-%' AND last_complete_at IS NOT NULL";
 
 /// A daemon with the default waits at 20 calls a second, and a life of keys that lets nothing end within a test.
 async fn house() -> House {

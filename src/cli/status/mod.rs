@@ -60,7 +60,7 @@ async fn all(store: &SqliteStore, settings: &Settings, args: &Args) -> anyhow::R
     let calls = store.calls_in(&now.quota_month()).await?;
     let holder = DaemonLock::holder(database);
     let published = common::published(database);
-    let outlooks = outlook::of(store, settings, &lanes, &calls, published.as_ref(), now).await?;
+    let outlooks = outlook::of(store, settings, &lanes, &calls, now).await?;
     let pending: u64 = lanes.iter().map(|lane| lane.pending).sum();
     let overdue = lanes.iter().filter_map(|lane| overdue(lane, now)).max();
     let idle = holder.is_none() && pending > 0;

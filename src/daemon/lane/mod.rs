@@ -34,7 +34,7 @@ pub(super) use policy::{LanePolicy, prior_schedule};
 use super::budget::{Budget, Refused};
 use super::{Configured, Shared};
 use crate::cadence::{Call, KeyHash};
-use crate::dingtalk::{AccessToken, Credentials, Failure, TokenRefusal, remedy};
+use crate::dingtalk::{AccessToken, Credentials, Failure, OwnCode, TokenRefusal, remedy};
 use crate::receipt::{Disposition, ErrorCode, LaneId, MessageId, QuotaMonth, UnixMs, whole_ms};
 use crate::settings::Account;
 use crate::telemetry::Again;
@@ -265,7 +265,8 @@ impl Lane {
         loop {
             let now = Instant::now();
             let banned = self.shared.address.banned_until();
-            let until = match (banned, self.health().leave(now)) {
+            let leave = self.health().leave(now);
+            let until = match (banned, leave) {
                 (None, Leave::Open) => return Ok(None),
                 (None, Leave::Probe(at)) if at <= now => {
                     if !self.health().begin_probe(now) {
@@ -340,7 +341,7 @@ impl Lane {
     }
 
     fn learn_of_answer(&self, permit: &Permit, success_at: Option<UnixMs>, is_failing: bool) {
-        self.places.set_hanging(false);
+        self.places.came_back(false);
         let now = Instant::now();
         let mut health = self.health();
         let opened = health.answered(now, permit.closings, success_at);
@@ -364,10 +365,12 @@ impl Lane {
         own_robot: bool,
         is_failing: bool,
     ) {
-        let hangs = failure.code.as_str() == crate::dingtalk::OwnCode::Timeout.as_str();
-        self.places.set_hanging(hangs);
         match failure.disposition {
-            Disposition::Retry => self.trouble(permit.closings, failure, evidence, is_failing),
+            Disposition::Retry => {
+                let timed_out = failure.code.as_str() == OwnCode::Timeout.as_str();
+                self.places.came_back(timed_out);
+                self.trouble(permit.closings, failure, evidence, is_failing);
+            }
             Disposition::Throttled { window } => {
                 let asked = failure.retry_after.unwrap_or(window);
                 self.throttle(&failure.code, asked.max(window));
