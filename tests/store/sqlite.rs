@@ -111,6 +111,15 @@ impl Backend for SqliteBackend {
         self.run(statement, key, 0).await;
     }
 
+    async fn remove_reader(&self, key: &str, user: &str) {
+        sqlx::query("DELETE FROM readers WHERE process_query_key = ?1 AND user_id = ?2")
+            .bind(key)
+            .bind(user)
+            .execute(&mut self.foreign().await)
+            .await
+            .unwrap();
+    }
+
     async fn put_ticket(&self, suite: &str, ticket: &str) {
         let mut connection = self.foreign().await;
         let statement = "INSERT INTO suite_tickets (suite_key, ticket) VALUES (?1, ?2)
