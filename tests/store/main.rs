@@ -20,6 +20,7 @@ macro_rules! for_every_backend {
 
 mod edges;
 mod history;
+mod opening;
 mod readme;
 mod sqlite;
 mod suite;
