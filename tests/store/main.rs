@@ -19,7 +19,8 @@ macro_rules! for_every_backend {
 }
 
 mod edges;
-// mod history;
+mod history;
+mod opening;
 mod readme;
 mod sqlite;
 mod suite;
@@ -57,6 +58,8 @@ pub(crate) trait Backend: Sized {
     fn reschedule(&self, key: &str, at: UnixMs) -> impl Future<Output = ()>;
     /// A feeder spoils a row's `chat`, so that it is no message any more.
     fn spoil(&self, key: &str) -> impl Future<Output = ()>;
+    /// A consumer removes a recorded reader.
+    fn remove_reader(&self, key: &str, user: &str) -> impl Future<Output = ()>;
     /// Somebody stores a suite's ticket.
     fn put_ticket(&self, suite: &str, ticket: &str) -> impl Future<Output = ()>;
     /// The table of readers in the order recorded, those of deleted messages included.
