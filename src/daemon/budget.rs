@@ -310,7 +310,7 @@ impl Figures {
         }
         for calls in counts.before {
             of(&calls.lane, &|figures, _| {
-                figures.before.push(calls.clone())
+                figures.before.push(calls.clone());
             });
         }
         for owed in counts.owed {
