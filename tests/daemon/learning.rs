@@ -60,6 +60,7 @@ async fn status_shows_what_was_learned_and_where_the_month_will_end() {
     };
     let learned = |status: &serde_json::Value| {
         let reads = status["lanes"][0]["outlook"]["reads_learned_from"].as_f64();
+        println!("learned from {reads:?} reads");
         reads.is_some_and(|reads| reads > 29.5)
     };
     house
