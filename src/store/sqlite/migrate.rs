@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection as _, Row as _, SqlSafeStr as _};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _};
 
 use super::error::failure;
 use super::open::OpenError;
@@ -160,7 +160,8 @@ async fn lost(connection: &mut SqliteConnection) -> Result<Vec<Lost>, sqlx::Erro
         UNION ALL
         SELECT type || ' ' || name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL";
     type Named = (String, Option<String>);
-    let mut model = SqliteConnection::connect("sqlite::memory:").await?;
+    let memory = SqliteConnectOptions::new().in_memory(true);
+    let mut model = memory.disable_statement_logging().connect().await?;
     migrator()
         .run_direct(None, &mut model, false)
         .await
