@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 
+use super::quarantine::Unreadable;
 use super::rows::{number, read, select_messages, text};
-use super::unreadable::Unreadable;
 use super::{SqliteStore, corp_param, ids_json, json, limit_param};
 use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
@@ -263,7 +263,7 @@ pub(super) const PLACE: &str = "UPDATE messages
         AND +messages.account = new.account
         AND (ifnull(messages.corp_id, '') = new.corp_id OR (new.corp_id = '' AND new.waits_for IS NULL))";
 
-/// What makes a placed row new again. A spoilt moment would be refused by the table's own checks.
+/// What makes a placed row new again. A corrupt moment would be refused by the table's own checks.
 macro_rules! unplaced {
     ($ids:literal, $also:literal) => {
         concat!(
@@ -352,7 +352,7 @@ impl Claims for SqliteStore {
             }
         })
         .await?;
-        self.set_aside(&bad, None).await?;
+        self.quarantine(&bad, None).await?;
         Ok(lanes)
     }
 

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `open`, `migrate`, `lock` | roles and pragmas; the schema, and what a file lacks of it; one daemon a file |
 //! | `writer`, `wakeup`, `error` | transactions; other processes' commits; SQLite's result codes |
-//! | `rows`, `unreadable` | decoding; rows that are no messages |
+//! | `rows`, `quarantine` | decoding; rows that are no messages |
 //! | `claims`, `results`, `commands`, `upkeep` | the traits, each where its SQL stands |
 //! | `readers`, `last_chances` | the readers of a batch; how early last chances begin |
 
@@ -17,10 +17,10 @@ mod last_chances;
 mod lock;
 mod migrate;
 mod open;
+mod quarantine;
 mod readers;
 mod results;
 mod rows;
-mod unreadable;
 mod upkeep;
 mod wakeup;
 mod writer;

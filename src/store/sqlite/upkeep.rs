@@ -1,4 +1,4 @@
-//! What is due now and then: counts, last chances that jam, retention, and the file's own shape.
+//! What is due now and then: counts, last chances, retention, and the file's own shape.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
