@@ -29,7 +29,7 @@ CREATE INDEX messages_final ON messages (account, ifnull(lane_corp, ifnull(corp_
     WHERE state <> 'pending';
 
 -- Retention.
-CREATE INDEX messages_finished ON messages (finished_at) WHERE state <> 'pending';
+CREATE INDEX messages_finished ON messages (state, finished_at) WHERE state <> 'pending';
 
 -- As `messages_ended`, for a row that is final at its insert.
 DROP TRIGGER messages_born_ended;

@@ -404,7 +404,7 @@ async fn claims_and_counts_use_their_indexes_and_sort_nothing() {
         ("final totals", "messages_final"),
         (
             "finished",
-            "messages_finished (finished_at>? AND finished_at<?)",
+            "messages_finished (state=? AND finished_at>? AND finished_at<?)",
         ),
     ];
     assert_eq!(plans.len(), indexes.len());

@@ -55,7 +55,7 @@ pub struct SqliteStore {
     /// Whether it is not known if the last commit of results took place.
     unsure: AtomicBool,
     /// Where retention goes on.
-    held: Mutex<Option<upkeep::Held>>,
+    held: Mutex<upkeep::HeldRows>,
     /// When the planner's statistics were looked after last.
     optimized: Mutex<Option<Instant>>,
 }
