@@ -277,7 +277,10 @@ async fn judge(store: &SqliteStore, claimed: Option<Message>) {
     };
     store.last_chances_to_begin(&lane, &fit).await.unwrap();
     store.message(&"hostile".into()).await.unwrap();
-    for which in [Unplace::Lane(lane), Unplace::Waiting("default".into())] {
+    for which in [
+        Unplace::Lanes(vec![lane]),
+        Unplace::Waiting("default".into()),
+    ] {
         store.unplace(&which, &[], 9).await.unwrap();
     }
     let which = receiptd::store::Selection::InState(State::Failed, None);

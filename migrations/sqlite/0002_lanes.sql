@@ -7,7 +7,10 @@ ALTER TABLE messages ADD COLUMN failed_calls INTEGER NOT NULL DEFAULT 0; -- … 
 ALTER TABLE messages ADD COLUMN doubt TEXT; -- the code of a refusal that a second one has to confirm …
 ALTER TABLE messages ADD COLUMN doubt_at INTEGER; -- … and when it came
 
-UPDATE messages SET lane_corp = ifnull(corp_id, '') WHERE state = 'pending' AND admitted_at IS NOT NULL;
+-- Rows that wait for the configuration are in no lane.
+UPDATE messages SET lane_corp = ifnull(corp_id, '')
+WHERE state = 'pending' AND admitted_at IS NOT NULL
+    AND ifnull(last_error, '') NOT IN ('account.unknown', 'corp_id.missing');
 
 -- Claims: the due rows of a lane, those whose last walk failed apart.
 DROP INDEX messages_due;

@@ -172,8 +172,8 @@ pub struct DueQuery<'a> {
 /// Rows that are to be placed anew; see [`Claims::unplace`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unplace {
-    /// The rows of a lane.
-    Lane(LaneId),
+    /// The rows of lanes.
+    Lanes(Vec<LaneId>),
     /// The rows of an account that wait for the configuration.
     Waiting(AccountName),
 }

@@ -182,17 +182,9 @@ async fn a_database_of_the_first_version_goes_on() {
     }
     let lanes = store.lanes(&[]).await.unwrap();
     let names: Vec<String> = lanes.iter().map(|due| due.lane.to_string()).collect();
-    // What is no lane by the configuration is for the daemon to say, which knows it.
-    assert_eq!(
-        names,
-        [
-            "default",
-            "default/corpX",
-            "nobody",
-            "vendor",
-            "vendor/corp1"
-        ]
-    );
+    assert_eq!(names, ["default", "default/corpX", "vendor/corp1"]);
+    let waiting = store.overaged(None, now, &[], 9).await.unwrap();
+    assert_eq!(keys(&waiting), ["nobodys", "third-party-without-corp"]);
     assert!(
         lanes
             .iter()

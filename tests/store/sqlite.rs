@@ -382,7 +382,7 @@ async fn claims_and_counts_use_their_indexes_and_sort_nothing() {
         ("overaged", "messages_due (account=? AND lane_corp=?)"),
         ("overaged waiting", "USING INDEX messages_waiting"),
         ("place", ROWID),
-        ("unplace lane", "messages_due (account=? AND lane_corp=?)"),
+        ("unplace lanes", "messages_due (account=? AND lane_corp=?)"),
         ("unplace waiting", "messages_waiting (account=?)"),
         (
             "pull forward",

@@ -767,14 +767,14 @@ async fn a_lane_is_where_a_row_was_placed<B: Backend>() {
     let next = show(store, "1").await.0.next_poll_at;
     assert_eq!(
         store
-            .unplace(&Unplace::Lane(lane("x")), &[], 1)
+            .unplace(&Unplace::Lanes(vec![lane("x")]), &[], 1)
             .await
             .unwrap(),
         1
     );
     assert_eq!(
         store
-            .unplace(&Unplace::Lane(lane("x")), &[], 9)
+            .unplace(&Unplace::Lanes(vec![lane("x")]), &[], 9)
             .await
             .unwrap(),
         1

@@ -91,7 +91,7 @@ impl SqliteStore {
             ("overaged", claims::OVERAGED),
             ("overaged waiting", claims::OVERAGED_WAITING),
             ("place", claims::PLACE),
-            ("unplace lane", claims::UNPLACE_LANE),
+            ("unplace lanes", claims::UNPLACE_LANES),
             ("unplace waiting", claims::UNPLACE_WAITING),
             ("pull forward", claims::PULL_FORWARD),
             ("stale", claims::STALE),
@@ -163,6 +163,14 @@ fn corp_param(lane: &LaneId) -> &str {
 /// Rows as a JSON array, to be bound as one text whatever their number.
 fn json<T: Serialize>(rows: &[T]) -> Result<String> {
     serde_json::to_string(rows).map_err(not_json)
+}
+
+/// Lanes as a JSON array of `[account, corp]`.
+fn lanes_json(lanes: &[LaneId]) -> Result<String> {
+    let lanes = lanes
+        .iter()
+        .map(|lane| (lane.account.as_str(), corp_param(lane)));
+    json(&lanes.collect::<Vec<_>>())
 }
 
 /// Ids as a JSON array.

@@ -13,7 +13,7 @@ use super::quarantine::{Unreadable, message_or_bad, quarantine};
 use super::readers::record_readers;
 use super::rows::{number, read, select_messages, text};
 use super::writer::Transaction;
-use super::{SqliteStore, corp_param, execute, ids_json, json};
+use super::{SqliteStore, corp_param, execute, ids_json, json, lanes_json};
 use crate::receipt::{
     Doubt, ErrorCode, LaneId, Message, MessageId, Outcome, SendStatus, State, UnixMs,
 };
@@ -161,11 +161,7 @@ impl Results for SqliteStore {
     }
 
     async fn habits(&self, lanes: &[LaneId]) -> Result<Vec<HabitsRow>> {
-        let lanes: Vec<_> = lanes
-            .iter()
-            .map(|lane| (lane.account.as_str(), corp_param(lane)))
-            .collect();
-        self.read_habits(sqlx::query(HABITS).bind(json(&lanes)?))
+        self.read_habits(sqlx::query(HABITS).bind(lanes_json(lanes)?))
             .await
     }
 
