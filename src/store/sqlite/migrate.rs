@@ -156,7 +156,7 @@ async fn lost(connection: &mut SqliteConnection) -> Result<Vec<Lost>, sqlx::Erro
     /// Columns, and what has a text of its own.
     const SCHEMA: &str = "SELECT 'column ' || m.name || '.' || c.name, NULL
         FROM sqlite_master AS m CROSS JOIN pragma_table_info(m.name) AS c
-        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%'
+        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%' AND m.name <> '_sqlx_migrations'
         UNION ALL
         SELECT type || ' ' || name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL";
     type Named = (String, Option<String>);
