@@ -1,4 +1,4 @@
-//! Last chances that jam: how early they must be begun with.
+//! Last chances that do not fit the rate: how early they must be begun with.
 
 use crate::receipt::{UnixMs, real};
 use crate::store::LastChanceFit;
@@ -130,11 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn a_jam_is_begun_with_when_it_must_be_and_not_before() {
+    fn a_burst_is_begun_with_when_it_must_be_and_not_before() {
         // Ten minutes of calls, and two and a half until the half of their last five minutes is over.
-        let jam = |minutes: u32| begin_with(&[(NOW + minutes * MINUTE, 12_000)], &fit(NOW, 20.0));
-        assert_eq!(jam(600), None);
-        assert_eq!(jam(9), None);
-        assert_eq!(jam(8), Some(NOW + 8 * MINUTE));
+        let burst = |minutes: u32| begin_with(&[(NOW + minutes * MINUTE, 12_000)], &fit(NOW, 20.0));
+        assert_eq!(burst(600), None);
+        assert_eq!(burst(9), None);
+        assert_eq!(burst(8), Some(NOW + 8 * MINUTE));
     }
 }

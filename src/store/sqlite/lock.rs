@@ -175,7 +175,30 @@ fn open_with(path: &Path, flags: i32) -> io::Result<File> {
     }
     #[cfg(not(unix))]
     let _ = flags;
-    options.open(path)
+    let is_new = !path.try_exists()?;
+    let file = options.open(path)?;
+    if is_new {
+        give_to_directorys_owner(path, &file)?;
+    }
+    Ok(file)
+}
+
+/// What root creates (`receiptd migrate`, before the first start) is for the service, which owns the directory and could not
+/// open it otherwise.
+#[cfg(unix)]
+fn give_to_directorys_owner(path: &Path, file: &File) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let real = real_path(path);
+    let directory = std::fs::metadata(real.parent().unwrap_or(Path::new(".")))?;
+    std::os::unix::fs::fchown(file, Some(directory.uid()), Some(directory.gid()))
+}
+
+#[cfg(not(unix))]
+fn give_to_directorys_owner(_path: &Path, _file: &File) -> io::Result<()> {
+    Ok(())
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -254,6 +277,32 @@ mod tests {
                 assert_eq!(DaemonLock::holder(name), Some(std::process::id()));
             }
             File::create(&database).unwrap();
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_root_creates_belongs_to_the_directorys_owner() {
+        use std::os::unix::fs::MetadataExt as _;
+        const SERVICE: u32 = 65_534;
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("receiptd.db");
+        let root = rustix::process::geteuid().is_root();
+        if root {
+            std::os::unix::fs::chown(dir.path(), Some(SERVICE), Some(SERVICE)).unwrap();
+        }
+        let lock = DaemonLock::acquire(&database).unwrap();
+        let owners = |path: &Path| {
+            let metadata = std::fs::metadata(path).unwrap();
+            (metadata.uid(), metadata.gid())
+        };
+        assert_eq!(owners(&lock_path(&database)), owners(dir.path()));
+        // A file that is there already is somebody's.
+        drop(lock);
+        if root {
+            std::os::unix::fs::chown(lock_path(&database), Some(0), Some(0)).unwrap();
+            DaemonLock::acquire(&database).unwrap();
+            assert_eq!(owners(&lock_path(&database)), (0, 0));
         }
     }
 }
