@@ -9,21 +9,21 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{FAILED, MISUSED, common, notify, opening};
+use super::{FAILED, MISUSED, common, notify, opening, tokens};
 use crate::daemon::{self, Clock, Stop, Vitals};
 use crate::dingtalk::Client;
 use crate::receipt::whole_ms;
 use crate::settings::{DEFAULT_PATH, InForce, Loaded, Place, Settings, process_environment};
-use crate::store::sqlite::DaemonLock;
+use crate::store::sqlite::{DaemonLock, Role};
 use crate::telemetry::{self, Surroundings, Telemetry};
 
 /// Serve until SIGTERM or SIGINT; SIGHUP reads the configuration again
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_long_help = "\
 Example:
   receiptd run --config receiptd.toml")]
 pub(super) struct Args {
-    /// Do not start before the configuration names an account (the packaged service does not)
+    /// Do not start without an account in the configuration (as the packaged service)
     #[arg(long)]
     require_account: bool,
 }
@@ -66,7 +66,9 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be watched")?;
     let mut hangup = signal(SignalKind::hangup()).context("signals cannot be watched")?;
-    let mut lock = DaemonLock::acquire(&settings.database.path)?;
+    let path = &settings.database.path;
+    let mut lock =
+        DaemonLock::acquire(path).map_err(|error| common::explained(path, Role::Owner, error))?;
     let mut opening = notify::Opening::default();
     let store = tokio::select! {
         store = opening::open(&settings.database, &mut opening) => store?,
@@ -96,6 +98,8 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
         database.path = %database.display(),
         "receiptd serves {}", database.display()
     );
+    // Kept, since dropping it ends the questions.
+    let mut _asking = tokens::ask(Arc::clone(&now_in_force.borrow()), |_, _| true);
     let mut is_ready = false;
     // Settings that were read again and that the daemon has yet to take.
     let mut taking: Option<Arc<Settings>> = None;
@@ -110,8 +114,14 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
             }
             _ = hangup.recv() => {
                 notify::reloading();
+                let running = Arc::clone(&now_in_force.borrow());
                 match reload(config, &now_in_force, telemetry) {
-                    Ok(new) => taking = Some(new),
+                    Ok(new) => {
+                        _asking = tokens::ask(Arc::clone(&new), |name, account| {
+                            running.accounts.get(name) != Some(account)
+                        });
+                        taking = Some(new);
+                    }
                     Err(refused) => {
                         taking = None;
                         vitals.reloaded(Some(refused));

@@ -73,8 +73,8 @@ impl Accounts<'_> {
         let mut ticket = None;
         if let App::ThirdParty { suite_key, .. } = &account.app {
             let Some(store) = self.store else {
-                let said = "its suite ticket stands in the database, which cannot be read";
-                return found.fails(what, said, "see there");
+                let said = "its suite ticket comes from the database, which cannot be read";
+                return found.fails(what, said, "see the line about the database");
             };
             match store.suite_ticket(suite_key).await {
                 Ok(Some(newest)) => ticket = Some(newest),
@@ -82,7 +82,7 @@ impl Accounts<'_> {
                     return found.fails(
                         what,
                         format!("no suite ticket of {}", suite_key.escape_debug()),
-                        "whoever receives DingTalk's callback must write it to suite_tickets",
+                        "the service that receives DingTalk's callback must write it to suite_tickets",
                     );
                 }
                 Err(error) => {
@@ -92,6 +92,18 @@ impl Accounts<'_> {
             if corps.is_empty() {
                 let said = "has a suite ticket; no message names an organisation yet";
                 return found.note(what, said);
+            }
+            if !self.ask {
+                // Another token of an organisation may end the one that the daemon uses.
+                found.works(&*what, "has a suite ticket; its tokens are not asked for, since that may end the live ones");
+                for corp in corps {
+                    let lane = Lane {
+                        account: name.clone(),
+                        corp: Some((*corp).clone()),
+                    };
+                    from_the_daemon(&lane, published, format!("permission of {lane}"), found);
+                }
+                return;
             }
         }
         let asked: Vec<Option<&CorpId>> = match &account.app {
@@ -114,7 +126,7 @@ impl Accounts<'_> {
             match issued {
                 Ok(issued) => {
                     let life = format_duration(issued.lifetime);
-                    found.works(what, format!("gets a token, good for {life}"));
+                    found.works(what, format!("token ok, expires in {life}"));
                     self.permission(&lane, account, &issued.token, published, found)
                         .await;
                 }
@@ -211,7 +223,7 @@ impl Accounts<'_> {
 
 /// What a running daemon knows from its own queries.
 fn from_the_daemon(lane: &Lane, published: Option<&Published>, what: String, found: &mut Findings) {
-    let unknown = "not known, since no query of it was answered yet; `receiptd check --ask` asks once, for a metered call";
+    let unknown = "not known, since no query was answered yet; `receiptd check --ask` makes one, a metered call";
     let corp = lane.corp.as_ref().map(CorpId::as_str);
     let known = published.and_then(|published| {
         published.lanes.iter().find(|known| {

@@ -1,0 +1,50 @@
+//! A token asked of each internal account, so that a wrong secret is in the log within seconds and not only when a
+//! message is due. Not metered, and nothing waits for it.
+
+use std::sync::Arc;
+
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::dingtalk::{Client, Credentials, TokenRefusal};
+use crate::receipt::AccountName;
+use crate::settings::{Account, App, Settings};
+
+/// Asks for the accounts of `settings` for which `is_asked`, one after the other, until dropped.
+pub(super) fn ask(
+    settings: Arc<Settings>,
+    is_asked: impl Fn(&AccountName, &Account) -> bool,
+) -> AbortOnDropHandle<()> {
+    // A third-party app's token needs an organisation, and another one may end the live one.
+    let internal = settings
+        .accounts
+        .iter()
+        .filter(|(_, account)| matches!(account.app, App::Internal { .. }));
+    let asked = internal.filter(|(name, account)| is_asked(name, account));
+    let asked: Vec<(AccountName, App)> = asked
+        .map(|(name, account)| (name.clone(), account.app.clone()))
+        .collect();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        // What keeps a client from being made ends the daemon, which says so.
+        let Ok(client) = Client::new(&settings.endpoint) else {
+            return;
+        };
+        for (account, app) in asked {
+            // A secret that cannot be read was told with the settings.
+            let Ok(secret) = app.credentials().1.read() else {
+                continue;
+            };
+            let Some(credentials) = Credentials::of(&app, None) else {
+                continue;
+            };
+            let Err(refusal) = client.request_token(&credentials, &secret, None).await else {
+                tracing::debug!(%account, "account {account}: gets a token");
+                continue;
+            };
+            tracing::warn!(%account, error = %refusal, "account {account}: gets no token: {refusal}");
+            // The others would wait for the same silence.
+            if matches!(refusal, TokenRefusal::Upstream(_)) {
+                return;
+            }
+        }
+    }))
+}
