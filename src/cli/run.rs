@@ -100,6 +100,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     );
     // Kept, since dropping it ends the questions.
     let mut _asking = tokens::ask(Arc::clone(&now_in_force.borrow()), |_, _| true);
+    let mut minutes = tokio::time::interval(Duration::from_secs(60));
     let mut is_ready = false;
     // Settings that were read again and that the daemon has yet to take.
     let mut taking: Option<Arc<Settings>> = None;
@@ -112,6 +113,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
                 is_ready = true;
                 notify::ready();
             }
+            _ = minutes.tick() => telemetry.tell_repeats(),
             _ = hangup.recv() => {
                 notify::reloading();
                 let running = Arc::clone(&now_in_force.borrow());
