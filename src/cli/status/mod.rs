@@ -2,6 +2,7 @@
 
 mod curve;
 mod message;
+mod text;
 mod view;
 
 use std::path::Path;
