@@ -7,6 +7,7 @@
 //! none of systemd's own: `account` is found by `journalctl RECEIPTD_ACCOUNT=default`, `message.key` by
 //! `RECEIPTD_MESSAGE_KEY=...`.
 
+mod events;
 mod filter;
 mod libraries;
 mod panics;
@@ -22,6 +23,7 @@ use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+pub use events::{EVENTS, Event, Level as EventLevel};
 pub use panics::panic_text;
 pub use repeats::{Again, LineBudget, Repeats, Warnings};
 pub use surroundings::Surroundings;
