@@ -99,7 +99,7 @@ pub const EVENTS: &[Event] = &[
     event("configuration: read again, {count} changes", Info, &["changes"], "a reload that took", "nothing"),
     event("configuration: {key} is {new} (was {old})", Info, &["settings.key", "settings.new", "settings.old"], "what a reload changed", "nothing"),
     event("configuration: {key} changes only with a restart", Warn, &["settings.key"], "a reload met a setting that it cannot change", "restart when it suits"),
-    event("configuration: the new one is refused, the old one stays: {error}", Error, &["error"], "a reload met a mistake, named with file, line and remedy", "mend it and reload; `receiptd check --settings` says beforehand"),
+    event("configuration: the new one is refused, the old one stays: {error}", Error, &["error"], "a reload met a mistake, named with file, line and remedy", "mend it and reload; `receiptd check --offline` says beforehand"),
     event("configuration: the new [endpoint] does not take, the old one stays: {error}", Error, &["error"], "certificates or addresses of `[endpoint]` cannot be used", "mend it and reload"),
     event("configuration: log.filter stays as it was: {error}", Warn, &["error"], "the new filter cannot be used", "mend it and reload"),
     event("systemd could not be told: {error}", Warn, &["error"], "the notification socket does not take messages", "look at systemd; receiptd works on, and a watchdog may end it"),
