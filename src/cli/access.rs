@@ -215,3 +215,63 @@ fn users() -> impl Iterator<Item = (String, u32, u32)> {
         .collect();
     users.into_iter()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn another_user_is_judged_by_owner_group_and_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = directory.path().join("receiptd.db");
+        std::fs::write(&database, "").unwrap();
+        let found = std::fs::metadata(&database).unwrap();
+        let user = |uid: u32, groups: &[u32]| Who::User {
+            name: "service".to_owned(),
+            uid,
+            groups: groups.to_vec(),
+        };
+        // Somebody else than the owner, be that root.
+        let (stranger, group) = (found.uid() + 7, found.gid());
+        // (mode of the directory, mode of the file, user, its groups, what stands in its way)
+        let cases: [(u32, u32, u32, &[u32], Option<&str>); 6] = [
+            (
+                0o700,
+                0o600,
+                stranger,
+                &[group],
+                Some("may not write in the directory"),
+            ),
+            (0o770, 0o600, stranger, &[group], Some("may not write")),
+            (0o770, 0o660, stranger, &[group], None),
+            (
+                0o770,
+                0o660,
+                stranger,
+                &[],
+                Some("may not write in the directory"),
+            ),
+            (
+                0o755,
+                0o666,
+                stranger,
+                &[],
+                Some("may not write in the directory"),
+            ),
+            (0o777, 0o666, stranger, &[], None),
+        ];
+        for (of_directory, of_file, uid, groups, expected) in cases {
+            std::fs::set_permissions(directory.path(), Permissions::from_mode(of_directory))
+                .unwrap();
+            std::fs::set_permissions(&database, Permissions::from_mode(of_file)).unwrap();
+            let denied = denied(&database, Role::Owner, &user(uid, groups));
+            let problem = denied.map(|denied| denied.problem).unwrap_or_default();
+            let case = format!("{of_directory:o} {of_file:o} {groups:?}: {problem}");
+            assert!(problem.contains(expected.unwrap_or_default()), "{case}");
+            assert_eq!(problem.is_empty(), expected.is_none(), "{case}");
+        }
+    }
+}

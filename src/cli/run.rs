@@ -114,7 +114,8 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
                 notify::ready();
             }
             _ = minutes.tick() => telemetry.tell_repeats(),
-            _ = hangup.recv() => {
+            // One after the other: how the first ends must not be told by the second.
+            _ = hangup.recv(), if taking.is_none() => {
                 notify::reloading();
                 let running = Arc::clone(&now_in_force.borrow());
                 match reload(config, &now_in_force, telemetry) {
@@ -125,7 +126,6 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
                         taking = Some(new);
                     }
                     Err(refused) => {
-                        taking = None;
                         vitals.reloaded(Some(refused));
                         notify::ready();
                     }
