@@ -229,49 +229,35 @@ mod tests {
         let database = directory.path().join("receiptd.db");
         std::fs::write(&database, "").unwrap();
         let found = std::fs::metadata(&database).unwrap();
-        let user = |uid: u32, groups: &[u32]| Who::User {
-            name: "service".to_owned(),
-            uid,
-            groups: groups.to_vec(),
+        let chmod = |path: &Path, mode| {
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
         };
         // Somebody else than the owner, be that root.
         let (stranger, group) = (found.uid() + 7, found.gid());
-        // (mode of the directory, mode of the file, user, its groups, what stands in its way)
-        let cases: [(u32, u32, u32, &[u32], Option<&str>); 6] = [
-            (
-                0o700,
-                0o600,
-                stranger,
-                &[group],
-                Some("may not write in the directory"),
-            ),
-            (0o770, 0o600, stranger, &[group], Some("may not write")),
-            (0o770, 0o660, stranger, &[group], None),
-            (
-                0o770,
-                0o660,
-                stranger,
-                &[],
-                Some("may not write in the directory"),
-            ),
-            (
-                0o755,
-                0o666,
-                stranger,
-                &[],
-                Some("may not write in the directory"),
-            ),
-            (0o777, 0o666, stranger, &[], None),
+        const DIRECTORY: &str = "may not write in the directory";
+        // Mode of the directory, mode of the file, whether the user is in the group, what stands in its way.
+        let cases = [
+            (0o700, 0o600, true, DIRECTORY),
+            (0o770, 0o600, true, "may not write"),
+            (0o770, 0o660, true, ""),
+            (0o770, 0o660, false, DIRECTORY),
+            (0o755, 0o666, false, DIRECTORY),
+            (0o777, 0o666, false, ""),
         ];
-        for (of_directory, of_file, uid, groups, expected) in cases {
-            std::fs::set_permissions(directory.path(), Permissions::from_mode(of_directory))
-                .unwrap();
-            std::fs::set_permissions(&database, Permissions::from_mode(of_file)).unwrap();
-            let denied = denied(&database, Role::Owner, &user(uid, groups));
+        for (of_directory, of_file, in_group, expected) in cases {
+            chmod(directory.path(), of_directory);
+            chmod(&database, of_file);
+            let groups = if in_group { vec![group] } else { vec![] };
+            let who = Who::User {
+                name: "service".to_owned(),
+                uid: stranger,
+                groups,
+            };
+            let denied = denied(&database, Role::Owner, &who);
             let problem = denied.map(|denied| denied.problem).unwrap_or_default();
-            let case = format!("{of_directory:o} {of_file:o} {groups:?}: {problem}");
-            assert!(problem.contains(expected.unwrap_or_default()), "{case}");
-            assert_eq!(problem.is_empty(), expected.is_none(), "{case}");
+            let case = format!("{of_directory:o} {of_file:o} {in_group}: {problem}");
+            assert!(problem.contains(expected), "{case}");
+            assert_eq!(problem.is_empty(), expected.is_empty(), "{case}");
         }
     }
 }

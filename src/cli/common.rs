@@ -1,5 +1,6 @@
 //! What the commands share: which database, what a word on the command line may be, and how a result is printed.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -10,8 +11,11 @@ use serde::Serialize;
 
 use super::access::{self, Denied, Who};
 use crate::daemon::{Clock, Published, status_path};
-use crate::receipt::{Chat, MessageKey, State, UnixMs};
-use crate::settings::{self, Database, Loaded, Settings, SettingsError, process_environment};
+use crate::receipt::{AccountName, Chat, MessageKey, State, UnixMs};
+use crate::settings::{
+    self, Budget, Database, Loaded, Settings, SettingsError, process_environment,
+};
+use crate::store::CallCount;
 use crate::store::sqlite::{DaemonLock, OpenError, Role, SqliteStore, lock_path};
 
 /// What to say where nobody filled the configuration in yet.
@@ -97,6 +101,25 @@ pub(super) fn published(database: &Path) -> Option<Published> {
     DaemonLock::holder(database)?;
     Published::read(&status_path(database))
         .or_else(|| Published::read(&lock_path(database).with_extension("status")))
+}
+
+/// The budget that an account's calls count in, as logs and status name it, and its calls a month.
+pub(super) fn budget_of(settings: &Settings, account: &AccountName) -> Option<(String, u64)> {
+    match settings.accounts.get(account)?.budget.as_ref()? {
+        Budget::Own(calls) => Some((format!("account {account}"), *calls)),
+        Budget::Shared(name) => Some((format!("budget {name}"), *settings.budgets.get(name)?)),
+    }
+}
+
+/// The calls of a month that were counted in each budget.
+pub(super) fn spent(settings: &Settings, counts: &[CallCount]) -> BTreeMap<String, u64> {
+    let mut spent = BTreeMap::new();
+    for count in counts {
+        if let Some((budget, _)) = budget_of(settings, &count.lane.account) {
+            *spent.entry(budget).or_default() += count.calls;
+        }
+    }
+    spent
 }
 
 /// The time of day.

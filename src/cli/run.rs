@@ -162,8 +162,16 @@ fn say_what_is_in_force(loaded: &Loaded) {
         .in_force()
         .into_iter()
         .partition(|setting| setting.place == Place::Defaults);
+    // Many accounts make no endless line.
+    const MOST: usize = 100;
     let line = |settings: &[InForce]| {
-        let shown: Vec<String> = settings.iter().map(InForce::to_string).collect();
+        let mut shown: Vec<String> = settings.iter().take(MOST).map(InForce::to_string).collect();
+        if settings.len() > MOST {
+            shown.push(format!(
+                "and {} more: see receiptd config --show",
+                settings.len() - MOST
+            ));
+        }
         shown.join(", ")
     };
     if !said.is_empty() {

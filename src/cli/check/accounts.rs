@@ -9,7 +9,7 @@ use super::Findings;
 use crate::daemon::Published;
 use crate::dingtalk::{AccessToken, Client, Credentials, Failure, Query, remedy};
 use crate::receipt::{AccountName, Chat, CorpId, Disposition, Lane, MessageKey, RobotCode};
-use crate::settings::{Account, App, Budget, Settings};
+use crate::settings::{Account, App, Settings};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{CallCount, Store as _};
 
@@ -163,13 +163,18 @@ impl Accounts<'_> {
         found: &mut Findings,
     ) {
         let month = common::now().quota_month();
-        match self.is_spent(store, lane, account, &month).await {
-            Ok(false) => {}
-            Ok(true) => return found.note(what, "not asked: the month's budget is spent"),
+        let counts = match store.calls_in(&month).await {
+            Ok(counts) => counts,
             Err(error) => {
                 let said = format!("not asked, since the calls cannot be read: {error}");
                 return found.note(what, said);
             }
+        };
+        let spent = common::spent(self.settings, &counts);
+        let budget = common::budget_of(self.settings, &lane.account);
+        if budget.is_some_and(|(name, calls)| spent.get(&name).is_some_and(|spent| *spent >= calls))
+        {
+            return found.note(what, "not asked: the month's budget is spent");
         }
         let count = CallCount {
             calls: 1,
@@ -192,32 +197,6 @@ impl Accounts<'_> {
             Ok(_) => found.works(what, "DingTalk answers its queries"),
             Err(failure) => refused(&failure, what, found),
         }
-    }
-
-    async fn is_spent(
-        &self,
-        store: &SqliteStore,
-        lane: &Lane,
-        account: &Account,
-        month: &str,
-    ) -> crate::store::Result<bool> {
-        let Some(budget) = &account.budget else {
-            return Ok(false);
-        };
-        let limit = match budget {
-            Budget::Own(calls) => Some(calls),
-            Budget::Shared(name) => self.settings.budgets.get(name),
-        };
-        let shares = |count: &&CallCount| match budget {
-            Budget::Own(_) => count.lane.account == lane.account,
-            shared => {
-                let other = self.settings.accounts.get(&count.lane.account);
-                other.is_some_and(|other| other.budget.as_ref() == Some(shared))
-            }
-        };
-        let counts = store.calls_in(month).await?;
-        let spent: u64 = counts.iter().filter(shares).map(|count| count.calls).sum();
-        Ok(limit.is_some_and(|limit| spent >= *limit))
     }
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::super::common::Serving;
+use super::super::common::{self, Serving};
 use super::curve::Learned;
 use crate::daemon::{LoopBeat, Published, Reloads};
 use crate::receipt::{CorpId, State, UnixMs};
-use crate::settings::{Budget, Settings};
+use crate::settings::Settings;
 use crate::store::{CallCount, HabitsRow, LaneTotals};
 
 /// What was found out.
@@ -199,47 +199,32 @@ fn budgets(
     calls: &[CallCount],
     published: Option<&Published>,
 ) -> Vec<BudgetStatus> {
-    let own = settings
-        .accounts
-        .iter()
-        .filter_map(|(name, account)| match &account.budget {
-            Some(Budget::Own(calls)) => Some((
-                format!("account {name}"),
-                *calls,
-                account.budget.clone(),
-                Some(name),
-            )),
-            _ => None,
-        });
-    let shared = settings.budgets.iter().map(|(name, calls)| {
-        (
-            format!("budget {name}"),
-            *calls,
-            Some(Budget::Shared(name.clone())),
-            None,
-        )
+    let spent = common::spent(settings, calls);
+    let names = settings.accounts.keys();
+    let budgets: BTreeMap<String, u64> = names
+        .filter_map(|name| common::budget_of(settings, name))
+        .collect();
+    let budgets = budgets.into_iter().map(|(name, monthly_calls)| {
+        let known = |found: &Published| {
+            found
+                .budgets
+                .iter()
+                .find(|known| known.name == name)
+                .cloned()
+        };
+        let published = published.and_then(known);
+        // What was published may be 5 s old, and what is counted lacks what is not yet written.
+        let counted = spent.get(&name).copied().unwrap_or(0);
+        BudgetStatus {
+            spent: published
+                .as_ref()
+                .map_or(0, |found| found.spent)
+                .max(counted),
+            calls_per_message: published.as_ref().map(|found| found.calls_per_message),
+            forecast: published.as_ref().map(|found| found.forecast),
+            name,
+            monthly_calls,
+        }
     });
-    let budgets = own
-        .chain(shared)
-        .map(|(name, monthly_calls, budget, owner)| {
-            let published =
-                published.and_then(|found| found.budgets.iter().find(|known| known.name == name));
-            let counted = calls.iter().filter(|count| match owner {
-                Some(owner) => count.lane.account == *owner,
-                None => settings
-                    .accounts
-                    .get(&count.lane.account)
-                    .is_some_and(|account| account.budget == budget),
-            });
-            // What was published may be 5 s old, and what is counted lacks what is not yet written.
-            let counted = counted.map(|count| count.calls).sum();
-            BudgetStatus {
-                spent: published.map_or(0, |found| found.spent).max(counted),
-                calls_per_message: published.map(|found| found.calls_per_message),
-                forecast: published.map(|found| found.forecast),
-                name,
-                monthly_calls,
-            }
-        });
     budgets.collect()
 }
