@@ -148,27 +148,28 @@ pub(super) fn denied(database: &Path, role: Role, who: &Who) -> Option<Denied> {
     })
 }
 
-/// Gives what root made in somebody else's directory to that directory's owner: the service could not open it.
-pub(super) fn hand_over(database: &Path) -> std::io::Result<()> {
-    let real = std::fs::canonicalize(database)?;
-    let directory = std::fs::metadata(directory_of(&real))?;
+/// Gives what root made in somebody else's directory to that directory's owner: the service could not open it. What
+/// cannot be given (root of a container) stays; whoever misses it is told by [`denied`].
+pub(super) fn hand_over(database: &Path) {
+    let real = std::fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
+    let Ok(directory) = std::fs::metadata(directory_of(&real)) else {
+        return;
+    };
     if !geteuid().is_root() || directory.uid() == 0 {
-        return Ok(());
+        return;
     }
+    let (uid, gid) = (Some(directory.uid()), Some(directory.gid()));
     for file in [
         real.clone(),
         beside(&real, "-wal"),
         beside(&real, "-shm"),
         lock_path(database),
     ] {
-        match std::fs::symlink_metadata(&file) {
-            Ok(found) if found.is_file() && found.uid() == 0 => {
-                std::os::unix::fs::lchown(&file, Some(directory.uid()), Some(directory.gid()))?;
-            }
-            _ => {}
+        let is_roots = |found: Metadata| found.is_file() && found.uid() == 0;
+        if std::fs::symlink_metadata(&file).is_ok_and(is_roots) {
+            let _ = std::os::unix::fs::lchown(&file, uid, gid);
         }
     }
-    Ok(())
 }
 
 /// The directory of a file.

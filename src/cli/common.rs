@@ -48,10 +48,22 @@ pub(super) fn settings(config: Option<&Path>) -> Result<Loaded, SettingsError> {
 /// Opens the database for a command.
 pub(super) async fn store(database: &Database, role: Role) -> anyhow::Result<SqliteStore> {
     let opened = SqliteStore::open(database, role).await;
-    opened.map_err(|error| explained(&database.path, role, error))
+    opened.map_err(|error| not_opened(&database.path, role, error))
 }
 
-/// An error of the database with what stands in the way, where that shows: SQLite says no more than "unable to open".
+/// Why the database was not opened: by whom it may not be used, where that shows. SQLite says no more than "unable to
+/// open".
+pub(super) fn not_opened(database: &Path, role: Role, error: OpenError) -> anyhow::Error {
+    match error {
+        OpenError::Missing(_)
+        | OpenError::File { .. }
+        | OpenError::Store { .. }
+        | OpenError::Migration { .. } => explained(database, role, error),
+        other => other.into(),
+    }
+}
+
+/// An error of a file of the database, or what stands in the way, where that shows.
 pub(super) fn explained(
     database: &Path,
     role: Role,

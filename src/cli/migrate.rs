@@ -48,8 +48,8 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
         steps.push(format!("version {}: {}", step.version, step.description));
     })
     .await;
-    let store = opened.map_err(|error| common::explained(&database.path, Role::Owner, error))?;
-    access::hand_over(&database.path)?;
+    let store = opened.map_err(|error| common::not_opened(&database.path, Role::Owner, error))?;
+    access::hand_over(&database.path);
     store.close().await;
     let database = database.path.display().to_string();
     common::tell(args.json, &Migrated { database, steps })?;

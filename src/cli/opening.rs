@@ -49,10 +49,10 @@ pub(super) async fn open(
                 tokio::time::sleep(AGAIN).await;
             }
             Ok(store) => {
-                access::hand_over(&database.path)?;
+                access::hand_over(&database.path);
                 return Ok(store);
             }
-            Err(error) => return Err(common::explained(&database.path, Role::Owner, error)),
+            Err(error) => return Err(common::not_opened(&database.path, Role::Owner, error)),
         }
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn look(
             None
         }
         Err(error) => {
-            found.fails_with("database", &common::explained(path, role, error));
+            found.fails_with("database", &common::not_opened(path, role, error));
             None
         }
     };
