@@ -2,12 +2,16 @@
 //! message is due. Not metered, and nothing waits for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::dingtalk::{Client, Credentials, TokenRefusal};
 use crate::receipt::AccountName;
 use crate::settings::{Account, App, Settings};
+
+/// Between two accounts: the questions of many stay far below the rate at which DingTalk bans an address.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Asks for the accounts of `settings` for which `is_asked`, one after the other, until dropped.
 pub(super) fn ask(
@@ -29,6 +33,7 @@ pub(super) fn ask(
             return;
         };
         for (account, app) in asked {
+            tokio::time::sleep(PAUSE).await;
             // A secret that cannot be read was told with the settings.
             let Ok(secret) = app.credentials().1.read() else {
                 continue;
