@@ -34,6 +34,21 @@ fn the_list_in_the_guide_is_the_table() {
     );
 }
 
+/// `lane_event!(warn, self, [a.b = c,], "text")` in full: it adds the two fields that say which lane.
+fn with_lanes(text: &str) -> String {
+    let mut pieces = text.split("lane_event!(");
+    let mut whole = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (level, rest) = piece.split_once(',').unwrap();
+        let (fields, rest) = rest.split_once('[').unwrap().1.split_once("],").unwrap();
+        whole += &format!(
+            "tracing::{}!(account, corp_id, {fields} {rest}",
+            level.trim()
+        );
+    }
+    whole
+}
+
 /// One use of a `tracing` macro: the text of the source from there on, up to the next.
 struct Use {
     file: String,
@@ -56,7 +71,7 @@ fn uses() -> Vec<Use> {
                 .map(str::trim)
                 .filter(|line| !line.starts_with("//"))
                 .collect();
-            let text = lines.join("\n").replace("\\\n", "");
+            let text = with_lanes(&lines.join("\n").replace("\\\n", ""));
             for level in [EventLevel::Info, EventLevel::Warn, EventLevel::Error] {
                 let call = format!("tracing::{}!(", level.as_str());
                 for after in text.split(&call).skip(1) {
@@ -133,7 +148,7 @@ fn names(fields: &str) -> BTreeSet<&str> {
 fn every_event_of_the_code_is_in_the_table_and_every_row_is_an_event() {
     let uses = uses();
     assert!(uses.len() > 40, "{}", uses.len());
-    let mut met = BTreeSet::new();
+    let (mut met, mut wrong) = (BTreeSet::new(), Vec::new());
     for one in &uses {
         let fits = EVENTS.iter().enumerate().filter_map(|(row, event)| {
             let fields = (event.level == one.level).then(|| fields_of(&one.source, event))??;
@@ -141,29 +156,35 @@ fn every_event_of_the_code_is_in_the_table_and_every_row_is_an_event() {
         });
         // One that is all value fits whatever begins as it does.
         let found = fits.max_by_key(|(_, event, _)| event.text.len());
-        let shown: String = one.source.chars().take(300).collect();
-        let Some((row, event, fields)) = found else {
-            panic!(
-                "{}: not in the table of src/telemetry/events.rs: {shown}",
-                one.file
-            );
+        let shown = || {
+            format!(
+                "{}: {}",
+                one.file,
+                one.source.chars().take(400).collect::<String>()
+            )
         };
-        assert_eq!(
-            fields,
-            event.fields.iter().copied().collect(),
-            "{}: {shown}",
-            one.file
-        );
-        met.insert(row);
+        match found {
+            None => wrong.push(format!(
+                "in the code, and not in src/telemetry/events.rs: {}",
+                shown()
+            )),
+            Some((row, event, fields)) => {
+                met.insert(row);
+                let expected: BTreeSet<&str> = event.fields.iter().copied().collect();
+                if fields != expected {
+                    wrong.push(format!(
+                        "other fields in the table, {expected:?}: {}",
+                        shown()
+                    ));
+                }
+            }
+        }
     }
-    let stale: Vec<&str> = (0..EVENTS.len())
-        .filter(|row| !met.contains(row))
-        .map(|row| EVENTS[row].text)
-        .collect();
-    assert!(
-        stale.is_empty(),
-        "in the table, and not in the code: {stale:#?}"
+    let stale = (0..EVENTS.len()).filter(|row| !met.contains(row));
+    wrong.extend(
+        stale.map(|row| format!("in the table, and not in the code: {}", EVENTS[row].text)),
     );
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
 #[test]
