@@ -108,6 +108,7 @@ fn fields_of<'s>(source: &'s str, event: &Event) -> Option<&'s str> {
     pieces.push(rest);
     // As it is written in Rust.
     let literal = |piece: &str| piece.replace('"', "\\\"");
+    let opening = format!("\"{}", literal(pieces[0]));
     let begins = |start: usize| {
         let (fields, mut text) = source.split_at(start);
         // An argument of its own, and no field's value.
@@ -115,8 +116,9 @@ fn fields_of<'s>(source: &'s str, event: &Event) -> Option<&'s str> {
         if !before.is_empty() && !before.ends_with(',') {
             return None;
         }
-        for piece in &pieces {
-            // Nothing follows the last value.
+        text = text.strip_prefix(&opening)?;
+        for piece in &pieces[1..] {
+            // Nothing follows a value: its own end.
             let piece = if piece.is_empty() { "}" } else { piece };
             text = text.split_once(&literal(piece))?.1;
         }
