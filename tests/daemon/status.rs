@@ -82,6 +82,11 @@ async fn a_monitor_is_told_where_nobody_serves_what_is_pending_and_where_work_is
         "INSERT INTO messages (process_query_key, account, sent_at, next_poll_at)
          SELECT 'stuck', 'unknown', 1000 * strftime('%s', 'now') - 60000, 1000 * strftime('%s', 'now') - 60000",
     );
+    let stuck = "SELECT last_error FROM messages WHERE process_query_key = 'stuck'";
+    house.until(stuck, "account.unknown").await;
+    house.sql(
+        "UPDATE messages SET next_poll_at = 1000 * strftime('%s', 'now') - 60000 WHERE process_query_key = 'stuck'",
+    );
     let (code, object) = status(&house, &["--stale-after", "30s"]);
     assert_eq!(code, 3, "{object}");
     assert!(
