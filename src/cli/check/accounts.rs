@@ -1,7 +1,5 @@
 //! Whether each account gets a token, and may ask.
 
-use std::time::Duration;
-
 use humantime::format_duration;
 
 use super::super::common;
@@ -73,8 +71,11 @@ impl Accounts<'_> {
         let mut ticket = None;
         if let App::ThirdParty { suite_key, .. } = &account.app {
             let Some(store) = self.store else {
-                let said = "its suite ticket comes from the database, which cannot be read";
-                return found.fails(what, said, "see the line about the database");
+                // The line about the database says why.
+                return found.note(
+                    what,
+                    "its suite ticket comes from the database, which could not be read",
+                );
             };
             match store.suite_ticket(suite_key).await {
                 Ok(Some(newest)) => ticket = Some(newest),
@@ -96,12 +97,16 @@ impl Accounts<'_> {
             if !self.ask {
                 // Another token of an organisation may end the one that the daemon uses.
                 found.works(&*what, "has a suite ticket; its tokens are not asked for, since that may end the live ones");
-                for corp in corps {
-                    let lane = Lane {
-                        account: name.clone(),
-                        corp: Some((*corp).clone()),
-                    };
-                    from_the_daemon(&lane, published, format!("permission of {lane}"), found);
+                let lanes = corps.iter().map(|corp| Lane {
+                    account: name.clone(),
+                    corp: Some((*corp).clone()),
+                });
+                let unknown = lanes
+                    .filter(|lane| !from_the_daemon(lane, published, found))
+                    .count();
+                if unknown > 0 {
+                    let said = format!("of {unknown} of its organisations {UNKNOWN}");
+                    found.note(format!("permission of {name}"), said);
                 }
                 return;
             }
@@ -148,7 +153,8 @@ impl Accounts<'_> {
         match (self.ask, self.store) {
             (true, Some(store)) => self.ask(store, lane, account, token, what, found).await,
             (true, None) => found.note(what, "not asked: the call could not be counted"),
-            (false, _) => from_the_daemon(lane, published, what, found),
+            (false, _) if from_the_daemon(lane, published, found) => {}
+            (false, _) => found.note(what, UNKNOWN),
         }
     }
 
@@ -200,18 +206,20 @@ impl Accounts<'_> {
     }
 }
 
-/// What a running daemon knows from its own queries.
-fn from_the_daemon(lane: &Lane, published: Option<&Published>, what: String, found: &mut Findings) {
-    let unknown = "not known, since no query was answered yet; `receiptd check --ask` makes one, a metered call";
+const UNKNOWN: &str =
+    "not known, since no query was answered yet; `receiptd check --ask` makes one, a metered call";
+
+/// What a running daemon knows from its own queries; whether it knows anything.
+fn from_the_daemon(lane: &Lane, published: Option<&Published>, found: &mut Findings) -> bool {
+    let what = format!("permission of {lane}");
     let corp = lane.corp.as_ref().map(CorpId::as_str);
-    let known = published.and_then(|published| {
-        published.lanes.iter().find(|known| {
-            known.account == lane.account.as_str() && known.corp_id.as_deref() == corp
-        })
-    });
-    let Some(known) = known else {
-        return found.note(what, unknown);
-    };
+    let mut lanes = published
+        .map(|found| &found.lanes[..])
+        .unwrap_or_default()
+        .iter();
+    let known = lanes
+        .find(|known| known.account == lane.account.as_str() && known.corp_id.as_deref() == corp);
+    let Some(known) = known else { return false };
     match (&*known.condition, &known.code, known.last_success_at) {
         ("blocked", Some(code), _) => {
             let said = format!("the daemon's queries are refused ({code})");
@@ -222,12 +230,12 @@ fn from_the_daemon(lane: &Lane, published: Option<&Published>, what: String, fou
             found.warns(what, said, remedy(code));
         }
         (_, _, Some(at)) => {
-            let ago = common::now().since(crate::receipt::UnixMs(at));
-            let ago = format_duration(Duration::from_secs(ago.as_secs()));
+            let ago = common::rounded(common::now().since(crate::receipt::UnixMs(at)));
             found.works(what, format!("DingTalk answered the daemon {ago} ago"));
         }
-        _ => found.note(what, unknown),
+        _ => return false,
     }
+    true
 }
 
 /// What a refusal of a key that does not exist says of the account.
