@@ -121,20 +121,23 @@ fn real_path(path: &Path) -> PathBuf {
         // A relative target counts from the link's directory; an absolute one takes its place.
         real = real.parent().unwrap_or(Path::new("")).join(target);
     }
-    let directory = match real.parent() {
-        Some(directory) if directory != Path::new("") => directory,
-        _ => Path::new("."),
-    };
-    match (std::fs::canonicalize(directory), real.file_name()) {
+    match (std::fs::canonicalize(directory_of(&real)), real.file_name()) {
         (Ok(directory), Some(name)) => directory.join(name),
         _ => real,
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
     }
 }
 
 /// Opens for reading and writing, and creates with all that the umask leaves to owner and group: feeders in the group
 /// write here too.
 pub(super) fn open_for_all(path: &Path) -> io::Result<File> {
-    open_with(path, 0)
+    open_with(&real_path(path), 0)
 }
 
 /// The same of a file beside the database. A link is refused before anything is written: a feeder may write to this
@@ -167,7 +170,7 @@ fn is_link(error: &io::Error) -> bool {
 
 fn open_with(path: &Path, flags: i32) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
+    options.read(true).write(true).truncate(false);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
@@ -175,12 +178,15 @@ fn open_with(path: &Path, flags: i32) -> io::Result<File> {
     }
     #[cfg(not(unix))]
     let _ = flags;
-    let is_new = !path.try_exists()?;
-    let file = options.open(path)?;
-    if is_new {
-        give_to_directorys_owner(path, &file)?;
+    // Only what was certainly created here is given away.
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            give_to_directorys_owner(path, &file)?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
     }
-    Ok(file)
 }
 
 /// What root creates (`receiptd migrate`, before the first start) is for the service, which owns the directory and could not
@@ -191,8 +197,7 @@ fn give_to_directorys_owner(path: &Path, file: &File) -> io::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let real = real_path(path);
-    let directory = std::fs::metadata(real.parent().unwrap_or(Path::new(".")))?;
+    let directory = std::fs::metadata(directory_of(path))?;
     std::os::unix::fs::fchown(file, Some(directory.uid()), Some(directory.gid()))
 }
 
@@ -243,6 +248,11 @@ mod tests {
         let database = dir.path().join("receiptd.db");
         let precious = dir.path().join("precious");
         std::fs::write(&precious, "of the daemon's").unwrap();
+        let nowhere = dir.path().join("nowhere");
+        std::os::unix::fs::symlink(&nowhere, lock_path(&database)).unwrap();
+        assert!(DaemonLock::acquire(&database).is_err());
+        assert!(!nowhere.exists());
+        std::fs::remove_file(lock_path(&database)).unwrap();
         std::os::unix::fs::symlink(&precious, lock_path(&database)).unwrap();
         let error = DaemonLock::acquire(&database).unwrap_err();
         assert!(matches!(error, LockError::Io { .. }), "{error}");
