@@ -16,7 +16,7 @@ use super::common;
 use super::demo_report::{self, Spent};
 use crate::daemon::{self, Clock, Stop, Vitals};
 use crate::receipt::{Chat, MessageKey};
-use crate::sandbox::{CrowdRules, Sandbox, SandboxConfig, Script};
+use crate::sandbox::{Sandbox, SandboxConfig, Script};
 use crate::settings::{Settings, from_text};
 use crate::store::Store as _;
 use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
@@ -78,8 +78,6 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     let life = Duration::from_secs(args.seconds.into());
     let sandbox = Sandbox::start(SandboxConfig {
         seed: args.seed,
-        key_lifetime: life,
-        crowd: crowd(life),
         ..SandboxConfig::default()
     })
     .await
@@ -131,14 +129,6 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
         false => spent.to_text(&curve),
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Half of the readers read within five minutes of a day's life.
-fn crowd(life: Duration) -> CrowdRules {
-    CrowdRules {
-        median: life.mul_f64(300.0 / 86_400.0),
-        ..CrowdRules::default()
-    }
 }
 
 /// The defaults with every span of a message's life pressed together.
@@ -231,6 +221,9 @@ async fn feed(
             Script {
                 crowd_size: Some(size),
                 chat: Some(chat),
+                // Half of the readers read within five minutes of a day's life.
+                median: span.mul_f64(300.0 / 86_400.0),
+                expires_after: span,
                 ..Script::default()
             },
         );
