@@ -1,4 +1,4 @@
-//! What somebody meets who starts `receiptd sandbox` and does as it says.
+//! What somebody meets who starts `receiptd sandbox` and does as it says, or `receiptd demo`.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -80,5 +80,31 @@ fn a_row_inserted_as_it_says_is_read_within_the_minute_that_it_promises() {
     while shell(directory, &query).unwrap_or_default().is_empty() {
         assert!(since.elapsed() < MINUTE, "nobody has read it: {query}");
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_demo_that_is_ended_leaves_nothing_behind() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+        command.arg("demo").env("TMPDIR", directory.path());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut demo = Running(command.spawn().expect("receiptd starts"));
+        let written = || {
+            let mut made = directory.path().read_dir().expect("it is there");
+            made.next().map(|made| made.expect("a directory").path())
+        };
+        let since = Instant::now();
+        // Until its feeder has inserted something.
+        while written().is_none_or(|made| !made.join("demo.db-wal").exists()) {
+            assert!(since.elapsed() < MINUTE, "it writes nothing");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let kill = format!("kill -s {signal} {}", demo.0.id());
+        assert!(shell(directory.path(), &kill).is_some());
+        let status = demo.0.wait().expect("it ends");
+        assert_eq!(status.code(), Some(1), "{signal}");
+        assert_eq!(written(), None, "{signal}");
     }
 }
