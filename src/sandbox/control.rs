@@ -80,7 +80,7 @@ fn script(shared: &Shared, new: NewMessage) -> Result<(String, Script), String> 
     let mut script = script.map_err(|why| format!("{}: {why}", new.key))?;
     if let Some(chat) = new.chat {
         let known = Chat::parse(&chat);
-        script.chat = Some(known.ok_or_else(|| format!("chat {chat}: private or group"))?);
+        script.chat = Some(known.ok_or_else(|| format!("chat {chat}: private, group or oto"))?);
     }
     script.sent_at = new.sent_at.map(UnixMs).or(script.sent_at);
     if let Some(readers) = new.readers {

@@ -66,10 +66,8 @@ pub(super) fn json(value: &impl Serialize) -> String {
 /// What a call asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asks {
-    /// `privateChatMessages/query` or `groupMessages/query`
+    /// `privateChatMessages/query`, `groupMessages/query` or `oToMessages/readStatus`
     Readers(Chat),
-    /// `oToMessages/readStatus`
-    ReadStatus,
     /// `oauth2/accessToken`
     Token,
     /// `oauth2/corpAccessToken`
@@ -89,7 +87,7 @@ pub(super) fn endpoint(shared: &Shared, request: &Request) -> Reply {
     let asks = match (&*request.method, &*request.path) {
         ("POST", "/v1.0/robot/privateChatMessages/query") => Asks::Readers(Chat::Private),
         ("POST", "/v1.0/robot/groupMessages/query") => Asks::Readers(Chat::Group),
-        ("GET", "/v1.0/robot/oToMessages/readStatus") => Asks::ReadStatus,
+        ("GET", "/v1.0/robot/oToMessages/readStatus") => Asks::Readers(Chat::Oto),
         ("POST", "/v1.0/oauth2/accessToken") => Asks::Token,
         ("POST", "/v1.0/oauth2/corpAccessToken") => Asks::CorpToken,
         // Whoever wants to know whether somebody is there asks for this.
@@ -100,13 +98,13 @@ pub(super) fn endpoint(shared: &Shared, request: &Request) -> Reply {
             return Reply::json(200, NO_SUCH_PATH);
         }
     };
-    let is_query = !matches!(asks, Asks::Token | Asks::CorpToken);
+    let is_query = matches!(asks, Asks::Readers(_));
     call.metered = is_query;
     inner.log.counts.queries += u64::from(is_query);
     inner.log.counts.token_calls += u64::from(!is_query);
     let asked = match asks {
+        Asks::Readers(Chat::Oto) => parameters(request),
         Asks::Readers(_) => body(request),
-        Asks::ReadStatus => parameters(request),
         Asks::Token | Asks::CorpToken => Ok(Question::default()),
     };
     if let Ok(Question {
@@ -122,8 +120,10 @@ pub(super) fn endpoint(shared: &Shared, request: &Request) -> Reply {
             call.outcome = format!("outage: {}", call.outcome);
             answered.unwrap_or_else(|| Ok(Reply::nothing(Duration::ZERO)))
         }
-        None if is_query => query(shared, inner, asks, request, asked, &mut call),
-        None => token(shared, inner, asks, request, &mut call),
+        None => match asks {
+            Asks::Readers(chat) => query(shared, inner, chat, request, asked, &mut call),
+            _ => token(shared, inner, asks, request, &mut call),
+        },
     };
     let reply = answered.unwrap_or_else(|refusal| {
         let is_throttled = is_throttle(&refusal.code);
@@ -258,15 +258,11 @@ fn parameters(request: &Request) -> Result<Question, String> {
 fn query(
     shared: &Shared,
     inner: &mut Inner,
-    asks: Asks,
+    chat: Chat,
     request: &Request,
     asked: Result<Question, String>,
     call: &mut Call,
 ) -> Result<Reply, Refusal> {
-    let chat = match asks {
-        Asks::Readers(chat) => chat,
-        _ => Chat::Private,
-    };
     let token = authenticate(shared, inner, request, call)?;
     limits(shared, inner, call)?;
     let asked = asked.map_err(|what| {
@@ -307,7 +303,7 @@ fn query(
     if known.script.chat.is_some_and(|only| only != chat) {
         return Err("invalid.processQueryKey".into());
     }
-    if asks == Asks::ReadStatus && asked.robot_code.is_none() {
+    if chat == Chat::Oto && asked.robot_code.is_none() {
         inner.log.violation(call, "no robotCode");
         return Err("invalidParameter.robotCode.missing".into());
     }
@@ -329,8 +325,8 @@ fn query(
     }
     let (status, readers) = known.at(age);
     call.send_status = status.to_owned();
-    let body = match asks {
-        Asks::Readers(chat) => {
+    let body = match chat {
+        Chat::Private | Chat::Group => {
             let walk = Walk {
                 seed: shared.config.seed,
                 key: &key,
@@ -343,7 +339,7 @@ fn query(
             call.readers = u32::try_from(page.read_user_ids.len()).unwrap_or(u32::MAX);
             json(&page)
         }
-        _ => {
+        Chat::Oto => {
             call.readers = u32::try_from(readers.len()).unwrap_or(u32::MAX);
             json(&read_status(shared, status, readers, known))
         }
