@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use receiptd::cadence::{Habits, Policy, Rules};
-use receiptd::receipt::Missing;
+use receiptd::cadence::{Habits, Missing, Pending, Policy, Rules};
 
 use super::crowd::Crowd;
 use super::sim::{self, Learner, Live, START, Tally};
@@ -109,14 +108,18 @@ pub(crate) fn optimum(crowd: &Crowd, messages: &[Live], rules: &Rules, calls: f6
             messages,
             rules,
             true,
-            |key, age, missing| {
+            |row, age, missing| {
                 let missing = if crowd.known {
                     Missing::Known(missing)
                 } else {
                     Missing::Unknown
                 };
+                let message = Pending {
+                    missing,
+                    ..row.pending()
+                };
                 let age = Duration::from_millis(age as u64);
-                policy.next_age(key, age, missing).as_millis() as i64
+                policy.next_age(message, age).as_millis() as i64
             },
         ))
     };

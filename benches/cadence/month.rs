@@ -59,10 +59,12 @@ pub(crate) fn run(crowd: &Crowd, rules: &Rules, plan: Plan, seed: u64) -> MonthT
     let mut month = Month {
         budget: plan.budget,
         spent: 0,
-        now: begin,
+        starts_at: MONTH.0,
+        ends_at: end.0,
+        now: begin.0,
         owed: 0,
         messages: 0,
-        since: begin,
+        since: begin.0,
         usual: plan.usual,
     };
     let mut policy = Policy::prior(rules);
@@ -86,7 +88,7 @@ pub(crate) fn run(crowd: &Crowd, rules: &Rules, plan: Plan, seed: u64) -> MonthT
         match (next_arrival, first) {
             (Some(arrival), _) if first.is_none_or(|at| arrival <= at) => {
                 arrivals.next();
-                month.now = arrival;
+                month.now = arrival.0;
                 let reads = crowd.reads(&mut random, arrival.0);
                 let mut live = Live::new(month.messages, crowd, arrival, reads, rules.key_lifetime);
                 live.row = schedule.admit(&live.row, arrival);
@@ -100,7 +102,7 @@ pub(crate) fn run(crowd: &Crowd, rules: &Rules, plan: Plan, seed: u64) -> MonthT
                 let Some(Reverse((_, index))) = due.pop() else {
                     break;
                 };
-                month.now = at;
+                month.now = at.0;
                 let live = &mut alive[index];
                 // A row at the end of its life ends without a call: nobody is asked.
                 let call = Some(schedule.call(&live.row, at))

@@ -207,7 +207,7 @@ pub(crate) fn run_ages(
     messages: &[Live],
     rules: &Rules,
     confirming: bool,
-    next_age: impl Fn(&MessageKey, i64, u32) -> i64,
+    next_age: impl Fn(&Message, i64, u32) -> i64,
 ) -> Tally {
     let last_chance = (rules.key_lifetime - rules.last_chance).as_millis() as i64;
     let mut tally = Tally::default();
@@ -219,7 +219,7 @@ pub(crate) fn run_ages(
                 .row
                 .expected_readers
                 .map_or(0, |expected| expected - seen as u32);
-            age = next_age(&live.row.key, age, missing).clamp(age + 1, last_chance.max(age + 1));
+            age = next_age(&live.row, age, missing).clamp(age + 1, last_chance.max(age + 1));
             let read = live.reads.partition_point(|at| *at <= age);
             tally.calls += (read as u64).div_ceil(u64::from(PAGE)).max(1);
             let delays = live.reads[seen..read]

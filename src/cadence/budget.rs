@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::Rules;
-use crate::receipt::{UnixMs, real};
 
 /// A rate that was counted for less than this is taken over so long: a few early messages are no rate yet. A lane that
 /// sends more than its budget covers must be known for one within hours, since each ordinary poll until then is a last
@@ -20,7 +19,7 @@ const PENDING_SHARE: f64 = 0.5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// Whether a key lives on after its life: nothing is lost without it.
-    Confirm,
+    ExpiryCheck,
     /// A poll of the cadence, or a further page or a retry of one.
     Ordinary,
     /// The poll after which the answer is lost for ever, and its further pages.
@@ -34,15 +33,19 @@ pub struct Month {
     pub budget: u64,
     /// Metered calls made this month, those under way included.
     pub spent: u64,
-    /// Now. The month is the calendar month at UTC+8.
-    pub now: UnixMs,
+    /// When the month began, in Unix milliseconds, like the moments below.
+    pub starts_at: i64,
+    /// When the next one begins.
+    pub ends_at: i64,
+    /// Now, within the month.
+    pub now: i64,
     /// Pending messages whose last chance is still to come within the month.
     pub owed: u64,
     /// Messages sent since the month began.
     pub messages: u64,
     /// Since when they were counted: the month's beginning, or the first of them where the lanes are younger than the
     /// month. A moment outside the month counts as the end of it that is nearer.
-    pub since: UnixMs,
+    pub since: i64,
     /// Messages a month that are usual, where that is known: steadies the first days.
     pub usual: Option<f64>,
 }
@@ -83,7 +86,7 @@ impl Month {
             Call::LastChance => left >= 1,
             // Those still to come have their last chances kept for them too.
             Call::Ordinary => left > self.owed && free >= self.to_come() + 1.0,
-            Call::Confirm => left > self.owed && free >= 2.0 * self.to_come() + 1.0,
+            Call::ExpiryCheck => left > self.owed && free >= 2.0 * self.to_come() + 1.0,
         }
     }
 
@@ -94,23 +97,22 @@ impl Month {
 
     /// Messages still to come this month, at its rate.
     pub fn to_come(&self) -> f64 {
-        self.rate() * self.now.next_quota_month().since(self.now).as_secs_f64()
+        self.rate() * seconds(self.now, self.ends_at)
     }
 
     /// Messages a second.
     fn rate(&self) -> f64 {
-        let start = self.now.quota_month_start();
-        let counted = self.now.since(self.since.max(start));
+        let counted = seconds(self.since.max(self.starts_at), self.now);
         let messages = real(self.messages);
-        let shortest = counted.max(SHORTEST_COUNTED).as_secs_f64();
+        let shortest = counted.max(SHORTEST_COUNTED.as_secs_f64());
         let Some(usual) = self.usual else {
             return messages / shortest;
         };
-        let length = self.now.next_quota_month().since(start).as_secs_f64();
-        let fresh = 1.0 - counted.as_secs_f64() / USUAL_FADES.as_secs_f64();
+        let length = seconds(self.starts_at, self.ends_at).max(1.0);
+        let fresh = 1.0 - counted / USUAL_FADES.as_secs_f64();
         let weight = USUAL_WEIGHT.as_secs_f64() * fresh.max(0.0);
         let known = usual.max(0.0) / length * weight;
-        let steadied = (messages + known) / (counted.as_secs_f64() + weight).max(1.0);
+        let steadied = (messages + known) / (counted + weight).max(1.0);
         // A month far above the usual is believed sooner: two standard deviations below what it shows is its least.
         let least = (messages - 2.0 * messages.sqrt()) / shortest;
         steadied.max(least)
@@ -146,12 +148,29 @@ impl Month {
     }
 }
 
+/// From one moment to another in seconds; zero where the other is earlier.
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "milliseconds of a month are exact"
+)]
+fn seconds(from: i64, to: i64) -> f64 {
+    to.saturating_sub(from).max(0) as f64 / 1e3
+}
+
+/// A count for a formula: exact up to 2^53, far beyond a month's calls.
+#[allow(clippy::cast_precision_loss)]
+fn real(count: u64) -> f64 {
+    count as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// 2026-11-16T00:00:00 at UTC+8: the middle of a month of 30 days.
-    const MIDDLE: UnixMs = UnixMs(1_794_758_400_000);
+    const MIDDLE: i64 = 1_794_758_400_000;
+    const START: i64 = MIDDLE - 15 * DAY;
+    const DAY: i64 = 86_400_000;
 
     fn month(spent: u64, messages: u64) -> Month {
         Month {
@@ -160,7 +179,9 @@ mod tests {
             now: MIDDLE,
             owed: 10,
             messages,
-            since: MIDDLE.quota_month_start(),
+            since: START,
+            starts_at: START,
+            ends_at: MIDDLE + 15 * DAY,
             usual: None,
         }
     }
@@ -168,7 +189,6 @@ mod tests {
     #[test]
     fn what_is_left_is_shared_by_what_is_to_come() {
         let rules = Rules::default();
-        assert_eq!(MIDDLE.to_string(), "2026-11-15T16:00:00.000Z");
         // 150 more are to come, and 2,500 calls are left: the operator's 12 it is.
         assert!((month(2_500, 150).to_come() - 150.0).abs() < 1e-6);
         assert_eq!(month(2_500, 150).target(&rules), 12.0);
@@ -182,14 +202,14 @@ mod tests {
     fn last_chances_are_kept_for_the_pending_and_for_those_to_come() {
         let mut tight = month(3_000, 1_985);
         assert!(tight.allows(Call::Ordinary));
-        assert!(!tight.allows(Call::Confirm));
+        assert!(!tight.allows(Call::ExpiryCheck));
         tight.spent += 5;
         assert!(!tight.allows(Call::Ordinary));
         assert!(tight.allows(Call::LastChance));
         tight.spent = 4_999;
         assert!(tight.allows(Call::LastChance));
         tight.spent = 5_000;
-        for call in [Call::Confirm, Call::Ordinary, Call::LastChance] {
+        for call in [Call::ExpiryCheck, Call::Ordinary, Call::LastChance] {
             assert!(!tight.allows(call));
         }
     }
@@ -206,9 +226,8 @@ mod tests {
 
     #[test]
     fn a_month_that_has_just_begun_has_a_rate() {
-        let start = MIDDLE.quota_month_start();
         let fresh = Month {
-            now: start,
+            now: START,
             messages: 0,
             owed: 0,
             ..month(0, 0)
@@ -229,7 +248,7 @@ mod tests {
     fn a_lane_younger_than_the_month_has_the_rate_of_its_own_days() {
         let whole = month(0, 100);
         let young = Month {
-            since: UnixMs(MIDDLE.0 - 86_400_000),
+            since: MIDDLE - DAY,
             ..whole
         };
         // A hundred in a day, and fifteen days are left.
@@ -238,7 +257,7 @@ mod tests {
             "{}",
             young.to_come()
         );
-        for outside in [UnixMs(0), UnixMs(i64::MAX)] {
+        for outside in [0, i64::MAX] {
             let odd = Month {
                 since: outside,
                 ..whole
@@ -249,10 +268,9 @@ mod tests {
 
     #[test]
     fn a_month_far_above_the_usual_is_believed_within_a_day() {
-        let start = MIDDLE.quota_month_start();
         let surprise = |messages, hours: i64| Month {
-            now: UnixMs(start.0 + hours * 3_600_000),
-            since: start,
+            now: START + hours * 3_600_000,
+            since: START,
             usual: Some(300.0),
             ..month(0, messages)
         };

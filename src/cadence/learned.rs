@@ -8,7 +8,7 @@
 
 use super::curve::{Curve, Kind};
 use super::grid::Grid;
-use super::observe::Sight;
+use super::observe::Observation;
 use super::spread::Spread;
 use super::table::Table;
 
@@ -55,10 +55,14 @@ impl Learned {
     }
 
     /// Takes in a walk; returns the delay of its reads in seconds, as far as the estimate tells.
-    pub(super) fn add(&mut self, grid: &Grid, sight: &Sight) -> f64 {
-        let interval = (sight.from.as_secs_f64(), sight.to.as_secs_f64());
-        let (reads, waiting) = (f64::from(sight.new_readers), f64::from(sight.waiting));
-        if sight.complete {
+    pub(super) fn add(&mut self, grid: &Grid, seen: &Observation) -> f64 {
+        let interval = (seen.seen_until.as_secs_f64(), seen.age.as_secs_f64());
+        let reads = f64::from(seen.new_readers);
+        let waiting = match seen.complete {
+            true => f64::from(seen.still_missing.unwrap_or(1)),
+            false => 0.0,
+        };
+        if seen.complete {
             let [recent, long] = [&self.recent_curve, &self.curve]
                 .map(|curve| curve.foretells(grid, interval, reads, waiting));
             let said = (recent - long).clamp(-MOST_SAID, MOST_SAID);

@@ -36,7 +36,7 @@ pub use basis::Basis;
 pub use budget::{Call, Month, Threshold};
 pub use habits::{Habits, HabitsError, Measured};
 pub use lifetime::Lifetime;
-pub use observe::Observation;
+pub use observe::{KeyHash, Missing, Observation, Pending};
 pub use plot::read_curve;
 pub use policy::{Expected, Policy};
 pub use rules::Rules;

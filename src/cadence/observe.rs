@@ -1,89 +1,90 @@
-//! What a walk teaches.
+//! What a message is to the cadence, and what a poll of it teaches.
 
 use std::time::Duration;
 
-use super::curve::Kind;
-use crate::receipt::{Message, Missing, Outcome, State, UnixMs, WalkEnd};
+/// What the cadence knows of a pending message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Stands for its key.
+    pub key: KeyHash,
+    /// When it was sent, in Unix milliseconds.
+    pub sent_at: i64,
+    /// Readers that it waits for.
+    pub missing: Missing,
+}
 
-/// What one walk teaches of a lane's habits.
+/// How many more readers a message waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// As many as this, at least one.
+    Known(u32),
+    /// Nobody said how many read it.
+    Unknown,
+}
+
+/// A hash of a message's key: what is mixed or spread over messages comes out the same for a message every time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyHash(u64);
+
+impl KeyHash {
+    /// FNV-1a (Fowler, Noll, Vo) of a key.
+    pub fn of(key: &str) -> Self {
+        Self(0xcbf2_9ce4_8422_2325).with(key.bytes())
+    }
+
+    /// A number in `0.0..1.0` that depends on the key and `salt` alone. Mixed by the finalizer of MurmurHash3, since
+    /// FNV's high bits are weak on short keys.
+    pub fn fraction(self, salt: u64) -> f64 {
+        let Self(fnv) = self.with(salt.to_le_bytes().into_iter());
+        let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        let mixed = u32::try_from((mixed ^ (mixed >> 33)) >> 32).unwrap_or(0);
+        f64::from(mixed) / (f64::from(u32::MAX) + 1.0)
+    }
+
+    fn with(self, bytes: impl Iterator<Item = u8>) -> Self {
+        Self(bytes.fold(self.0, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        }))
+    }
+}
+
+/// What one poll teaches of a lane's habits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
-    /// When the walk began.
-    pub at: UnixMs,
-    /// Metered calls that it made.
+    /// When the message was sent, in Unix milliseconds.
+    pub sent_at: i64,
+    /// The message's age when the poll began.
+    pub age: Duration,
+    /// Its age at the last complete poll before; zero where there was none.
+    pub seen_until: Duration,
+    /// Metered calls that the poll made.
     pub calls: u32,
-    pub(super) at_age: Duration,
-    /// On a message's first walk: how many readers it waited for.
-    pub(super) begins: Option<Missing>,
-    /// Every page was read.
-    pub(super) complete: bool,
-    /// The key had answered at this age and does no longer.
-    pub(super) expired_after: Option<Duration>,
-    pub(super) sight: Option<Sight>,
+    /// On a message's first poll: the readers that it waited for.
+    pub begins: Option<Missing>,
+    /// Every page was read. A poll that was cut short tells only of those who read: it is the next complete one, over an
+    /// interval that begins at the same age, that tells of the rest.
+    pub complete: bool,
+    /// Readers that no poll had seen before.
+    pub new_readers: u32,
+    /// Readers still missing after it; `None` where nobody said how many there are.
+    pub still_missing: Option<u32>,
+    /// The key is gone, and had answered last at this age.
+    pub expired_after: Option<Duration>,
 }
 
-/// Reads that lie in an interval of age.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sight {
-    pub(super) kind: Kind,
-    pub(super) from: Duration,
-    pub(super) to: Duration,
-    pub(super) new_readers: u32,
-    /// Readers (or the one message) that were waited for throughout.
-    pub(super) waiting: u32,
-    /// It tells of those who did not read, too.
-    pub(super) complete: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Observation {
-    /// What `outcome` teaches, which found the row as `before` and left it as `after`; `None` where it made no call.
-    pub fn of(
-        before: &Message,
-        outcome: &Outcome,
-        new_readers: u32,
-        after: &Message,
-    ) -> Option<Self> {
-        if outcome.calls == 0 {
-            return None;
-        }
-        let at_age = before.age(outcome.started_at);
-        let last_answer = before.last_complete_at.or(before.answered_at);
-        let gone = matches!(outcome.end, WalkEnd::NotGeneratedOrExpired(_));
-        Some(Self {
-            at: outcome.started_at,
-            calls: outcome.calls,
-            at_age,
-            begins: before.last_polled_at.is_none().then(|| before.missing()),
-            complete: outcome.end == WalkEnd::Complete,
-            expired_after: last_answer
-                .filter(|_| gone && after.state == State::Expired)
-                .map(|answered| before.age(answered)),
-            sight: sight(before, outcome, new_readers),
-        })
+    #[test]
+    fn fractions_are_even_and_repeatable() {
+        let keys = (0..10_000).map(|n| KeyHash::of(&format!("key-{n}")));
+        let mean = keys.map(|key| key.fraction(7)).sum::<f64>() / 10_000.0;
+        assert!((mean - 0.5).abs() < 0.02, "mean {mean}");
+        let key = KeyHash::of("k");
+        assert_eq!(key.fraction(1), key.fraction(1));
+        assert_ne!(key.fraction(1), key.fraction(2));
+        assert_ne!(key.fraction(1), KeyHash::of("l").fraction(1));
     }
-}
-
-/// A complete walk tells of those who read and of those who did not. One that was cut short tells only of the former: it
-/// is the next complete walk, over an interval that begins at the same moment, that tells of the rest.
-fn sight(before: &Message, outcome: &Outcome, new_readers: u32) -> Option<Sight> {
-    let complete = outcome.end == WalkEnd::Complete;
-    if !complete && new_readers == 0 {
-        return None;
-    }
-    let (kind, waiting) = match before.expected_readers {
-        Some(expected) => {
-            let seen = before.reader_count.saturating_add(new_readers);
-            (Kind::PerReader, expected.saturating_sub(seen))
-        }
-        None => (Kind::PerMessage, 1),
-    };
-    let from = before.last_complete_at.unwrap_or(before.sent_at);
-    Some(Sight {
-        kind,
-        from: before.age(from),
-        to: before.age(outcome.started_at),
-        new_readers,
-        waiting: if complete { waiting } else { 0 },
-        complete,
-    })
 }

@@ -3,29 +3,27 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::receipt::real;
-
 /// Columns between the axes.
 const WIDTH: u32 = 56;
 /// Lines between the axes.
 const HEIGHT: u32 = 8;
 /// Ages that are easy to say, in milliseconds.
-const TICKS: [(u64, &str); 15] = [
-    (1, "1ms"),
-    (10, "10ms"),
-    (100, "100ms"),
-    (1_000, "1s"),
-    (10_000, "10s"),
-    (60_000, "1m"),
-    (600_000, "10m"),
-    (3_600_000, "1h"),
-    (21_600_000, "6h"),
-    (86_400_000, "24h"),
-    (259_200_000, "3d"),
-    (604_800_000, "7d"),
-    (2_592_000_000, "30d"),
-    (7_776_000_000, "90d"),
-    (31_536_000_000, "1y"),
+const TICKS: [(f64, &str); 15] = [
+    (1.0, "1ms"),
+    (10.0, "10ms"),
+    (100.0, "100ms"),
+    (1_000.0, "1s"),
+    (10_000.0, "10s"),
+    (60_000.0, "1m"),
+    (600_000.0, "10m"),
+    (3_600_000.0, "1h"),
+    (21_600_000.0, "6h"),
+    (86_400_000.0, "24h"),
+    (259_200_000.0, "3d"),
+    (604_800_000.0, "7d"),
+    (2_592_000_000.0, "30d"),
+    (7_776_000_000.0, "90d"),
+    (31_536_000_000.0, "1y"),
 ];
 /// How many times longer than the left end of the axis a key's life is: from a second to a day, about.
 const SPAN: f64 = 86_400.0;
@@ -58,7 +56,7 @@ pub fn read_curve(share_read_by: impl Fn(Duration) -> f64, lifetime: Duration) -
         let to = age_at(column + 1) * 1_000.0;
         // A tick on the very end of the life may be off by a rounding error.
         let tick = TICKS.iter().find(|(ms, _)| {
-            let ms = real(*ms) * (1.0 + 1e-9);
+            let ms = ms * (1.0 + 1e-9);
             from <= ms && ms < to
         });
         let at = labels_start(column);

@@ -8,18 +8,17 @@ use super::grid::Grid;
 use super::problem::Problem;
 use super::solve::{Mixture, Next, mixture};
 use super::spend::Start;
-use super::{Habits, Rules};
-use crate::receipt::{MessageKey, Missing};
+use super::{Habits, KeyHash, Missing, Pending, Rules};
 
 /// Sets the hash that mixes two policies apart from those that spread and jitter.
 const MIX: u64 = 0x6d69_7865;
-/// Sets apart the hash that chooses the messages whose expiry is confirmed.
-const CONFIRM: u64 = 0x636f_6e66;
-/// Up to so many calls a message no expiry is confirmed …
-const CONFIRM_NONE: f64 = 2.0;
-/// … and from so many on each is. In between the share grows evenly, so that a higher target is never spent on
-/// confirming alone.
-const CONFIRM_ALL: f64 = 3.0;
+/// Sets apart the hash that chooses the messages whose expiry is checked.
+const EXPIRY_CHECK: u64 = 0x636f_6e66;
+/// Up to this many calls a message no expiry is checked.
+const CHECK_NONE: f64 = 2.0;
+/// From this many on each is. In between the share grows evenly, so that a higher target is never spent on these checks
+/// alone.
+const CHECK_ALL: f64 = 3.0;
 /// Above so many calls a message the bins of the grid are too coarse, and are split.
 const CALLS_PER_GRID: f64 = 48.0;
 /// Reads closer to the last chance than this share of a life cannot be told apart from it.
@@ -30,9 +29,10 @@ const SHORTEST_HORIZON: f64 = 1e-4;
 pub struct Policy {
     known: Arc<Mixture>,
     unknown: Arc<Mixture>,
-    confirmed: f64,
-    /// After the last chance, in seconds: the age of the confirming poll.
-    confirming: f64,
+    /// The share of expiries that are checked.
+    checked: f64,
+    /// The age of that check, after the last chance, in seconds.
+    expiry_check: f64,
 }
 
 /// What a policy is expected to bring, as far as the habits it was solved for are true.
@@ -117,24 +117,24 @@ impl Policy {
         Self {
             known: Arc::new(known),
             unknown: Arc::new(unknown),
-            confirmed: confirmed(target),
-            confirming: (lifetime + rules.last_chance).as_secs_f64(),
+            checked: checked(target),
+            expiry_check: (lifetime + rules.last_chance).as_secs_f64(),
         }
     }
 
     /// The age at which a message is polled next that is `age` old and was polled just now. Always greater than `age`.
-    pub fn next_age(&self, key: &MessageKey, age: Duration, missing: Missing) -> Duration {
-        let (mixture, level) = match missing {
+    pub fn next_age(&self, message: Pending, age: Duration) -> Duration {
+        let (mixture, level) = match message.missing {
             Missing::Known(readers) => (&self.known, level_of(readers)),
             Missing::Unknown => (&self.unknown, 0),
         };
-        let table: &Next = if key.fraction(MIX) < mixture.dense_share {
+        let table: &Next = if message.key.fraction(MIX) < mixture.dense_share {
             &mixture.dense
         } else {
             &mixture.sparse
         };
         let row = &table[level.min(table.len() - 1)];
-        let next = after(&mixture.ages, row, age.as_secs_f64()).unwrap_or(self.confirming);
+        let next = after(&mixture.ages, row, age.as_secs_f64()).unwrap_or(self.expiry_check);
         // Beyond everything that was planned the distance doubles; nothing plans there, but no interval may be zero.
         let next = Duration::try_from_secs_f64(next).unwrap_or(Duration::MAX);
         if next > age {
@@ -146,8 +146,8 @@ impl Policy {
 
     /// How far a poll planned for `age` may be moved and is still followed by what was planned to follow it: half the way
     /// to the ages before and after. As far as one likes beyond what was planned.
-    pub(crate) fn leeway(&self, age: Duration, missing: Missing) -> (Duration, Duration) {
-        let ages = match missing {
+    pub fn jitter_bounds(&self, message: Pending, age: Duration) -> (Duration, Duration) {
+        let ages = match message.missing {
             Missing::Known(_) => &self.known.ages,
             Missing::Unknown => &self.unknown.ages,
         };
@@ -164,9 +164,9 @@ impl Policy {
         (span(at.saturating_sub(1), at), span(at, at + 1))
     }
 
-    /// Whether the expiry of `key` is worth a confirming call at the present target.
-    pub fn confirms(&self, key: &MessageKey) -> bool {
-        key.fraction(CONFIRM) < self.confirmed
+    /// Whether it is worth a call at the present target to check that a key has expired.
+    pub fn checks_expiry(&self, key: KeyHash) -> bool {
+        key.fraction(EXPIRY_CHECK) < self.checked
     }
 
     /// What is expected of messages whose number of readers is known.
@@ -215,13 +215,13 @@ impl Shape<'_> {
             starts.len(),
         );
         problem.pages = self.pages;
-        mixture(problem, starts, target, confirmed(target))
+        mixture(problem, starts, target, checked(target))
     }
 }
 
-/// The share of expiries that are confirmed at a target.
-fn confirmed(target: f64) -> f64 {
-    ((target - CONFIRM_NONE) / (CONFIRM_ALL - CONFIRM_NONE)).clamp(0.0, 1.0)
+/// The share of expiries that are checked at a target.
+fn checked(target: f64) -> f64 {
+    ((target - CHECK_NONE) / (CHECK_ALL - CHECK_NONE)).clamp(0.0, 1.0)
 }
 
 /// The age of the last chance, in seconds.

@@ -49,9 +49,9 @@ pub(super) struct Mixture {
 }
 
 /// Finds the mixture that spends `target` calls on a mean message; `starts` says how many messages begin with about 1, 2,
-/// 4, … readers. A share `confirmed` of the messages that are not complete at their last chance costs one call
+/// 4, … readers. A share `checked` of the messages that are not complete at their last chance costs one call
 /// more, which no policy can change.
-pub(super) fn mixture(problem: Problem, starts: &[Start], target: f64, confirmed: f64) -> Mixture {
+pub(super) fn mixture(problem: Problem, starts: &[Start], target: f64, checked: f64) -> Mixture {
     let mean = |by_level: &[f64]| {
         let total: f64 = starts
             .iter()
@@ -69,8 +69,8 @@ pub(super) fn mixture(problem: Problem, starts: &[Start], target: f64, confirmed
     let unfinished: Vec<f64> = starting()
         .map(|readers| problem.unfinished(readers))
         .collect();
-    let confirming = confirmed * mean(&unfinished);
-    let target = target - confirming;
+    let checking = checked * mean(&unfinished);
+    let target = target - checking;
     let counts = Counts::new(problem.levels);
     let solve = |price, earliest: &Next, latest: &Next| {
         let mut candidate = solve(&problem, price, earliest, latest);
@@ -124,7 +124,7 @@ pub(super) fn mixture(problem: Problem, starts: &[Start], target: f64, confirmed
     let delay = mix(mean(&dense.delay), mean(&sparse.delay));
     Mixture {
         dense_share,
-        calls: mix(dense_calls, sparse_calls) + confirming,
+        calls: mix(dense_calls, sparse_calls) + checking,
         mean_delay: if reads > 0.0 { delay / reads } else { 0.0 },
         reachable,
         sparse: sparse.next,

@@ -25,6 +25,30 @@ pub(super) async fn store(loaded: &Loaded, role: Role) -> Result<SqliteStore, Op
     SqliteStore::open(&loaded.settings.database, role).await
 }
 
+/// Who serves a database, as far as this process can tell.
+#[derive(Debug)]
+pub(super) enum Serving {
+    /// A daemon does; its process, 0 where it could not write that into the lock.
+    By(u32),
+    Nobody,
+    /// This process may not ask: the lock file cannot be opened.
+    Unknown(io::Error),
+}
+
+impl Serving {
+    /// Asks the lock beside `database`.
+    pub(super) fn of(database: &Path) -> Self {
+        match DaemonLock::holder(database) {
+            Some(pid) => Self::By(pid),
+            // What cannot be opened reads as a lock that nobody holds.
+            None => match std::fs::File::open(lock_path(database)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Self::Unknown(error),
+                _ => Self::Nobody,
+            },
+        }
+    }
+}
+
 /// What the daemon of `database` last published, where one runs: what a daemon that is gone wrote says nothing of now.
 /// Looked for beside the database as it is configured, and beside the file that a link leads to.
 pub(super) fn published(database: &Path) -> Option<Published> {

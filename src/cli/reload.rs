@@ -1,5 +1,6 @@
-//! `receiptd reload`: has a daemon read its configuration again, and waits for how that ended.
+//! `receiptd reload`: has the daemon read its configuration again, and waits for how that ended.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -7,20 +8,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::common;
-use crate::daemon::{Published, status_path};
+use super::common::{self, Serving};
+use crate::store::sqlite::{DaemonLock, lock_path};
 
-/// Have a running daemon read its configuration again; returns once it is in force
+/// Have the running daemon read its configuration again; returns once it is in force
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  receiptd reload 1234            # by hand; under systemd: systemctl reload receiptd
+  receiptd reload            # by hand; under systemd: systemctl reload receiptd
 
 Where the new configuration is refused the old one stays, and the exit code says so.")]
 pub(super) struct Args {
-    /// The daemon's process
+    /// The daemon's process, if it must be this one [default: whoever holds the database's lock]
     #[arg(value_name = "PID")]
-    pid: u32,
+    pid: Option<u32>,
 }
 
 /// How long the daemon may take: a scheduler that waits for another process's lock takes new settings when it turns.
@@ -29,40 +30,72 @@ const PATIENCE: Duration = Duration::from_secs(45);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<ExitCode> {
-    // What is refused here the daemon would refuse too; and it says where the daemon publishes.
+    // What is refused here the daemon would refuse too; and it says which database is served.
     let loaded = common::settings(config)?;
     let database = &loaded.settings.database.path;
-    let published = status_path(database);
-    // Replaced as a whole, it is never read half.
-    let before = Published::read(&published)
-        .filter(|found| found.pid == args.pid)
-        .with_context(|| {
-            format!(
-                "process {} does not serve {}; a change of [database] needs a restart",
-                args.pid,
-                database.display()
-            )
-        })?
-        .reloads
-        .count;
-    let pid = i32::try_from(args.pid).ok().and_then(Pid::from_raw);
-    let pid = pid.with_context(|| format!("{} is no process", args.pid))?;
-    kill_process(pid, Signal::HUP).with_context(|| format!("process {}", args.pid))?;
+    let shown = database.display();
+    let holder = match Serving::of(database) {
+        Serving::By(pid) => pid,
+        Serving::Nobody => bail!("no daemon serves {shown}: there is nothing to reload"),
+        Serving::Unknown(error) => bail!(
+            "{}: {error}; run this as the service's user or as root",
+            lock_path(database).display()
+        ),
+    };
+    if let Some(pid) = args.pid.filter(|pid| *pid != holder) {
+        bail!(
+            "process {pid} does not serve {shown}, process {holder} does; a change of [database] needs a restart"
+        );
+    }
+    let Some(pid) = signalled(holder, &lock_path(database)) else {
+        bail!(
+            "a daemon serves {shown}, and its process cannot be told from here (another container, or a disk that was \
+             full at its start): send it SIGHUP where it runs"
+        );
+    };
+    let published = || common::published(database).filter(|found| found.pid == holder);
+    let before = published().map_or(0, |found| found.reloads.count);
+    kill_process(pid, Signal::HUP).with_context(|| format!("process {holder}"))?;
     let since = Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
-        let found = Published::read(&published);
+        let found = published();
         let reloads = found.as_ref().map(|found| &found.reloads);
         if let Some(reloads) = reloads.filter(|reloads| reloads.count != before) {
-            return match &reloads.refused {
-                None => Ok(ExitCode::SUCCESS),
+            match &reloads.refused {
+                None => break,
                 Some(why) => bail!("the new configuration is refused, the old one stays: {why}"),
-            };
+            }
         }
         ensure!(
-            since.elapsed() < PATIENCE,
-            "process {} did not say how the reload ended; see its log",
-            args.pid
+            DaemonLock::holder(database) == Some(holder),
+            "process {holder} ended before the new configuration was in force; see its log"
         );
+        ensure!(
+            since.elapsed() < PATIENCE,
+            "process {holder} did not say how the reload ended; see its log"
+        );
+    }
+    common::say(&format!(
+        "process {holder} has the new configuration in force"
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The process `holder`, where it is certain that it holds the lock: its number in the lock file says nothing in another
+/// container, where a stranger may bear it.
+fn signalled(holder: u32, lock: &Path) -> Option<Pid> {
+    let pid = i32::try_from(holder).ok().and_then(Pid::from_raw)?;
+    let inode = std::fs::metadata(lock).ok()?.ino().to_string();
+    // "1: FLOCK  ADVISORY  WRITE 4711 08:01:393225 0 EOF"
+    let holds = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        matches!(&words[..], [_, "FLOCK", _, "WRITE", owner, file, ..]
+            if *owner == holder.to_string() && file.rsplit(':').next() == Some(&*inode))
+    };
+    match std::fs::read_to_string("/proc/locks") {
+        Ok(locks) => locks.lines().any(holds).then_some(pid),
+        // Another system, or systemd's ProcSubset=pid: there the lock file's word is all there is.
+        Err(_) => Some(pid),
     }
 }

@@ -247,8 +247,7 @@ fn rebinned(habits: &Habits, rules: &Rules) -> Habits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cadence::Observation;
-    use crate::receipt::{Message, MessageId, Missing, Outcome, UnixMs, WalkEnd};
+    use crate::receipt::{Message, MessageId, Outcome, UnixMs, WalkEnd, observe};
     use crate::settings;
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -270,10 +269,11 @@ mod tests {
     fn first_poll(plans: &Plans) -> Duration {
         let plan = plans.plan(&lane());
         let schedule = plan.schedule();
-        let key = "key".into();
-        schedule
-            .policy
-            .next_age(&key, Duration::ZERO, Missing::Known(1))
+        let row = Message {
+            expected_readers: Some(1),
+            ..Message::inserted(MessageId(1), "key".into(), lane(), UnixMs(0))
+        };
+        schedule.policy.next_age(row.pending(), Duration::ZERO)
     }
 
     fn solve_all(plans: &Plans) -> usize {
@@ -296,7 +296,7 @@ mod tests {
                 calls: 1,
                 ..Outcome::without_call(row.claim(), at, WalkEnd::Complete)
             };
-            habits.learn(&Observation::of(&row, &walk, 1, &row).unwrap());
+            habits.learn(&observe(&row, &walk, 1, &row).unwrap());
         }
         habits
     }

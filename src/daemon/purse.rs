@@ -17,8 +17,6 @@ pub(super) struct Purse {
 #[derive(Clone, Copy, Debug)]
 struct Ledger {
     month: Month,
-    /// The month that `month` counts ends here.
-    ends_at: UnixMs,
     /// Last chances refused since this was asked last.
     dropped: u64,
 }
@@ -41,13 +39,14 @@ impl Purse {
                 month: Month {
                     budget: monthly_calls,
                     spent: 0,
-                    now,
+                    starts_at: now.quota_month_start().0,
+                    ends_at: now.next_quota_month().0,
+                    now: now.0,
                     owed: 0,
                     messages: 0,
-                    since: now,
+                    since: now.0,
                     usual: None,
                 },
-                ends_at: now.next_quota_month(),
                 dropped: 0,
             }),
         }
@@ -68,14 +67,17 @@ impl Purse {
         if let Some(counted) = this_month {
             month.spent = month.spent.saturating_add(counted.calls);
             month.messages = month.messages.saturating_add(counted.messages);
-            month.since = counted.first_at.unwrap_or(month.since).min(month.since);
+            month.since = counted
+                .first_at
+                .map_or(month.since, |at| at.0)
+                .min(month.since);
         }
         if let Some(messages) = before.map(|counted| counted.messages)
             && messages > 0
         {
             month.usual = Some(month.usual.unwrap_or(0.0) + real(messages));
             // Older than the month: its rate is that of the whole month.
-            month.since = month.now.quota_month_start();
+            month.since = month.starts_at;
         }
     }
 
@@ -89,7 +91,7 @@ impl Purse {
         }
         let before = ledger.month.spent;
         ledger.month.spent += 1;
-        let (month, ends_at) = (ledger.month, ledger.ends_at);
+        let (month, ends_at) = (ledger.month, UnixMs(ledger.month.ends_at));
         drop(ledger);
         let calls = month.budget;
         match month.crossed(before) {
@@ -138,7 +140,7 @@ impl Purse {
 
     /// When the month ends whose calls are counted.
     pub(super) fn ends_at(&self, now: UnixMs) -> UnixMs {
-        self.at(now).ends_at
+        UnixMs(self.at(now).month.ends_at)
     }
 
     pub(super) fn standing(&self, now: UnixMs) -> Standing {
@@ -156,15 +158,16 @@ impl Purse {
     /// The ledger at `now`. A new month begins with a full purse, and remembers how many messages the old one had.
     fn at(&self, now: UnixMs) -> MutexGuard<'_, Ledger> {
         let mut ledger = self.lock();
-        if now >= ledger.ends_at {
-            let month = &mut ledger.month;
+        let month = &mut ledger.month;
+        if now.0 >= month.ends_at {
             month.usual = Some(real(month.messages));
             month.messages = 0;
             month.spent = 0;
-            month.since = now.quota_month_start();
-            ledger.ends_at = now.next_quota_month();
+            month.starts_at = now.quota_month_start().0;
+            month.since = month.starts_at;
+            month.ends_at = now.next_quota_month().0;
         }
-        ledger.month.now = now;
+        month.now = now.0;
         ledger
     }
 
@@ -232,10 +235,10 @@ mod tests {
         purse.load(Some(&counted(4, 1, LATE.0 - 5)), None);
         assert!(!purse.spend(Call::LastChance, LATE));
         let month = purse.standing(LATE).month;
-        assert_eq!((month.messages, month.since), (3, UnixMs(LATE.0 - 9)));
+        assert_eq!((month.messages, month.since), (3, LATE.0 - 9));
         purse.load(None, Some(&counted(900, 30, 0)));
         let month = purse.standing(LATE).month;
         assert_eq!((month.spent, month.usual), (10, Some(30.0)));
-        assert_eq!(month.since, LATE.quota_month_start());
+        assert_eq!(month.since, LATE.quota_month_start().0);
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::cadence::KeyHash;
+
 /// Makes a cheap-to-clone newtype over text.
 macro_rules! text_newtype {
     ($(#[$doc:meta])* $name:ident) => {
@@ -58,18 +60,9 @@ text_newtype! {
     MessageKey
 }
 impl MessageKey {
-    /// A number in `0.0..1.0` that depends on the key and `salt` alone: what is mixed or spread over messages must
-    /// come out the same for a message every time. FNV-1a (Fowler, Noll, Vo) with the finalizer of MurmurHash3,
-    /// since FNV's high bits are weak on short keys.
-    pub fn fraction(&self, salt: u64) -> f64 {
-        let bytes = self.0.bytes().chain(salt.to_le_bytes());
-        let fnv = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        let mixed = u32::try_from((mixed ^ (mixed >> 33)) >> 32).unwrap_or(0);
-        f64::from(mixed) / (f64::from(u32::MAX) + 1.0)
+    /// What stands for the key in the cadence.
+    pub fn hash(&self) -> KeyHash {
+        KeyHash::of(&self.0)
     }
 }
 
@@ -124,21 +117,6 @@ impl fmt::Display for Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fractions_are_even_and_repeatable() {
-        let keys = (0..10_000).map(|n| MessageKey::from(format!("key-{n}")));
-        let mean = keys.map(|key| key.fraction(7)).sum::<f64>() / 10_000.0;
-        assert!((mean - 0.5).abs() < 0.02, "mean {mean}");
-        assert_eq!(
-            MessageKey::from("k").fraction(1),
-            MessageKey::from("k").fraction(1)
-        );
-        assert_ne!(
-            MessageKey::from("k").fraction(1),
-            MessageKey::from("k").fraction(2)
-        );
-    }
 
     #[test]
     fn control_characters_do_not_reach_a_display() {

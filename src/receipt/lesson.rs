@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Message, Outcome, Schedule, UnixMs, settle};
-use crate::cadence::{Habits, Observation};
+use super::{Message, Outcome, Schedule, UnixMs, observe, settle};
+use crate::cadence::Habits;
 
 /// What one batch of a lane's outcomes teaches, until the batch is committed. It works on a copy of the habits: a batch
 /// that is not committed teaches nothing, and neither does one without a walk.
@@ -17,7 +17,7 @@ pub struct Lesson {
 impl Lesson {
     /// A lesson that begins at `now`, until when the past fades by `memory`.
     pub fn begin(mut habits: Habits, now: UnixMs, memory: Duration) -> Self {
-        habits.forget_until(now, memory);
+        habits.forget_until(now.0, memory);
         Self {
             habits,
             walks: 0,
@@ -34,7 +34,7 @@ impl Lesson {
         schedule: &Schedule<'_>,
     ) -> Message {
         let after = settle(before, outcome, new_readers, schedule);
-        if let Some(seen) = Observation::of(before, outcome, new_readers, &after) {
+        if let Some(seen) = observe(before, outcome, new_readers, &after) {
             self.habits.learn(&seen);
             self.walks += 1;
             self.new_messages += u32::from(before.last_polled_at.is_none());

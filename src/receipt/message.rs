@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{ConversationId, ErrorCode, Lane, MessageId, MessageKey, RobotCode, UnixMs};
+use crate::cadence::{Missing, Pending};
 
 /// Where a message stands. See the module's picture of the states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -215,6 +216,15 @@ impl Message {
         }
     }
 
+    /// What the cadence knows of it.
+    pub fn pending(&self) -> Pending {
+        Pending {
+            key: self.key.hash(),
+            sent_at: self.sent_at.0,
+            missing: self.missing(),
+        }
+    }
+
     /// Its age at `now`.
     pub fn age(&self, now: UnixMs) -> std::time::Duration {
         now.since(self.sent_at)
@@ -234,15 +244,6 @@ impl Message {
             fence: self.next_poll_at,
         }
     }
-}
-
-/// How many more readers a message waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// So many, at least one.
-    Known(u32),
-    /// Nobody said how many read it.
-    Unknown,
 }
 
 /// A row taken to be polled. The fence is the row's `next_poll_at` as it was claimed: a write-back whose fence no

@@ -14,18 +14,21 @@ mod figures;
 mod ids;
 mod lesson;
 mod message;
+mod observation;
 mod outcome;
 mod schedule;
 mod settle;
 mod time;
 
+pub use crate::cadence::Missing;
 pub use disposition::Disposition;
 pub use figures::{real, whole_ms};
 pub use ids::{
     AccountName, ConversationId, CorpId, ErrorCode, Lane, MessageId, MessageKey, RobotCode, UserId,
 };
 pub use lesson::Lesson;
-pub use message::{Chat, Claim, Message, Missing, SendStatus, State};
+pub use message::{Chat, Claim, Message, SendStatus, State};
+pub use observation::observe;
 pub use outcome::{Outcome, SeenReader, WalkEnd};
 pub use schedule::{Phase, Schedule, Upcoming, spread};
 pub use settle::settle;

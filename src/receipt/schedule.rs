@@ -1,5 +1,5 @@
 //! A message's next poll: the cadence, and what stands around it (the ladder at the start, the last chance and the
-//! confirming polls at the end, the operator's bounds).
+//! checks of the expiry at the end, the operator's bounds).
 
 use std::time::Duration;
 
@@ -92,10 +92,7 @@ const JITTER: f64 = 0.05;
 impl Schedule<'_> {
     /// Places a new row in the cadence: its first poll, never before the feeder's own `next_poll_at`.
     pub fn admit(&self, row: &Message, now: UnixMs) -> Message {
-        let cadence = row.sent_at
-            + self
-                .policy
-                .next_age(&row.key, Duration::ZERO, row.missing());
+        let cadence = row.sent_at + self.policy.next_age(row.pending(), Duration::ZERO);
         let next = row
             .next_poll_at
             .map_or(cadence, |not_before| not_before.max(cadence));
@@ -113,8 +110,8 @@ impl Schedule<'_> {
         let age = self.age(row, now);
         let last_chance_age = self.last_chance_age();
         let life_is_over = self.is_last(age) && age < self.lifetime + self.rules.last_chance;
-        if life_is_over && phase == Phase::Cadence && !self.policy.confirms(&row.key) {
-            // A confirming poll is too dear at the present target: the row ends without a call.
+        if life_is_over && phase == Phase::Cadence && !self.policy.checks_expiry(row.key.hash()) {
+            // A check is too dear at the present target: the row ends without a call.
             return self.end_of_life(row).max(now + Duration::from_millis(1));
         }
         let wanted = match phase {
@@ -148,7 +145,7 @@ impl Schedule<'_> {
         } else if self.last_chance_at(row, now).is_some() {
             Call::LastChance
         } else {
-            Call::Confirm
+            Call::ExpiryCheck
         }
     }
 
@@ -157,7 +154,7 @@ impl Schedule<'_> {
     pub fn refused(&self, row: &Message, now: UnixMs) -> UnixMs {
         match self.call(row, now) {
             Call::Ordinary => self.next_poll_at(row, now, Phase::Cadence),
-            Call::LastChance | Call::Confirm => {
+            Call::LastChance | Call::ExpiryCheck => {
                 self.end_of_life(row).max(now + Duration::from_millis(1))
             }
         }
@@ -187,7 +184,7 @@ impl Schedule<'_> {
         }
         let mut age = Duration::ZERO;
         for _ in 0..row.call_count {
-            let next = self.policy.next_age(&row.key, age, row.missing());
+            let next = self.policy.next_age(row.pending(), age);
             if self.is_last(next) {
                 break;
             }
@@ -197,11 +194,11 @@ impl Schedule<'_> {
     }
 
     fn next_age(&self, row: &Message, age: Duration) -> Duration {
-        let confirming = self.lifetime + self.rules.last_chance;
+        let expiry_check = self.lifetime + self.rules.last_chance;
         if !self.is_last(age) {
-            self.policy.next_age(&row.key, age, row.missing())
-        } else if age < confirming {
-            confirming
+            self.policy.next_age(row.pending(), age)
+        } else if age < expiry_check {
+            expiry_check
         } else {
             // Still answered after its life: again at doubling distances from the end of that life.
             self.lifetime + (age - self.lifetime) * 2
@@ -221,17 +218,18 @@ impl Schedule<'_> {
     /// what follows another age, which costs up to 4 % more calls than were planned.
     fn jittered(&self, row: &Message, age: Duration, wanted: Duration) -> Duration {
         let interval = wanted.saturating_sub(age);
-        let (back, on) = self.policy.leeway(wanted, row.missing());
+        let (back, on) = self.policy.jitter_bounds(row.pending(), wanted);
         let far = interval.mul_f64(JITTER);
         let (back, on) = (far.min(back), far.min(on));
         let salt = whole_ms(age);
-        interval - back + (back + on).mul_f64(row.key.fraction(salt))
+        interval - back + (back + on).mul_f64(row.key.hash().fraction(salt))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::receipt::{Lane, MessageId, MessageKey};
 
     const NOW: UnixMs = UnixMs(1_800_000_000_000);
     const MINUTE: Duration = Duration::from_secs(60);
@@ -301,5 +299,58 @@ mod tests {
         assert_eq!(jam(600), Duration::ZERO);
         assert_eq!(jam(9), Duration::ZERO);
         assert_eq!(jam(8), 8 * MINUTE);
+    }
+
+    #[test]
+    fn the_schedule_keeps_the_last_chance_whole() {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let lane = Lane {
+            account: "a".into(),
+            corp: None,
+        };
+        let new = Message {
+            expected_readers: Some(1),
+            ..Message::inserted(MessageId(1), "key".into(), lane, NOW)
+        };
+        let rules = Rules::default();
+        let policy = Policy::prior(&rules);
+        let schedule = Schedule {
+            rules: &rules,
+            policy: &policy,
+            lifetime: rules.key_lifetime,
+            spread: Duration::ZERO,
+        };
+        let last_chance = NOW + (rules.key_lifetime - rules.last_chance);
+        for number in 0..200 {
+            let mut row = Message {
+                key: MessageKey::from(format!("key-{number}")),
+                ..new.clone()
+            };
+            row = schedule.admit(&row, NOW);
+            // Jitter never makes one more poll of the one that was planned for the last chance.
+            let mut gap = Duration::ZERO;
+            while row.next_poll_at.unwrap() < last_chance {
+                let now = row.next_poll_at.unwrap();
+                assert_eq!(schedule.call(&row, now), Call::Ordinary);
+                assert_eq!(
+                    schedule.refused(&row, now),
+                    schedule.next_poll_at(&row, now, Phase::Cadence)
+                );
+                row.last_polled_at = Some(now);
+                row.next_poll_at = Some(schedule.next_poll_at(&row, now, Phase::Cadence));
+                gap = row.next_poll_at.unwrap().since(now);
+            }
+            assert_eq!(row.next_poll_at, Some(last_chance));
+            assert!(gap > HOUR / 2, "{gap:?}");
+            assert_eq!(schedule.call(&row, last_chance), Call::LastChance);
+            assert_eq!(
+                schedule.refused(&row, last_chance),
+                schedule.end_of_life(&row)
+            );
+            row.last_polled_at = Some(last_chance);
+            let check = schedule.next_poll_at(&row, last_chance, Phase::Cadence);
+            assert!(check > NOW + rules.key_lifetime);
+            assert_eq!(schedule.call(&row, check), Call::ExpiryCheck);
+        }
     }
 }

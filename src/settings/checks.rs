@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use reqwest::Url;
-use tracing_subscriber::EnvFilter;
 
 use super::accounts;
 use super::reader::{Given, Reader, Wrong};
@@ -182,12 +181,9 @@ fn retention(reader: &mut Reader<'_>) -> Option<Retention> {
 
 fn filter(given: &Given<'_>) -> Result<String, Wrong> {
     let text = values::text(given)?;
-    match EnvFilter::try_new(&text) {
-        Ok(_) => Ok(text),
-        Err(problem) => Err(Wrong::new(
-            format!("is no filter: {problem}"),
-            r#"write a level, as "info", or levels for modules, as "info,receiptd::dingtalk=debug""#,
-        )),
+    match super::filter::check(&text) {
+        Ok(()) => Ok(text),
+        Err((problem, remedy)) => Err(Wrong::new(problem, remedy)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! layers    defaults < file < environment, merged; which key was said where
 //! reader    asks for one key after the other, notes every mistake
 //! values    what a duration, a number, a word may look like
+//! filter    the words of `log.filter`
 //! checks    merged layers -> Settings; what cannot be is refused
 //! unwise    what is possible but unwise: warnings
 //! show      every setting as a person may see it; what a reload changes
@@ -13,6 +14,7 @@
 mod accounts;
 mod checks;
 mod error;
+mod filter;
 mod layers;
 mod load;
 mod reader;
@@ -26,6 +28,7 @@ use std::collections::BTreeMap;
 
 pub use accounts::{Account, App, Budget};
 pub use error::{Place, Refusal, SettingsError};
+pub(crate) use filter::LIBRARIES;
 pub use layers::DEFAULTS;
 pub use load::{DEFAULT_PATH, Loaded, from_text, load, process_environment};
 pub use secret::{Secret, SecretError};

@@ -39,14 +39,6 @@ pub enum SecretError {
         /// What the system says.
         error: std::io::Error,
     },
-    /// Whoever has an account on this machine has the secret.
-    #[error("the secret file {0} can be read by others (mode {1:04o}); run: chmod o-r {0}", path.display(), mode & 0o7777)]
-    ReadableByOthers {
-        /// The file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
     /// A directory, a pipe, a device: nothing that can be read again and again.
     #[error("the secret file {} is no regular file; name one that holds the secret alone", .0.display())]
     NoFile(PathBuf),
@@ -69,6 +61,22 @@ impl Secret {
             Self::Inline(secret) => Ok(secret.clone()),
             Self::File { path, .. } => read_file(path),
         }
+    }
+
+    /// What to say of a secret file that everybody on this machine may read. Containers mount secrets so, often
+    /// read-only, which makes it a warning.
+    pub fn exposed(&self) -> Option<String> {
+        let Self::File { path, .. } = self else {
+            return None;
+        };
+        let mode = std::fs::metadata(path).ok()?.mode() & 0o7777;
+        (mode & OTHERS_READ != 0).then(|| {
+            let path = path.display();
+            format!(
+                "the secret file {path} can be read by every user of this machine (mode {mode:04o}); unless a container \
+                 mounts it so: chmod o-r {path}"
+            )
+        })
     }
 
     /// As a person may see it: the path of a file, nothing of an inline secret.
@@ -107,12 +115,6 @@ fn read_file(path: &Path) -> Result<SecretString, SecretError> {
 fn check(path: &Path, found: &Metadata) -> Result<(), SecretError> {
     if !found.is_file() {
         return Err(SecretError::NoFile(path.to_owned()));
-    }
-    if found.mode() & OTHERS_READ != 0 {
-        return Err(SecretError::ReadableByOthers {
-            path: path.to_owned(),
-            mode: found.mode(),
-        });
     }
     Ok(())
 }

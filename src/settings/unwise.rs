@@ -103,4 +103,7 @@ fn one_account(name: &str, account: &Account, settings: &Settings, warnings: &mu
     if let (Secret::File { .. }, Err(error)) = (secret, secret.read()) {
         warnings.push(format!("account {name} gets no token: {error}"));
     }
+    if let Some(exposed) = secret.exposed() {
+        warnings.push(format!("accounts.{name}: {exposed}"));
+    }
 }

@@ -4,19 +4,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
-/// Libraries whose finer lines may show what they carry: headers with tokens, bodies with secrets, bound parameters.
-/// They stay at `warn` unless the filter names them.
-const LIBRARIES: [&str; 9] = [
-    "h2",
-    "hyper",
-    "hyper_util",
-    "mio",
-    "reqwest",
-    "rustls",
-    "sqlx",
-    "tokio_rustls",
-    "tower",
-];
+use crate::settings::LIBRARIES;
 
 /// The operator's filter, laid over the libraries' caps.
 pub(super) fn quiet(filter: &str) -> Result<EnvFilter, ParseError> {

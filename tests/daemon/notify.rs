@@ -284,9 +284,19 @@ async fn a_reload_has_finished_when_the_command_returns_and_fails_where_it_is_re
             "complete",
         )
         .await;
+    // Without a process id it finds the daemon by itself.
+    house.configure(DEFAULT_ACCOUNT);
+    let reloaded = house.command("reload").output().unwrap();
+    assert!(reloaded.status.success(), "{}", said(&reloaded));
+    assert!(String::from_utf8_lossy(&reloaded.stdout).contains(&house.pid().to_string()));
     // Another process is not asked.
     let other = house.command("reload").arg("1").output().unwrap();
     assert_eq!(other.status.code(), Some(1));
+    assert!(
+        said(&other).contains("process 1 does not serve"),
+        "{}",
+        said(&other)
+    );
 
     let from = manager.heard().len();
     house.signal("TERM");
@@ -298,6 +308,83 @@ async fn a_reload_has_finished_when_the_command_returns_and_fails_where_it_is_re
         manager.heard()[stopping]
     );
     assert!(house.ended().await.success());
+}
+
+/// A process that a SIGHUP would end.
+struct Bystander(std::process::Child);
+
+impl Bystander {
+    fn new() -> Self {
+        Self(Command::new("sleep").arg("600").spawn().unwrap())
+    }
+
+    fn assert_lives(&mut self) {
+        assert_eq!(self.0.try_wait().unwrap(), None, "it was signalled");
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        // It may have ended, which the test has noticed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_never_signals_another_process_and_says_that_no_daemon_runs() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.start();
+    house.until_locked().await;
+    let status = house.dir.path().join("receiptd.db.status");
+    house
+        .until_true("the daemon publishes", || status.exists())
+        .await;
+    let dead = house.pid().to_string();
+    house.kill();
+    // The number of the dead daemon is another process's now.
+    let mut bystander = Bystander::new();
+    let number = bystander.0.id().to_string();
+    for file in [&status, &house.database().with_extension("db.lock")] {
+        let text = std::fs::read_to_string(file).unwrap();
+        std::fs::write(file, text.replace(&dead, &number)).unwrap();
+    }
+    for arguments in [&[][..], &[number.as_str()][..]] {
+        let refused = house.command("reload").args(arguments).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(
+            said(&refused).contains("no daemon serves"),
+            "{}",
+            said(&refused)
+        );
+        bystander.assert_lives();
+    }
+    // A daemon of another container: it holds the lock, and its number means somebody else here.
+    let lock = house.database().with_extension("db.lock");
+    let mut holder = Command::new("python3")
+        .args(["-c", "import fcntl, sys\nf = open(sys.argv[1])\nfcntl.flock(f, fcntl.LOCK_EX)\nprint('held', flush=True)\nsys.stdin.read()"])
+        .arg(&lock)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(holder.stdout.as_mut().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    assert_eq!(line, "held\n");
+    let refused = house.command("reload").output().unwrap();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        said(&refused).contains("cannot be told from here"),
+        "{}",
+        said(&refused)
+    );
+    bystander.assert_lives();
 }
 
 /// Holds the write lock until it is dropped.

@@ -39,20 +39,13 @@ fn a_secret_file_that_cannot_be_one_is_refused() {
     let shown = path.display();
     let full = vec![b'x'; 64 * 1024];
     let over = vec![b'x'; 64 * 1024 + 1];
-    let cases: [(&[u8], u32, Option<String>); 5] = [
+    let cases: [(&[u8], u32, Option<String>); 4] = [
         (&full, 0o600, None),
         (
             &over,
             0o600,
             Some(format!(
                 "the secret file {shown} is over 64 KiB; name one that holds the secret alone"
-            )),
-        ),
-        (
-            b"hush-hush",
-            0o644,
-            Some(format!(
-                "the secret file {shown} can be read by others (mode 0644); run: chmod o-r {shown}"
             )),
         ),
         (
@@ -92,6 +85,33 @@ fn a_secret_file_that_cannot_be_one_is_refused() {
         from_credentials: false,
     };
     assert!(matches!(absent.read(), Err(SecretError::Unreadable { .. })));
+}
+
+#[test]
+fn a_secret_file_that_others_may_read_is_used_and_told() {
+    // As Kubernetes mounts them, as Docker does, and from a directory that cannot be written.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret");
+    for (mode, told) in [(0o400, false), (0o640, false), (0o444, true), (0o644, true)] {
+        write(&path, b"hush-hush\n", mode);
+        let text = format!(
+            "[accounts.a]\napp_key = \"k\"\napp_secret_file = {:?}",
+            path.display().to_string()
+        );
+        let loaded = crate::read(&text, &[]).unwrap();
+        let account = &loaded.settings.accounts[&AccountName::from("a")];
+        let secret = account.app.credentials().1.read().unwrap();
+        assert_eq!(secret.expose_secret(), "hush-hush");
+        let expected = match told {
+            false => vec![],
+            true => vec![format!(
+                "accounts.a: the secret file {0} can be read by every user of this machine (mode {mode:04o}); unless a \
+                 container mounts it so: chmod o-r {0}",
+                path.display()
+            )],
+        };
+        assert_eq!(loaded.warnings, expected, "{mode:o}");
+    }
 }
 
 #[test]

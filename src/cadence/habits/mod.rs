@@ -11,11 +11,10 @@ use super::curve::{Curve, Kind};
 use super::grid::Grid;
 use super::learned::Learned;
 use super::lifetime::Lifetime;
-use super::observe::Observation;
+use super::observe::{Missing, Observation};
 use super::policy::level_of;
 use super::problem::MOST_LEVELS;
 use super::spend::Start;
-use crate::receipt::{Missing, UnixMs};
 
 pub use stored::HabitsError;
 
@@ -29,8 +28,8 @@ const PRIOR_WALKS: f64 = 20.0;
 pub struct Measured {
     /// Metered calls a message.
     pub calls_per_message: f64,
-    /// From a read to the poll that saw it. An estimate, since the endpoint gives no times of reads.
-    pub mean_delay: Duration,
+    /// From a read to the poll that saw it, where any read was seen. An estimate, since the endpoint gives no times of reads.
+    pub mean_delay: Option<Duration>,
     /// How many messages these figures stand for.
     pub messages: f64,
 }
@@ -47,8 +46,8 @@ pub struct Habits {
     starts_or_prior: Vec<Start>,
     totals: Totals,
     lifetime: Lifetime,
-    /// Up to when the past has faded.
-    pub updated_at: UnixMs,
+    /// Up to when the past has faded, in Unix milliseconds; zero where nothing was learned yet.
+    updated_at: i64,
 }
 
 /// Sums that fade like the tables.
@@ -92,11 +91,11 @@ impl Habits {
             starts_or_prior: vec![PRIOR_START],
             totals: Totals::default(),
             lifetime: Lifetime::default(),
-            updated_at: UnixMs(0),
+            updated_at: 0,
         }
     }
 
-    /// Takes in what one walk saw. Cheap: some hundred additions.
+    /// Takes in what one poll saw. Cheap: some hundred additions.
     pub fn learn(&mut self, seen: &Observation) {
         self.totals.calls += f64::from(seen.calls);
         if let Some(missing) = seen.begins {
@@ -109,18 +108,18 @@ impl Habits {
         if seen.complete {
             self.totals.walks += 1.0;
             self.totals.walk_calls += f64::from(seen.calls.max(1));
-            self.lifetime.answered(seen.at_age);
+            self.lifetime.answered(seen.age);
         }
         if let Some(answered) = seen.expired_after {
-            self.lifetime.expired(answered, seen.at_age);
+            self.lifetime.expired(answered, seen.age);
         }
-        if let Some(sight) = seen.sight.as_ref().filter(|sight| sight.from < sight.to) {
-            let learned = match sight.kind {
-                Kind::PerReader => &mut self.known,
-                Kind::PerMessage => &mut self.unknown,
+        if (seen.complete || seen.new_readers > 0) && seen.seen_until < seen.age {
+            let learned = match seen.still_missing {
+                Some(_) => &mut self.known,
+                None => &mut self.unknown,
             };
-            self.totals.delay += learned.add(&self.grid, sight);
-            self.totals.reads += f64::from(sight.new_readers);
+            self.totals.delay += learned.add(&self.grid, seen);
+            self.totals.reads += f64::from(seen.new_readers);
         }
     }
 
@@ -138,11 +137,13 @@ impl Habits {
         self.totals = self.totals.each(|total| total * factor);
     }
 
-    /// [`Self::forget`] for the time since the last call of this; a clock that stands or runs backwards changes nothing.
-    pub fn forget_until(&mut self, now: UnixMs, memory: Duration) {
+    /// [`Self::forget`] for the time from the last call of this to `now` (Unix milliseconds); a clock that stands or runs
+    /// backwards changes nothing.
+    pub fn forget_until(&mut self, now: i64, memory: Duration) {
         if now > self.updated_at {
-            if self.updated_at != UnixMs(0) {
-                self.forget(now.since(self.updated_at), memory);
+            if self.updated_at != 0 {
+                let elapsed = now.saturating_sub(self.updated_at).unsigned_abs();
+                self.forget(Duration::from_millis(elapsed), memory);
             }
             self.updated_at = now;
         }
@@ -175,10 +176,9 @@ impl Habits {
     /// What was measured lately; `None` before the first message.
     pub fn measured(&self) -> Option<Measured> {
         let totals = &self.totals;
-        let mean_delay = totals.delay / totals.reads.max(f64::MIN_POSITIVE);
         (totals.messages > 0.0).then(|| Measured {
             calls_per_message: totals.calls / totals.messages,
-            mean_delay: Duration::try_from_secs_f64(mean_delay).unwrap_or_default(),
+            mean_delay: Duration::try_from_secs_f64(totals.delay / totals.reads).ok(),
             messages: totals.messages,
         })
     }

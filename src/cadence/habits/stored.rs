@@ -12,7 +12,6 @@ use crate::cadence::learned::Learned;
 use crate::cadence::problem::MOST_LEVELS;
 use crate::cadence::spend::Start;
 use crate::cadence::table::Table;
-use crate::receipt::UnixMs;
 
 /// Changes when the meaning of the numbers does.
 const VERSION: u32 = 2;
@@ -48,7 +47,7 @@ impl Habits {
         let stored = Stored {
             version: VERSION,
             key_lifetime_s: self.grid.lifetime(),
-            updated_at: self.updated_at.0,
+            updated_at: self.updated_at,
             known: rows(&self.known),
             unknown: rows(&self.unknown),
             starts: self
@@ -140,7 +139,7 @@ impl Habits {
             };
             habits.lifetime.expired(age(answered)?, age(gone)?);
         }
-        habits.updated_at = UnixMs(stored.updated_at);
+        habits.updated_at = stored.updated_at;
         Ok(habits)
     }
 }

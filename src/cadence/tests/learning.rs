@@ -47,7 +47,7 @@ fn stored_habits_of_another_kind_are_refused() {
 fn habits_of_version_1_are_read() {
     let rules = Rules::default();
     let mut habits = Habits::prior(&rules);
-    (0..100).for_each(|_| habits.learn(&walk(Some(1), Duration::ZERO, HOUR, 1)));
+    (0..100).for_each(|_| habits.learn(&poll(Some(1), Duration::ZERO, HOUR, 1)));
     let mut json: serde_json::Value = serde_json::from_str(&habits.to_json()).unwrap();
     json["version"] = 1.into();
     for kind in ["known", "unknown"] {
@@ -62,11 +62,11 @@ fn habits_of_version_1_are_read() {
 fn one_read(habits: &mut Habits, random: &mut fastrand::Rng, expected: Option<u32>, mean: f64) {
     let read = (random.f64() < 0.9).then(|| -mean * (1.0 - random.f64()).ln());
     let (mut from, mut seen) = (0.0, false);
-    for poll in [60.0, 300.0, 900.0, 2_400.0, 7_200.0, 86_100.0] {
-        let to = poll * (0.8 + 0.4 * random.f64());
+    for planned in [60.0, 300.0, 900.0, 2_400.0, 7_200.0, 86_100.0] {
+        let to = planned * (0.8 + 0.4 * random.f64());
         let new = !seen && read.is_some_and(|read| read <= to);
         let [start, end] = [from, to].map(Duration::from_secs_f64);
-        habits.learn(&walk(expected, start, end, u32::from(new)));
+        habits.learn(&poll(expected, start, end, u32::from(new)));
         seen |= new;
         from = to;
         if seen && expected.is_some() {
@@ -120,7 +120,7 @@ fn habits_move_to_another_key_lifetime() {
     let rules = Rules::default();
     let mut habits = Habits::prior(&rules);
     for _ in 0..500 {
-        habits.learn(&walk(Some(1), 2 * HOUR, 3 * HOUR, 1));
+        habits.learn(&poll(Some(1), 2 * HOUR, 3 * HOUR, 1));
     }
     let shorter = Rules {
         key_lifetime: 6 * HOUR,
@@ -139,7 +139,7 @@ fn what_was_learned_fades_toward_the_prior() {
     let prior = Habits::prior(&rules).share_read_by(HOUR / 60, true);
     let mut habits = Habits::prior(&rules);
     for _ in 0..2_000 {
-        habits.learn(&walk(Some(1), Duration::ZERO, HOUR / 60, 1));
+        habits.learn(&poll(Some(1), Duration::ZERO, HOUR / 60, 1));
     }
     let learned = habits.share_read_by(HOUR / 60, true);
     assert!(learned > 0.9, "{learned}");
@@ -154,7 +154,7 @@ fn what_was_learned_fades_toward_the_prior() {
     // A clock that was set back changes nothing.
     habits.forget_until(SENT, rules.memory);
     let before = habits.reads();
-    habits.forget_until(UnixMs(5), rules.memory);
+    habits.forget_until(5, rules.memory);
     assert_eq!(habits.reads(), before);
 }
 
@@ -187,61 +187,41 @@ fn the_learned_curve_comes_close_to_the_truth() {
 }
 
 #[test]
-fn a_cut_walk_teaches_its_readers_and_leaves_the_rest_to_the_next() {
-    let mut habits = Habits::prior(&Rules::default());
-    let before = message(Some(5));
-    let cut = outcome(
-        &before,
-        HOUR,
-        2,
-        WalkEnd::Cut(ErrorCode::from("system.error")),
-    );
-    habits.learn(&Observation::of(&before, &cut, 2, &before).unwrap());
+fn a_cut_poll_teaches_its_readers_and_leaves_the_rest_to_the_next() {
+    let rules = Rules::default();
+    let mut habits = Habits::prior(&rules);
+    let cut = |new_readers| Observation {
+        complete: false,
+        calls: 2,
+        ..poll(Some(5), Duration::ZERO, HOUR, new_readers)
+    };
+    habits.learn(&cut(0));
+    let unread = habits.measured().unwrap();
+    assert_eq!((unread.calls_per_message, unread.messages), (2.0, 1.0));
+    assert_eq!(unread.mean_delay, None, "no read was ever seen");
+    let before = habits.share_read_by(HOUR / 6, true);
+    (0..100).for_each(|_| habits.learn(&cut(0)));
+    assert_eq!(habits.share_read_by(HOUR / 6, true), before);
+    habits.learn(&cut(2));
     assert!((habits.reads().0 - 2.0).abs() < 1e-9);
-    assert_eq!(
-        Observation::of(
-            &before,
-            &outcome(&before, HOUR, 0, WalkEnd::Released),
-            0,
-            &before
-        ),
-        None
-    );
-    let measured = habits.measured().unwrap();
-    assert_eq!((measured.calls_per_message, measured.messages), (2.0, 1.0));
+    assert!(habits.measured().unwrap().mean_delay.unwrap() < HOUR);
 }
 
 #[test]
-fn only_the_expiry_of_a_key_that_had_answered_teaches_a_lifetime() {
+fn a_lifetime_is_learned_from_expiries_and_planned_for() {
     let rules = Rules::default();
-    let gone = WalkEnd::NotGeneratedOrExpired(ErrorCode::from("processQueryKey.expireTime"));
-    let expired = |answered: bool| {
-        let mut before = message(Some(1));
-        before.last_polled_at = Some(SENT + 8 * HOUR);
-        before.last_complete_at = before.last_polled_at.filter(|_| answered);
-        before.answered_at = before.last_complete_at;
-        let after = Message {
-            state: State::Expired,
-            ..before.clone()
-        };
-        let outcome = outcome(&before, 12 * HOUR, 1, gone.clone());
-        Observation::of(&before, &outcome, 0, &after).unwrap()
-    };
     let mut habits = Habits::prior(&rules);
-    (0..50).for_each(|_| habits.learn(&expired(false)));
-    assert_eq!(habits.lifetime(&rules), rules.key_lifetime);
-    (0..20).for_each(|_| habits.learn(&expired(true)));
+    let expired = Observation {
+        complete: false,
+        expired_after: Some(8 * HOUR),
+        ..poll(Some(1), 8 * HOUR, 12 * HOUR, 0)
+    };
+    (0..20).for_each(|_| habits.learn(&expired));
     assert_eq!(habits.lifetime(&rules), 10 * HOUR);
     let read = Habits::from_json(&habits.to_json(), &rules).unwrap();
     assert_eq!(read.lifetime(&rules), 10 * HOUR);
-    // The policy plans for the life that was learned.
     let policy = Policy::solve(&read, &rules, 12.0);
     let last_chance = 10 * HOUR - rules.last_chance;
-    let ages = ages_from(
-        &policy,
-        &MessageKey::from("k"),
-        Missing::Known(1),
-        last_chance,
-    );
+    let ages = ages_from(&policy, pending("k", Missing::Known(1)), last_chance);
     assert_eq!(ages.last(), Some(&last_chance));
 }

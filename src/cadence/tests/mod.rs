@@ -7,55 +7,47 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Call, Habits, Observation, Policy, Rules};
-use crate::receipt::{
-    ErrorCode, Lane, Message, MessageId, MessageKey, Missing, Outcome, Phase, Schedule, State,
-    UnixMs, WalkEnd,
-};
+use super::{Habits, KeyHash, Missing, Observation, Pending, Policy, Rules};
 
 const HOUR: Duration = Duration::from_secs(3_600);
-const SENT: UnixMs = UnixMs(1_790_000_000_000);
+/// A Monday, 14:13:20 UTC.
+const SENT: i64 = 1_790_000_000_000;
 
-fn message(expected_readers: Option<u32>) -> Message {
-    let lane = Lane {
-        account: "a".into(),
-        corp: None,
-    };
-    Message {
-        expected_readers,
-        ..Message::inserted(MessageId(1), "key".into(), lane, SENT)
+/// A poll at `age` after one at `seen_until` that brought `new_readers` while the others (or an unknown number) were waited
+/// for.
+fn poll(
+    expected: Option<u32>,
+    seen_until: Duration,
+    age: Duration,
+    new_readers: u32,
+) -> Observation {
+    let first = seen_until == Duration::ZERO;
+    Observation {
+        sent_at: SENT,
+        age,
+        seen_until,
+        calls: 1,
+        begins: first.then(|| expected.map_or(Missing::Unknown, Missing::Known)),
+        complete: true,
+        new_readers,
+        still_missing: expected.map(|expected| expected.saturating_sub(new_readers)),
+        expired_after: None,
     }
 }
 
-fn outcome(row: &Message, age: Duration, calls: u32, end: WalkEnd) -> Outcome {
-    Outcome {
-        claim: row.claim(),
-        started_at: SENT + age,
-        ended_at: SENT + age,
-        calls,
-        throttled: 0,
-        readers: vec![],
-        send_status: None,
-        end,
+fn pending(key: &str, missing: Missing) -> Pending {
+    Pending {
+        key: KeyHash::of(key),
+        sent_at: SENT,
+        missing,
     }
 }
 
-/// A walk at `to` after one at `from` that brought `new` readers while `missing` (or an unknown number) were waited for.
-fn walk(expected: Option<u32>, from: Duration, to: Duration, new: u32) -> Observation {
-    let mut before = message(expected);
-    if from > Duration::ZERO {
-        before.last_complete_at = Some(SENT + from);
-        before.last_polled_at = before.last_complete_at;
-    }
-    let outcome = outcome(&before, to, 1, WalkEnd::Complete);
-    Observation::of(&before, &outcome, new, &before).unwrap()
-}
-
-fn ages_from(policy: &Policy, key: &MessageKey, missing: Missing, end: Duration) -> Vec<Duration> {
+fn ages_from(policy: &Policy, message: Pending, end: Duration) -> Vec<Duration> {
     let mut ages = vec![];
     let mut age = Duration::ZERO;
     while age < end {
-        let next = policy.next_age(key, age, missing);
+        let next = policy.next_age(message, age);
         assert!(next > age, "{next:?} after {age:?}");
         ages.push(next);
         age = next;
@@ -77,7 +69,7 @@ fn habits_of_any_kind(rules: Rules) -> impl Strategy<Value = Habits> {
         let mut habits = Habits::prior(&rules);
         for (expected, from, length, new) in walks {
             let from = Duration::from_millis(from);
-            habits.learn(&walk(
+            habits.learn(&poll(
                 expected,
                 from,
                 from + Duration::from_millis(length),

@@ -18,14 +18,14 @@ proptest! {
             prop_assert!(expected.mean_delay <= rules.key_lifetime);
         }
         let missing = readers.map_or(Missing::Unknown, Missing::Known);
-        let key = MessageKey::from("k");
-        let ages = ages_from(&policy, &key, missing, rules.key_lifetime - rules.last_chance);
+        let message = pending("k", missing);
+        let ages = ages_from(&policy, message, rules.key_lifetime - rules.last_chance);
         prop_assert!(ages.len() < 2_000);
         // The last of them is the last chance, not later.
         let last = ages.last().copied().unwrap_or_default();
         prop_assert!(last <= rules.key_lifetime.max(Duration::from_millis(10)), "{ages:?}");
         let age = rules.key_lifetime.mul_f64(age);
-        prop_assert!(policy.next_age(&key, age, missing) > age);
+        prop_assert!(policy.next_age(message, age) > age);
     }
 
     #[test]
@@ -37,11 +37,11 @@ proptest! {
     ) {
         let rules = Rules::default();
         let [thrifty, lavish] = [low, low + more].map(|target| Policy::solve(&habits, &rules, target));
-        let key = MessageKey::from(format!("key-{key}"));
         for missing in [Missing::Known(1), Missing::Known(7), Missing::Known(600), Missing::Unknown] {
+            let message = pending(&format!("key-{key}"), missing);
             for step in 0..200 {
                 let age = Duration::from_secs_f64(86_100.0 * 1.06_f64.powi(-step));
-                let (later, sooner) = (thrifty.next_age(&key, age, missing), lavish.next_age(&key, age, missing));
+                let (later, sooner) = (thrifty.next_age(message, age), lavish.next_age(message, age));
                 prop_assert!(sooner <= later, "{missing:?} at {age:?}: {sooner:?} after {later:?}");
             }
         }
@@ -61,7 +61,7 @@ fn the_prior_meets_the_target_and_ends_at_the_last_chance() {
     }
     let last_chance = rules.key_lifetime - rules.last_chance;
     for missing in [Missing::Known(1), Missing::Known(50), Missing::Unknown] {
-        let ages = ages_from(&policy, &MessageKey::from("k"), missing, last_chance);
+        let ages = ages_from(&policy, pending("k", missing), last_chance);
         assert_eq!(ages.last(), Some(&last_chance));
     }
 }
@@ -79,12 +79,10 @@ fn a_life_of_seconds_is_polled_as_a_day_is() {
         min_interval: Duration::ZERO,
         ..day
     };
-    let key = MessageKey::from("k");
     let [long, short] = [day, demo].map(|rules| {
         ages_from(
             &Policy::prior(&rules),
-            &key,
-            Missing::Known(1),
+            pending("k", Missing::Known(1)),
             rules.key_lifetime - rules.last_chance,
         )
     });
@@ -98,15 +96,16 @@ fn a_life_of_seconds_is_polled_as_a_day_is() {
 fn walks_of_several_pages_are_paid_from_the_same_target() {
     let rules = Rules::default();
     let mut habits = Habits::prior(&rules);
-    let before = message(Some(1));
     for _ in 0..2_000 {
-        let outcome = outcome(&before, HOUR, 3, WalkEnd::Complete);
-        habits.learn(&Observation::of(&before, &outcome, 0, &before).unwrap());
+        habits.learn(&Observation {
+            calls: 3,
+            ..poll(Some(1), Duration::ZERO, HOUR, 0)
+        });
     }
     let polls = |habits: &Habits| {
         let policy = Policy::solve(habits, &rules, 24.0);
         assert!((policy.expected_unknown().calls_per_message - 24.0).abs() < 1e-6);
-        ages_from(&policy, &MessageKey::from("k"), Missing::Unknown, 23 * HOUR).len()
+        ages_from(&policy, pending("k", Missing::Unknown), 23 * HOUR).len()
     };
     let (paged, plain) = (polls(&habits), polls(&Habits::prior(&rules)));
     assert!(
@@ -116,59 +115,15 @@ fn walks_of_several_pages_are_paid_from_the_same_target() {
 }
 
 #[test]
-fn at_small_targets_confirming_goes_first() {
+fn at_small_targets_the_expiry_checks_go_first() {
     let rules = Rules::default();
     let habits = Habits::prior(&rules);
-    let confirmed = |target: f64| {
+    let checked = |target: f64| {
         let policy = Policy::solve(&habits, &rules, target);
-        let keys = (0..1_000).map(|n| MessageKey::from(format!("key-{n}")));
-        keys.filter(|key| policy.confirms(key)).count()
+        let keys = (0..1_000).map(|n| KeyHash::of(&format!("key-{n}")));
+        keys.filter(|key| policy.checks_expiry(*key)).count()
     };
-    assert_eq!(confirmed(1.2), 0);
-    assert!((400..600).contains(&confirmed(2.5)), "{}", confirmed(2.5));
-    assert_eq!(confirmed(8.0), 1_000);
-}
-
-#[test]
-fn the_schedule_keeps_the_last_chance_whole() {
-    let rules = Rules::default();
-    let policy = Policy::prior(&rules);
-    let schedule = Schedule {
-        rules: &rules,
-        policy: &policy,
-        lifetime: rules.key_lifetime,
-        spread: Duration::ZERO,
-    };
-    let last_chance = SENT + (rules.key_lifetime - rules.last_chance);
-    for number in 0..200 {
-        let mut row = Message {
-            key: MessageKey::from(format!("key-{number}")),
-            ..message(Some(1))
-        };
-        row = schedule.admit(&row, SENT);
-        // Jitter never makes one more poll of the one that was planned for the last chance.
-        let mut gap = Duration::ZERO;
-        while row.next_poll_at.unwrap() < last_chance {
-            let now = row.next_poll_at.unwrap();
-            assert_eq!(schedule.call(&row, now), Call::Ordinary);
-            assert_eq!(
-                schedule.refused(&row, now),
-                schedule.next_poll_at(&row, now, Phase::Cadence)
-            );
-            row.last_polled_at = Some(now);
-            row.next_poll_at = Some(schedule.next_poll_at(&row, now, Phase::Cadence));
-            gap = row.next_poll_at.unwrap().since(now);
-        }
-        assert_eq!(row.next_poll_at, Some(last_chance));
-        assert!(gap > HOUR / 2, "{gap:?}");
-        assert_eq!(schedule.call(&row, last_chance), Call::LastChance);
-        assert_eq!(
-            schedule.refused(&row, last_chance),
-            schedule.end_of_life(&row)
-        );
-        row.last_polled_at = Some(last_chance);
-        let confirming = schedule.next_poll_at(&row, last_chance, Phase::Cadence);
-        assert!(confirming > SENT + rules.key_lifetime);
-        assert_eq!(schedule.call(&row, confirming), Call::Confirm);
-    }
+    assert_eq!(checked(1.2), 0);
+    assert!((400..600).contains(&checked(2.5)), "{}", checked(2.5));
+    assert_eq!(checked(8.0), 1_000);
 }

@@ -116,7 +116,7 @@ impl Outlook {
             },
             "mean_delay_s": {
                 "expected": expected.mean_delay.as_secs_f64(),
-                "measured": measured.map(|measured| measured.mean_delay.as_secs_f64()),
+                "measured": measured.and_then(|measured| Some(measured.mean_delay?.as_secs_f64())),
             },
             "budget": {
                 "name": self.budget().map(|_| &self.standing.name),
@@ -158,7 +158,12 @@ impl Outlook {
             text,
             "  from a read to its sight: {} expected, {}",
             spoken(expected.mean_delay),
-            of_measured(&|measured| format!("{} measured", spoken(measured.mean_delay))),
+            measured
+                .and_then(|measured| measured.mean_delay)
+                .map_or_else(
+                    || "no read seen yet".to_owned(),
+                    |delay| format!("{} measured", spoken(delay))
+                ),
         );
         let forecast = month.forecast(&self.rules);
         let _ = match self.budget() {
@@ -167,14 +172,14 @@ impl Outlook {
                 "  {}: {} of {calls} calls spent in {}, it ends at about {forecast}; {:.1} calls a message are left",
                 self.standing.name,
                 month.spent,
-                month.now.quota_month(),
+                UnixMs(month.now).quota_month(),
                 month.target(&self.rules),
             ),
             None => writeln!(
                 text,
                 "  {} calls spent in {}, it ends at about {forecast}; no budget",
                 month.spent,
-                month.now.quota_month(),
+                UnixMs(month.now).quota_month(),
             ),
         };
         text
