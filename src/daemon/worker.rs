@@ -264,7 +264,7 @@ impl Walk {
         self.token_refused = false;
         self.pages += 1;
         let before = self.known.len();
-        for user_id in page.readers {
+        for user_id in page.readers.into_iter().map(|reader| reader.user_id) {
             if self.known.insert(user_id.clone()) {
                 self.outcome.readers.push(SeenReader { user_id, seen_at });
             }
