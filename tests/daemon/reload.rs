@@ -1,5 +1,7 @@
 //! What is made from settings goes when they change, and nothing else does.
 
+use std::time::Duration;
+
 use receiptd::sandbox::{App, SandboxConfig};
 
 use super::harness::{DEFAULT_ACCOUNT, House};
@@ -128,4 +130,47 @@ async fn a_reload_ends_no_pause_that_it_has_nothing_to_do_with() {
     let calls = house.sandbox.calls_after(0);
     let asked = calls.iter().filter(|call| call.key.ends_with(";waits"));
     assert_eq!(asked.count(), 1);
+}
+
+/// A refresh that failed was tried with every query, without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_cannot_be_replaced_serves_on_while_it_lives() {
+    let config = SandboxConfig {
+        token_life: Duration::from_secs(40),
+        ..SandboxConfig::default()
+    };
+    let mut house = House::new(config, "").await;
+    let secret = house.dir.path().join("secret");
+    house.configure(&format!(
+        "[accounts.default]\napp_key = \"sandbox\"\napp_secret_file = \"{}\"\ncalls_per_second = 400\n",
+        secret.display()
+    ));
+    std::fs::write(&secret, "sandbox").unwrap();
+    house.start();
+    let insert = |name: &str| {
+        house.sql(&format!(
+            "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;{name}', 1)"
+        ));
+    };
+    insert("first");
+    house.until(&complete("first"), "complete").await;
+    std::fs::write(&secret, "another").unwrap();
+    // It is asked for anew by a call in the last part of its life.
+    let replaced = || house.log().contains("the token could not be replaced");
+    let mut number = 0;
+    while !replaced() {
+        number += 1;
+        assert!(number < 100, "{}", house.log());
+        insert(&format!("call-{number}"));
+        house
+            .until(&complete(&format!("call-{number}")), "complete")
+            .await;
+    }
+    insert("after");
+    house.until(&complete("after"), "complete").await;
+    let calls = house.sandbox.calls_after(0);
+    let refused = calls
+        .iter()
+        .filter(|call| call.path.contains("accessToken") && call.status != 200);
+    assert!(refused.count() <= 4);
 }
