@@ -14,12 +14,12 @@ use tokio::sync::watch;
 
 use super::common;
 use super::demo_report::{self, Spent};
-use crate::daemon::{self, Clock, Stop, Vitals};
+use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::{Chat, MessageKey};
 use crate::sandbox::{Sandbox, SandboxConfig, Script};
 use crate::settings::{Settings, from_text};
-use crate::store::Store as _;
 use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
+use crate::store::{Commands as _, Upkeep as _};
 
 /// Show it at work: an imitation of DingTalk, a feeder, the daemon; a day's life of a message in seconds
 #[derive(Debug, clap::Args)]
@@ -93,11 +93,11 @@ async fn play(args: &Args, scratch: &Path, mut interrupts: Interrupts) -> anyhow
     let rules = settings.cadence.clone();
     let lock = DaemonLock::acquire(&database)?;
     let store = Arc::new(SqliteStore::open(&settings.database, Role::Owner).await?);
-    let (_kept, watched) = watch::channel(Arc::new(settings));
+    let (_kept, watched) = watch::channel(Configured::new(settings)?);
     let stop = Stop::default();
     let mut daemon = tokio::spawn({
         let (store, stop) = (Arc::clone(&store), stop.clone());
-        daemon::run(store, watched, Clock::system(), Vitals::default(), stop)
+        daemon::run(store, watched, Clock::system(), Handle::default(), stop)
     });
     if !args.json {
         common::say(&format!(
@@ -117,7 +117,7 @@ async fn play(args: &Args, scratch: &Path, mut interrupts: Interrupts) -> anyhow
     let worked = tokio::select! {
         worked = work => worked.map(|_| ()),
         () = interrupts.any() => {
-            stop.hard.cancel();
+            stop.immediate.cancel();
             Err(anyhow!("the demo was interrupted"))
         }
         ended = &mut daemon => match ended {
@@ -126,7 +126,7 @@ async fn play(args: &Args, scratch: &Path, mut interrupts: Interrupts) -> anyhow
             Err(error) => return Err(anyhow::Error::new(error).context("the daemon failed")),
         },
     };
-    stop.soft.cancel();
+    stop.graceful.cancel();
     daemon.await.context("the daemon failed")??;
     if let Err(error) = worked {
         // Nothing writes any more where all is to be removed.

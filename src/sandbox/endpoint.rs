@@ -12,7 +12,7 @@ use super::pages::{Cursor, Walk, page, read_status};
 use super::random::hash;
 use super::state::{Inner, Shared};
 use super::tokens::{Standing, token};
-use crate::receipt::{Chat, UnixMs};
+use crate::receipt::{Chat, QuotaMonth, UnixMs};
 
 /// Why a call is refused.
 #[derive(Debug)]
@@ -375,7 +375,7 @@ fn limits(shared: &Shared, inner: &mut Inner, call: &Call) -> Result<(), Refusal
         });
     }
     if call.at >= caller.month_ends {
-        caller.month_ends = UnixMs(call.at).next_quota_month().0;
+        caller.month_ends = QuotaMonth::of(UnixMs(call.at)).ends_at().0;
         caller.month_calls = 0;
     }
     match config.monthly_calls > 0 && caller.month_calls >= config.monthly_calls {
