@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{FAILED, MISUSED, common, notify, opening, tokens};
@@ -103,8 +103,6 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let mut _asking = tokens::ask(Arc::clone(&now_in_force.borrow()), |_, _| true);
     let mut minutes = tokio::time::interval(Duration::from_secs(60));
     let mut is_ready = false;
-    // When the last reload ended.
-    let mut settled = Instant::now();
     // Settings that were read again and that the daemon has yet to take.
     let mut taking: Option<Arc<Configured>> = None;
     let ended = loop {
@@ -118,7 +116,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
             }
             _ = minutes.tick() => telemetry.tell_repeats(),
             // One after the other: how the first ends must not be told by the second.
-            () = after(&mut hangup, settled), if taking.is_none() => {
+            _ = hangup.recv(), if taking.is_none() => {
                 notify::reloading();
                 let running = Arc::clone(&now_in_force.borrow());
                 match reload(config, &now_in_force, telemetry) {
@@ -129,7 +127,6 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
                         taking = Some(new);
                     }
                     Err(refused) => {
-                        settled = Instant::now();
                         handle.reloaded(Some(refused));
                         notify::ready();
                     }
@@ -137,7 +134,6 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
             }
             () = taken(&handle, taking.as_ref()), if taking.is_some() => {
                 taking = None;
-                settled = Instant::now();
                 handle.reloaded(None);
                 notify::ready();
             }
@@ -148,18 +144,6 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     drop(lock);
     ended?;
     Ok(())
-}
-
-/// How long the end of a reload is published at least, for a `receiptd reload` that looks again and again.
-const BETWEEN_RELOADS: Duration = Duration::from_secs(1);
-
-/// A SIGHUP, once the end of the last reload was to be seen.
-async fn after(hangup: &mut Signal, settled: Instant) {
-    tokio::time::sleep_until((settled + BETWEEN_RELOADS).into()).await;
-    // `None`: there will be no other.
-    if hangup.recv().await.is_none() {
-        std::future::pending::<()>().await;
-    }
 }
 
 /// The first lines: which receiptd, and what was set, secrets redacted.

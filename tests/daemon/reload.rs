@@ -1,5 +1,7 @@
 //! What is made from settings goes when they change, and nothing else does.
 
+use std::time::Duration;
+
 use receiptd::sandbox::{App, SandboxConfig};
 
 use super::harness::{DEFAULT_ACCOUNT, House};
@@ -24,15 +26,22 @@ async fn another_app_is_asked_with_its_own_token() {
     house.sandbox.add_app(App::internal("other", "other"));
     house.start();
     house.sql(
-        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0,owner=sandbox;old', 1)",
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;old', 1)",
     );
     house.until(&complete("old"), "complete").await;
     let other = DEFAULT_ACCOUNT.replace("\"sandbox\"", "\"other\"");
     reload(&house, &other).await;
     house.sql(
-        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0,owner=other;new', 1)",
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;new', 1)",
     );
     house.until(&complete("new"), "complete").await;
+    let calls = house.sandbox.calls_after(0);
+    let callers = |name: &str| -> Vec<String> {
+        let of = calls.iter().filter(|call| call.key.ends_with(name));
+        of.map(|call| call.caller.clone()).collect()
+    };
+    assert!(callers(";old").iter().all(|caller| caller == "sandbox"));
+    assert!(callers(";new").iter().all(|caller| caller == "other"));
 }
 
 /// 40 calls were made, and a budget of 30 that came by a reload let 30 more out.
@@ -121,4 +130,47 @@ async fn a_reload_ends_no_pause_that_it_has_nothing_to_do_with() {
     let calls = house.sandbox.calls_after(0);
     let asked = calls.iter().filter(|call| call.key.ends_with(";waits"));
     assert_eq!(asked.count(), 1);
+}
+
+/// A refresh that failed was tried with every query, without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_cannot_be_replaced_serves_on_while_it_lives() {
+    let config = SandboxConfig {
+        token_life: Duration::from_secs(40),
+        ..SandboxConfig::default()
+    };
+    let mut house = House::new(config, "").await;
+    let secret = house.dir.path().join("secret");
+    house.configure(&format!(
+        "[accounts.default]\napp_key = \"sandbox\"\napp_secret_file = \"{}\"\ncalls_per_second = 400\n",
+        secret.display()
+    ));
+    std::fs::write(&secret, "sandbox").unwrap();
+    house.start();
+    let insert = |name: &str| {
+        house.sql(&format!(
+            "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;{name}', 1)"
+        ));
+    };
+    insert("first");
+    house.until(&complete("first"), "complete").await;
+    std::fs::write(&secret, "another").unwrap();
+    // It is asked for anew by a call in the last part of its life.
+    let replaced = || house.log().contains("the token could not be replaced");
+    let mut number = 0;
+    while !replaced() {
+        number += 1;
+        assert!(number < 100, "{}", house.log());
+        insert(&format!("call-{number}"));
+        house
+            .until(&complete(&format!("call-{number}")), "complete")
+            .await;
+    }
+    insert("after");
+    house.until(&complete("after"), "complete").await;
+    let calls = house.sandbox.calls_after(0);
+    let refused = calls
+        .iter()
+        .filter(|call| call.path.contains("accessToken") && call.status != 200);
+    assert!(refused.count() <= 4);
 }
