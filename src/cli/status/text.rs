@@ -214,8 +214,8 @@ mod tests {
             name: name.to_owned(),
             turned_ms_ago,
         };
-        let condition = |corp: Option<&str>, condition: &str, code: Option<&str>, at| {
-            LaneCondition {
+        let condition =
+            |corp: Option<&str>, condition: &str, code: Option<&str>, at| LaneCondition {
                 account: "a".to_owned(),
                 corp_id: corp.map(str::to_owned),
                 condition: condition.to_owned(),
@@ -223,8 +223,7 @@ mod tests {
                 last_success_at: at,
                 month: None,
                 calls: 0,
-            }
-        };
+            };
         Published {
             pid: 7,
             started_at: 0,
