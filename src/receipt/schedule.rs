@@ -108,6 +108,21 @@ impl Schedule {
         calls.saturating_sub(row.failed_calls)
     }
 
+    /// After the last chance of a failing key one call is left, to find out whether it is gone; `None` once it was made.
+    fn check_while_failing(&self, row: &Message, now: UnixMs) -> Option<UnixMs> {
+        let check = row.sent_at + self.lifetime + self.rules.last_chance;
+        let is_left = row.failed_calls <= self.calls_a_message();
+        (now < check && is_left).then_some(check)
+    }
+
+    /// Whether no call is left for a failing key: nothing more can be learned of it.
+    pub fn is_spent(&self, row: &Message, now: UnixMs) -> bool {
+        row.failed_walks > 0
+            && self.calls_while_failing(row) == 0
+            && self.last_chance_after(row, now).is_none()
+            && self.check_while_failing(row, now).is_none()
+    }
+
     fn calls_a_message(&self) -> u32 {
         // A share of a call is a call; what is beyond 32 bits is no bound, and NaN is 0.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -341,7 +356,8 @@ mod tests {
             failed_calls: 13,
             ..over
         };
-        assert_eq!(next(&checked, check), schedule.end_of_life(&checked));
+        assert!(!schedule.is_spent(&over, last_chance));
+        assert!(schedule.is_spent(&checked, check));
     }
 
     #[test]

@@ -62,6 +62,10 @@ pub fn settle(
             next.failed_walks = row.failed_walks.saturating_add(1);
             next.failed_calls = row.failed_calls.saturating_add(outcome.failed_calls);
             cut_short(&mut next, outcome, now, schedule);
+            if !next.state.is_final() && schedule.is_spent(&next, now) {
+                // No call would be made until `max_age` ends it.
+                next = aged_out(&next, now);
+            }
         }
         WalkEnd::Cut(code) => {
             fail_with(&mut next, code, now);
