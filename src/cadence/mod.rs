@@ -32,7 +32,7 @@ pub use budget::{Call, Month, Threshold};
 pub use habits::{Habits, HabitsError, Measured};
 pub use lifetime::Lifetime;
 pub use observe::{KeyHash, Missing, Observation, Pending};
-pub use plot::read_curve;
+pub use plot::{read_curve, week_hours};
 pub use policy::{Expected, Policy};
 pub use rules::Rules;
 
