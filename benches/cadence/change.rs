@@ -31,11 +31,11 @@ impl Stage {
     }
 }
 
-/// Lives through `stages` (from which day on readers read after a median of so many minutes, and the share that never does;
-/// the last one only ends the run) with so many messages a day; each fifth day what is in force is measured on `messages` that
+/// Lives through `stages` (from which day on there is which crowd; the last one only ends the run) with so many messages a
+/// day; each fifth day what is in force is measured on `messages` that
 /// teach nothing.
 pub(crate) fn run(
-    stages: &[(u32, f64, f64)],
+    stages: &[(u32, Crowd)],
     daily: u32,
     target: f64,
     messages: u64,
@@ -49,12 +49,12 @@ pub(crate) fn run(
     let mut random = fastrand::Rng::with_seed(seed);
     let mut seen = vec![];
     for pair in stages.windows(2) {
-        let [(from, minutes, never), (to, _, _)] = [pair[0], pair[1]];
-        let crowd = Crowd::log_normal(minutes, 1.3, never);
-        let drawn = sim::draw(&crowd, messages, seed, rules.key_lifetime);
+        let ((from, crowd), to) = (&pair[0], pair[1].0);
+        let from = *from;
+        let drawn = sim::draw(crowd, messages, seed, rules.key_lifetime);
         for day in (from..to).step_by(STEP_DAYS as usize) {
             let lessons = (u64::from(daily * STEP_DAYS), DAY / daily);
-            learner.feed(&crowd, &rules, lessons, START + DAY * day, &mut random);
+            learner.feed(crowd, &rules, lessons, START + DAY * day, &mut random);
             let learned = Row::of(&sim::run(
                 &drawn,
                 &rules,
@@ -65,7 +65,10 @@ pub(crate) fn run(
                 day: day + STEP_DAYS,
                 changed: day + STEP_DAYS - from,
                 crowd: crowd.name.clone(),
-                optimum: compare::optimum(&crowd, &drawn, &rules, learned.calls),
+                optimum: match crowd.has_rhythm() {
+                    true => compare::optimum_by_hour(crowd, &drawn, &rules, learned.calls),
+                    false => compare::optimum(crowd, &drawn, &rules, learned.calls),
+                },
                 learned,
             });
         }

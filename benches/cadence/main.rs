@@ -37,6 +37,8 @@ fn main() -> ExitCode {
                 Mode::Crowd => report::crowd(&options),
                 Mode::Month(messages) => report::month(&options, messages),
                 Mode::Change => report::change(&options),
+                Mode::Rhythm => report::rhythm(&options),
+                Mode::Solving => report::solving(&options),
                 Mode::Groups => report::groups(&options),
             };
             if held {

@@ -12,6 +12,8 @@ modes (default: the four crowds and their bounds)
   --month N         a month of N messages on --budget calls (default 5000); 0: a series of them
                     --usual N: so many a month are known to be usual; --day N: the first is sent on this day, from 0
   --change          a crowd whose habits change in mid-run; --daily N: so many messages a day (default 100)
+  --rhythm          a crowd that begins to sleep at night in mid-run, and ends to
+  --solving         what a policy costs to solve and to keep
   --groups          groups of 50 readers, with and without expected_readers
   any crowd option  that one crowd
 
@@ -41,6 +43,8 @@ pub(crate) enum Mode {
     Month(u64),
     Change,
     Groups,
+    Rhythm,
+    Solving,
 }
 
 /// How to run it.
@@ -93,6 +97,8 @@ impl Options {
                 "--help" | "-h" => return Ok(None),
                 "--month" => options.mode = Mode::Month(read(name, &next()?)?),
                 "--change" => options.mode = Mode::Change,
+                "--rhythm" => options.mode = Mode::Rhythm,
+                "--solving" => options.mode = Mode::Solving,
                 "--groups" => options.mode = Mode::Groups,
                 "--target" => options.targets = vec![read(name, &next()?)?],
                 "--messages" => options.messages = read(name, &next()?)?,

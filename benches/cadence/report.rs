@@ -1,6 +1,8 @@
 //! The tables that the bench prints. Each function says whether its bounds hold.
 
-use receiptd::cadence::Rules;
+use std::time::{Duration, Instant};
+
+use receiptd::cadence::{Observation, Policy, Rules};
 
 use super::change::{self, Stage};
 use super::compare::{self, Row, Scheme};
@@ -18,13 +20,36 @@ const BOUNDS: [(&str, f64); 4] = [
 ];
 /// How far the mean spend may lie from its target.
 const SPEND: f64 = 0.05;
-/// The stages of a change of habits: quick, slow, quick again.
-const STAGES: [(u32, f64, f64); 4] = [
-    (0, 1.0, 0.05),
-    (45, 60.0, 0.30),
-    (85, 1.0, 0.05),
-    (120, 1.0, 0.05),
-];
+/// Quick, slow, quick again.
+fn turns() -> Vec<(u32, Crowd)> {
+    let crowd = |minutes, never| Crowd::log_normal(minutes, 1.3, never);
+    let quick = crowd(1.0, 0.05);
+    vec![
+        (0, quick.clone()),
+        (45, crowd(60.0, 0.30)),
+        (85, quick.clone()),
+        (120, quick),
+    ]
+}
+
+/// A crowd without a night, with one, and without one again.
+fn nights(crowd: &Crowd) -> Vec<(u32, Crowd)> {
+    let crowd = |quiet, name: &str| Crowd {
+        quiet,
+        name: name.to_owned(),
+        ..crowd.clone()
+    };
+    let (awake, night) = (
+        crowd(None, "no night"),
+        crowd(Some((14, 24)), "night 14-24"),
+    );
+    vec![
+        (0, awake.clone()),
+        (30, night),
+        (60, awake.clone()),
+        (90, awake),
+    ]
+}
 
 /// All ways of polling one crowd, at the calls that the learned one spent.
 struct Comparison {
@@ -245,6 +270,15 @@ pub(crate) fn month(options: &Options, messages: u64) -> bool {
 
 /// A crowd that changes from quick to slow in mid-run, and back.
 pub(crate) fn change(options: &Options) -> bool {
+    stages(options, &turns())
+}
+
+/// A crowd that begins to sleep at night in mid-run, and ends to.
+pub(crate) fn rhythm(options: &Options) -> bool {
+    stages(options, &nights(&options.crowd))
+}
+
+fn stages(options: &Options, stages: &[(u32, Crowd)]) -> bool {
     let target = options.targets[0];
     introduce(options);
     println!(
@@ -254,7 +288,7 @@ pub(crate) fn change(options: &Options) -> bool {
     let runs: Vec<Vec<Stage>> = seeds(options)
         .map(|seed| {
             let daily = options.daily;
-            change::run(&STAGES, daily, target, options.messages / 4, seed)
+            change::run(stages, daily, target, options.messages / 4, seed)
         })
         .collect();
     println!(
@@ -286,6 +320,78 @@ pub(crate) fn change(options: &Options) -> bool {
         1.25,
     );
     verdict("worst |spend - target| / target from then on", spends, 0.10) && followed
+}
+
+/// What a policy costs to solve and to keep, by lanes of several kinds.
+pub(crate) fn solving(options: &Options) -> bool {
+    let night = Crowd {
+        quiet: Some((14, 24)),
+        ..Crowd::log_normal(5.0, 1.8, 0.15)
+    };
+    let kinds = [
+        ("no night", Crowd::log_normal(5.0, 1.8, 0.15)),
+        ("night, sent all day", night.clone()),
+        (
+            "night and weekends, sent all day",
+            Crowd {
+                weekends: true,
+                ..night.clone()
+            },
+        ),
+        (
+            "night, sent by day",
+            Crowd {
+                sends: (0, 14),
+                ..night.clone()
+            },
+        ),
+        (
+            "night, groups of 50",
+            Crowd {
+                readers: 50,
+                ..night
+            },
+        ),
+    ];
+    println!(
+        "{:<34} {:>9} {:>9} {:>11} {:>9}",
+        "lane", "ms/solve", "us/poll", "policy, KB", "JSON, KB"
+    );
+    let rules = sim::open_rules();
+    let mut held = true;
+    for (name, crowd) in kinds {
+        let mut learner = sim::Learner::new(&rules, options.targets[0]);
+        let mut random = fastrand::Rng::with_seed(options.seed);
+        let lessons = (options.lessons, Duration::from_secs(600));
+        learner.feed(&crowd, &rules, lessons, sim::START, &mut random);
+        let each = |times: u32, run: &mut dyn FnMut()| {
+            let begin = Instant::now();
+            (0..times).for_each(|_| run());
+            begin.elapsed().as_secs_f64() / f64::from(times)
+        };
+        let solve = 1e3
+            * each(10, &mut || {
+                std::hint::black_box(Policy::solve(&learner.habits, &rules, learner.target));
+            });
+        let seen = Observation {
+            sent_at: sim::START.0,
+            age: Duration::from_secs(45_000),
+            seen_until: Duration::from_secs(30_000),
+            calls: 1,
+            begins: None,
+            complete: true,
+            new_readers: 0,
+            still_missing: Some(crowd.readers),
+            expired_after: None,
+        };
+        let mut habits = learner.habits.clone();
+        let learn = 1e6 * each(2_000, &mut || habits.learn(&seen));
+        let size = learner.policy.size() as f64 / 1_024.0;
+        let stored = learner.habits.to_json().len() as f64 / 1_024.0;
+        println!("{name:<34} {solve:>9.1} {learn:>9.1} {size:>11.1} {stored:>9.1}");
+        held &= crowd.readers > 1 || size <= 64.0;
+    }
+    held
 }
 
 fn seeds(options: &Options) -> std::ops::Range<u64> {

@@ -5,8 +5,12 @@
 //! at rate r(t) and calls worth p seconds each. At the few calls that users can afford the discrete one is 10 to 30 %
 //! better, so it is computed:
 //!
+//! People sleep, too. A reader is ready for a message at an age, and reads it then or when people wake: so there is a life
+//! table over ages and, beside it, the share of people that is awake in each hour of the week (UTC). Messages that are sent
+//! at several kinds of hour have a policy each, all at one price of a call.
+//!
 //! ```text
-//! Observation ──learn──► Habits (life tables over a grid of ages, and the prior)
+//! Observation ──learn──► Habits (life tables over ages, hours of the week, and the prior)
 //!                           │ solve (dynamic programme, off the hot path)
 //! target calls ◄── Budget ──┤
 //!                           ▼
@@ -32,7 +36,7 @@ pub use budget::{Call, Month, Threshold};
 pub use habits::{Habits, HabitsError, Measured};
 pub use lifetime::Lifetime;
 pub use observe::{KeyHash, Missing, Observation, Pending};
-pub use plot::read_curve;
+pub use plot::{read_curve, week_hours};
 pub use policy::{Expected, Policy};
 pub use rules::Rules;
 

@@ -1,4 +1,4 @@
-//! The read curve as a picture of letters, for `status` and `demo`.
+//! The read curve and the hours of a week as pictures of letters, for `status` and `demo`.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -73,6 +73,27 @@ pub fn read_curve(share_read_by: impl Fn(Duration) -> f64, lifetime: Duration) -
     plot
 }
 
+/// Draws the share of people that is awake in each hour of the week, from Monday, 00:00 UTC: a line a day, two columns an hour.
+/// Lines end in `\n`.
+pub fn week_hours(awake: &[f64; 168]) -> String {
+    const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+    let mut plot = String::new();
+    for (day, hours) in DAYS.iter().zip(awake.chunks(24)) {
+        let cells: String = hours
+            .iter()
+            .map(|awake| match cell(*awake, 0.08, 0.75) {
+                '#' => "##",
+                ':' => "::",
+                '.' => "..",
+                _ => "  ",
+            })
+            .collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(plot, " {day} |{}", cells.trim_end());
+    }
+    plot + "     +-----------+-----------+-----------+-----------+\n      0           6           12          18         24 UTC\n"
+}
+
 /// The share of readers at the foot of a line.
 fn share_of(line: u32) -> f64 {
     f64::from(line) / f64::from(HEIGHT)
@@ -118,6 +139,22 @@ mod tests {
   0% ++----------+-------+----------+--------+--------+------+
       1s         10s     1m         10m      1h       6h     24h
 ";
+        assert_eq!(plot, expected, "\n{plot}");
+    }
+
+    #[test]
+    fn the_hours_of_a_week() {
+        let awake = std::array::from_fn(|hour| match (hour / 24, hour % 24) {
+            (5.., _) | (_, 14..) => 2e-4,
+            (_, 12..) => 0.3,
+            _ => 1.0,
+        });
+        let day = "########################....";
+        let expected = format!(
+            " Mon |{day}\n Tue |{day}\n Wed |{day}\n Thu |{day}\n Fri |{day}\n Sat |\n Sun |\n{}",
+            "     +-----------+-----------+-----------+-----------+\n      0           6           12          18         24 UTC\n"
+        );
+        let plot = week_hours(&awake);
         assert_eq!(plot, expected, "\n{plot}");
     }
 

@@ -26,7 +26,7 @@ const NIGHT_CHECK: u64 = 0x6e69_6768;
 /// A rhythm that ends is not seen by calls that keep to it. So this share of messages calls in the middle of a night, too …
 const NIGHT_CHECKS: f64 = 0.04;
 /// … where no call is planned for as long as this.
-const NIGHT: Duration = Duration::from_secs(4 * 3_600);
+const NIGHT: Duration = Duration::from_secs(2 * 3_600);
 /// No more kinds of hour have a policy of their own.
 const MOST_KINDS: usize = 48;
 /// An hour that has no policy of its own takes the one under which most hours to come are alike, if at least so many are.

@@ -99,7 +99,12 @@ fn a_night_is_learned_and_kept_clear_of_calls() {
 #[test]
 fn changed_habits_are_followed_within_one_memory() {
     // The slower the crowd was, the fewer calls are left to notice that it is no more.
-    let stages = [(0, 60.0, 0.30), (10, 1.0, 0.05), (25, 1.0, 0.05)];
+    let quick = Crowd::log_normal(1.0, 1.3, 0.05);
+    let stages = [
+        (0, Crowd::log_normal(60.0, 1.3, 0.30)),
+        (10, quick.clone()),
+        (25, quick),
+    ];
     let days = change::run(&stages, 100, 8.0, 1_000, SEED);
     for day in &days {
         println!(

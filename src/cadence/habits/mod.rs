@@ -24,7 +24,9 @@ const REFRESH_FIRST: u32 = 16;
 /// The recent table forgets this many times as fast: five days of the usual thirty, so that a night or a Sunday is no change.
 const RECENT_FASTER: f64 = 6.0;
 /// Hours are forgotten this many times as fast: there are few of them, and a rhythm that ended keeps calls back.
-const HOURS_FASTER: f64 = 3.0;
+const HOURS_FASTER: f64 = 6.0;
+/// Days of the week, of which there are fewer still, this many times.
+const DAYS_FASTER: f64 = 3.0;
 /// What the hours' earlier polls weigh each time that their estimate is computed anew.
 const EARLIER: f64 = 0.8;
 /// How much better, in nats, another estimate must have foretold the polls. By chance alone that happens less than once in
@@ -317,7 +319,9 @@ impl Habits {
         for start in &mut self.starts {
             start.fade(factor);
         }
-        self.activity.fade((-HOURS_FASTER * lives).exp());
+        self.activity.fade((-DAYS_FASTER * lives).exp());
+        self.activity
+            .fade_hours((-(HOURS_FASTER - DAYS_FASTER) * lives).exp());
         self.count_starts();
         self.totals = Totals::from_array(self.totals.to_array().map(|total| total * factor));
     }
