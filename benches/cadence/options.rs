@@ -1,6 +1,7 @@
 //! The bench's command line.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::crowd::Crowd;
 
@@ -53,6 +54,7 @@ pub(crate) struct Options {
     pub(crate) budget: u64,
     pub(crate) usual: Option<f64>,
     pub(crate) day: u32,
+    pub(crate) within: Option<Duration>,
     pub(crate) daily: u32,
 }
 
@@ -70,6 +72,7 @@ impl Options {
             budget: 5_000,
             usual: None,
             day: 0,
+            within: None,
             daily: 100,
         };
         let (mut median, mut sigma, mut parts) = (5.0, 1.8, vec![]);
@@ -96,6 +99,10 @@ impl Options {
                 "--seeds" => options.seeds = read(name, &next()?)?,
                 "--usual" => options.usual = Some(read(name, &next()?)?),
                 "--day" => options.day = read::<u32>(name, &next()?)?.min(29),
+                "--within" => {
+                    let hours: f64 = read(name, &next()?)?;
+                    options.within = Duration::try_from_secs_f64(hours * 3_600.0).ok();
+                }
                 "--daily" => options.daily = read::<u32>(name, &next()?)?.max(1),
                 "--budget" => options.budget = read(name, &next()?)?,
                 "--median" | "--sigma" | "--part" | "--never" | "--readers" | "--unknown"

@@ -217,6 +217,7 @@ pub(crate) fn month(options: &Options, messages: u64) -> bool {
     for messages in series {
         let plan = Plan {
             messages,
+            within: options.within,
             budget: options.budget,
             day: options.day,
             usual: options.usual,

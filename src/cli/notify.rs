@@ -10,7 +10,7 @@ use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::daemon::{Published, Vitals};
+use crate::daemon::{Handle, Published};
 
 /// Asked for at a time while a migration runs; systemd counts it from the moment it hears.
 const EXTENSION: Duration = Duration::from_secs(60);
@@ -73,8 +73,8 @@ pub(super) fn stopping(grace: Duration) {
 }
 
 /// Keeps the status line true, until dropped.
-pub(super) fn keep_status(vitals: &Vitals, stopping: CancellationToken) -> AbortOnDropHandle<()> {
-    let mut published = vitals.published();
+pub(super) fn keep_status(handle: &Handle, stopping: CancellationToken) -> AbortOnDropHandle<()> {
+    let mut published = handle.published();
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut said = String::new();
         while published.changed().await.is_ok() {
@@ -99,14 +99,14 @@ pub(super) struct Feeder {
 
 impl Feeder {
     /// `None` where systemd did not ask for it. A stop has a bound of its own, so that it is fed during one.
-    pub(super) fn start(vitals: Vitals, stopping: CancellationToken) -> io::Result<Option<Self>> {
+    pub(super) fn start(handle: Handle, stopping: CancellationToken) -> io::Result<Option<Self>> {
         let Some(within) = sd_notify::watchdog_enabled() else {
             return Ok(None);
         };
         let (ending, ended) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("watchdog".to_owned())
-            .spawn(move || feed(within, &vitals, &stopping, &ended))?;
+            .spawn(move || feed(within, &handle, &stopping, &ended))?;
         Ok(Some(Self {
             ending: Some(ending),
             thread: Some(thread),
@@ -126,13 +126,13 @@ impl Drop for Feeder {
 
 fn feed(
     within: Duration,
-    vitals: &Vitals,
+    handle: &Handle,
     stopping: &CancellationToken,
     ended: &mpsc::Receiver<()>,
 ) {
     let mut stands_still = false;
     loop {
-        let (slowest, age) = vitals.pulse().slowest();
+        let (slowest, age) = handle.heartbeats().slowest();
         if stopping.is_cancelled() || age < STANDSTILL.max(within / 2) {
             stands_still = false;
             tell(&[NotifyState::Watchdog]);
@@ -220,7 +220,7 @@ mod tests {
             condition: condition.to_owned(),
             code: code.map(str::to_owned),
             last_success_at: None,
-            month: String::new(),
+            month: None,
             calls: 0,
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::notify::Opening;
+use super::{access, common};
 use crate::settings::Database;
 use crate::store::StoreError;
 use crate::store::sqlite::{OpenError, Role, SqliteStore};
@@ -15,7 +16,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(super) async fn open(
     database: &Database,
     opening: &mut Opening,
-) -> Result<SqliteStore, OpenError> {
+) -> anyhow::Result<SqliteStore> {
     let mut waits = false;
     loop {
         let opened = SqliteStore::open_reporting(database, Role::Owner, &mut |step| {
@@ -47,7 +48,11 @@ pub(super) async fn open(
                 }
                 tokio::time::sleep(AGAIN).await;
             }
-            opened => return opened,
+            Ok(store) => {
+                access::hand_over(&database.path);
+                return Ok(store);
+            }
+            Err(error) => return Err(common::not_opened(&database.path, Role::Owner, error)),
         }
     }
 }

@@ -9,21 +9,21 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{FAILED, MISUSED, common, notify, opening};
-use crate::daemon::{self, Clock, Stop, Vitals};
-use crate::dingtalk::Client;
+use super::{FAILED, MISUSED, common, notify, opening, tokens};
+use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::whole_ms;
-use crate::settings::{DEFAULT_PATH, Loaded, Settings, process_environment};
-use crate::store::sqlite::DaemonLock;
+use crate::settings::{DEFAULT_PATH, InForce, Loaded, Place, process_environment};
+use crate::store::SharedStore;
+use crate::store::sqlite::{DaemonLock, Role};
 use crate::telemetry::{self, Surroundings, Telemetry};
 
 /// Serve until SIGTERM or SIGINT; SIGHUP reads the configuration again
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_long_help = "\
 Example:
   receiptd run --config receiptd.toml")]
 pub(super) struct Args {
-    /// Do not start before the configuration names an account (the packaged service does not)
+    /// Do not start without an account in the configuration (as the packaged service)
     #[arg(long)]
     require_account: bool,
 }
@@ -61,12 +61,15 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
 
 async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> anyhow::Result<()> {
     say_what_is_in_force(&loaded);
-    let settings = Arc::new(loaded.settings);
+    let configured = Configured::new(loaded.settings)?;
+    let settings = Arc::clone(&configured.settings);
     // Before the database is opened: a signal during a long migration is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be watched")?;
     let mut hangup = signal(SignalKind::hangup()).context("signals cannot be watched")?;
-    let mut lock = DaemonLock::acquire(&settings.database.path)?;
+    let path = &settings.database.path;
+    let mut lock =
+        DaemonLock::acquire(path).map_err(|error| common::explained(path, Role::Owner, error))?;
     let mut opening = notify::Opening::default();
     let store = tokio::select! {
         store = opening::open(&settings.database, &mut opening) => store?,
@@ -76,52 +79,62 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     drop(opening);
     // Again, since a disk that was full may have kept the name out; one that is full still does no harm.
     let _ = lock.sign();
-    let store = Arc::new(store);
+    let store: SharedStore = Arc::new(store);
     let database = settings.database.path.clone();
-    let (now_in_force, watched) = watch::channel(settings);
+    let (now_in_force, watched) = watch::channel(configured);
     let stop = Stop::default();
-    let vitals = Vitals::default();
+    let handle = Handle::default();
     let daemon = daemon::run(
         Arc::clone(&store),
         watched,
         Clock::system(),
-        vitals.clone(),
+        handle.clone(),
         stop.clone(),
     );
     tokio::pin!(daemon);
-    let status = notify::keep_status(&vitals, stop.soft.clone());
-    let watchdog = notify::Feeder::start(vitals.clone(), stop.soft.clone())
+    let status = notify::keep_status(&handle, stop.graceful.clone());
+    let watchdog = notify::Feeder::start(handle.clone(), stop.graceful.clone())
         .context("no thread can be started")?;
     tracing::info!(
         database.path = %database.display(),
         "receiptd serves {}", database.display()
     );
+    // Kept, since dropping it ends the questions.
+    let mut _asking = tokens::ask(Arc::clone(&now_in_force.borrow()), |_, _| true);
+    let mut minutes = tokio::time::interval(Duration::from_secs(60));
     let mut is_ready = false;
     // Settings that were read again and that the daemon has yet to take.
-    let mut taking: Option<Arc<Settings>> = None;
+    let mut taking: Option<Arc<Configured>> = None;
     let ended = loop {
         tokio::select! {
             ended = &mut daemon => break ended,
             _ = terminate.recv() => stop_now("SIGTERM", &stop, &now_in_force),
             _ = interrupt.recv() => stop_now("SIGINT", &stop, &now_in_force),
-            () = vitals.ready(), if !is_ready => {
+            () = handle.ready(), if !is_ready => {
                 is_ready = true;
                 notify::ready();
             }
-            _ = hangup.recv() => {
+            _ = minutes.tick() => telemetry.tell_repeats(),
+            // One after the other: how the first ends must not be told by the second.
+            _ = hangup.recv(), if taking.is_none() => {
                 notify::reloading();
+                let running = Arc::clone(&now_in_force.borrow());
                 match reload(config, &now_in_force, telemetry) {
-                    Ok(new) => taking = Some(new),
+                    Ok(new) => {
+                        _asking = tokens::ask(Arc::clone(&new), |name, account| {
+                            running.settings.accounts.get(name) != Some(account)
+                        });
+                        taking = Some(new);
+                    }
                     Err(refused) => {
-                        taking = None;
-                        vitals.reloaded(Some(refused));
+                        handle.reloaded(Some(refused));
                         notify::ready();
                     }
                 }
             }
-            () = taken(&vitals, taking.as_ref()), if taking.is_some() => {
+            () = taken(&handle, taking.as_ref()), if taking.is_some() => {
                 taking = None;
-                vitals.reloaded(None);
+                handle.reloaded(None);
                 notify::ready();
             }
         }
@@ -133,7 +146,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     Ok(())
 }
 
-/// The first lines: which receiptd, and every setting, secrets redacted.
+/// The first lines: which receiptd, and what was set, secrets redacted.
 fn say_what_is_in_force(loaded: &Loaded) {
     let version = env!("CARGO_PKG_VERSION");
     let file = loaded.file.as_deref().map(Path::display);
@@ -146,41 +159,55 @@ fn say_what_is_in_force(loaded: &Loaded) {
         settings.file = file.map(tracing::field::display),
         "receiptd {version} starts, configured by {read}"
     );
-    for (section, values) in loaded.settings.describe_by_section() {
-        tracing::info!(
-            settings.section = section,
-            settings.values = values,
-            "settings: [{section}] {values}"
-        );
+    let (defaults, said): (Vec<InForce>, Vec<InForce>) = loaded
+        .in_force()
+        .into_iter()
+        .partition(|setting| setting.place == Place::Defaults);
+    // Many accounts make no endless line.
+    const MOST: usize = 100;
+    let line = |settings: &[InForce]| {
+        let mut shown: Vec<String> = settings.iter().take(MOST).map(InForce::to_string).collect();
+        if settings.len() > MOST {
+            shown.push(format!(
+                "and {} more: see receiptd config --show",
+                settings.len() - MOST
+            ));
+        }
+        shown.join(", ")
+    };
+    if !said.is_empty() {
+        let values = line(&said);
+        tracing::info!(settings.values = values, "settings that were set: {values}");
     }
+    tracing::debug!("settings that are the defaults: {}", line(&defaults));
     for warning in &loaded.warnings {
         tracing::warn!(warning, "configuration: {warning}");
     }
 }
 
 /// The first time with grace, the second at once.
-fn stop_now(signal: &'static str, stop: &Stop, settings: &watch::Sender<Arc<Settings>>) {
-    if stop.soft.is_cancelled() {
+fn stop_now(signal: &'static str, stop: &Stop, settings: &watch::Sender<Arc<Configured>>) {
+    if stop.graceful.is_cancelled() {
         tracing::info!(
             signal,
             "receiptd stops at once: a second signal ({signal}); what is under way is polled again"
         );
-        stop.hard.cancel();
+        stop.immediate.cancel();
     } else {
-        let grace = settings.borrow().workers.shutdown_grace;
+        let grace = settings.borrow().settings.workers.shutdown_grace;
         tracing::info!(
             signal,
             "receiptd stops ({signal}): the calls under way have {} to end",
             humantime::format_duration(grace)
         );
         notify::stopping(grace);
-        stop.soft.cancel();
+        stop.graceful.cancel();
     }
 }
 
-async fn taken(vitals: &Vitals, settings: Option<&Arc<Settings>>) {
-    if let Some(settings) = settings {
-        vitals.in_force(settings).await;
+async fn taken(handle: &Handle, configured: Option<&Arc<Configured>>) {
+    if let Some(configured) = configured {
+        handle.in_force(configured).await;
     }
 }
 
@@ -190,15 +217,11 @@ async fn taken(vitals: &Vitals, settings: Option<&Arc<Settings>>) {
 /// Why the old ones stay.
 fn reload(
     config: Option<&Path>,
-    now_in_force: &watch::Sender<Arc<Settings>>,
+    now_in_force: &watch::Sender<Arc<Configured>>,
     telemetry: &Telemetry,
-) -> Result<Arc<Settings>, String> {
-    let running = Arc::clone(&now_in_force.borrow());
+) -> Result<Arc<Configured>, String> {
+    let running = Arc::clone(&now_in_force.borrow().settings);
     let loaded = common::settings(config).map_err(|error| refused(&error))?;
-    // A certificate file that is no longer there shows only here.
-    if let Err(error) = Client::new(&loaded.settings.endpoint) {
-        return Err(refused(&anyhow::Error::new(error)));
-    }
     for warning in &loaded.warnings {
         tracing::warn!(warning, "configuration: {warning}");
     }
@@ -209,6 +232,9 @@ fn reload(
         );
     }
     let new = loaded.settings.reloaded_over(&running);
+    // Certificate files are read again here, whether their names changed or not.
+    let configured =
+        Configured::new(new.clone()).map_err(|error| refused(&anyhow::Error::new(error)))?;
     if let Err(error) = telemetry.set_filter(&new.log.filter) {
         tracing::warn!(error = %error, "configuration: log.filter stays as it was: {error}");
     }
@@ -226,9 +252,8 @@ fn reload(
     }
     let changes = changes.len();
     tracing::info!(changes, "configuration: read again, {changes} changes");
-    let new = Arc::new(new);
-    now_in_force.send_replace(Arc::clone(&new));
-    Ok(new)
+    now_in_force.send_replace(Arc::clone(&configured));
+    Ok(configured)
 }
 
 fn refused(error: &impl std::fmt::Display) -> String {

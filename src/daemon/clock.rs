@@ -1,16 +1,48 @@
-//! The wall clock, handed in so that tests can step it.
+//! The wall clock, handed in so that tests can step it, and where it was stepped.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::receipt::UnixMs;
 
-/// Where the daemon reads the time of day.
+/// Where the daemon reads the time of day. Clones are the same clock.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> UnixMs + Send + Sync>);
+pub struct Clock(Arc<Inner>);
+
+struct Inner {
+    read: Box<dyn Fn() -> UnixMs + Send + Sync>,
+    jumps: Mutex<JumpDetector>,
+}
+
+/// A reading, and the last jump that was noticed up to it. Taken together: whoever judges ages by a reading must know of
+/// the jump that it comes after.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    pub(super) now: UnixMs,
+    pub(super) jump: Option<Jump>,
+}
+
+/// A step of the wall clock against the monotonic clock, which stands still while the machine is suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Jump {
+    /// Which one since the start: two jumps of the same size are two.
+    pub(super) number: u64,
+    /// The time of day after it.
+    pub(super) at: UnixMs,
+    /// When it was noticed.
+    pub(super) noticed: Instant,
+    pub(super) step: Step,
+}
+
+/// Which way a clock was stepped, and by how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Forward(Duration),
+    Back(Duration),
+}
 
 impl Clock {
     /// The machine's clock.
@@ -20,12 +52,27 @@ impl Clock {
 
     /// A clock of the caller's own.
     pub fn new(read: impl Fn() -> UnixMs + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
+        let jumps = Mutex::new(JumpDetector::new(read(), Instant::now()));
+        Self(Arc::new(Inner {
+            read: Box::new(read),
+            jumps,
+        }))
     }
 
     /// The time of day.
     pub fn now(&self) -> UnixMs {
-        (self.0)()
+        (self.0.read)()
+    }
+
+    /// The time of day, and whether the clock was stepped before it.
+    pub(super) fn look(&self) -> Reading {
+        let mut jumps = self.0.jumps.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.now();
+        jumps.observe(now, Instant::now());
+        Reading {
+            now,
+            jump: jumps.last,
+        }
     }
 }
 
@@ -37,38 +84,42 @@ impl fmt::Debug for Clock {
 
 /// Notices where the wall clock was stepped, by comparing it with the monotonic clock.
 #[derive(Debug)]
-pub(super) struct Steps {
+struct JumpDetector {
     wall: UnixMs,
     monotonic: Instant,
-}
-
-/// A step of the wall clock against the monotonic clock, which stands still while the machine is suspended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    Forward(Duration),
-    Back(Duration),
+    last: Option<Jump>,
 }
 
 /// Below this a clock is only being disciplined.
 const SMALLEST_STEP: Duration = Duration::from_secs(1);
 
-impl Steps {
-    pub(super) fn new(wall: UnixMs, monotonic: Instant) -> Self {
-        Self { wall, monotonic }
+impl JumpDetector {
+    fn new(wall: UnixMs, monotonic: Instant) -> Self {
+        Self {
+            wall,
+            monotonic,
+            last: None,
+        }
     }
 
     /// Compares the clocks since the last call of this.
-    pub(super) fn observe(&mut self, wall: UnixMs, monotonic: Instant) -> Option<Step> {
+    fn observe(&mut self, wall: UnixMs, monotonic: Instant) {
         let expected = self.wall + monotonic.saturating_duration_since(self.monotonic);
-        *self = Self { wall, monotonic };
+        (self.wall, self.monotonic) = (wall, monotonic);
         let (ahead, behind) = (wall.since(expected), expected.since(wall));
-        if ahead >= SMALLEST_STEP {
-            Some(Step::Forward(ahead))
+        let step = if ahead >= SMALLEST_STEP {
+            Step::Forward(ahead)
         } else if behind >= SMALLEST_STEP {
-            Some(Step::Back(behind))
+            Step::Back(behind)
         } else {
-            None
-        }
+            return;
+        };
+        self.last = Some(Jump {
+            number: self.last.map_or(1, |last| last.number + 1),
+            at: wall,
+            noticed: monotonic,
+            step,
+        });
     }
 }
 
@@ -80,26 +131,30 @@ mod tests {
     fn a_step_is_noticed_once_and_a_drift_never() {
         let second = Duration::from_secs(1);
         let (wall, monotonic) = (UnixMs(1_800_000_000_000), Instant::now());
-        let mut steps = Steps::new(wall, monotonic);
+        let mut jumps = JumpDetector::new(wall, monotonic);
+        let mut steps = Vec::new();
+        let mut look = |wall, monotonic| {
+            jumps.observe(wall, monotonic);
+            let last = jumps.last.map(|jump| (jump.number, jump.step));
+            if steps.last() != Some(&last) {
+                steps.push(last);
+            }
+        };
         let drift = Duration::from_millis(400);
-        assert_eq!(
-            steps.observe(wall + second + drift, monotonic + second),
-            None
-        );
+        look(wall + second + drift, monotonic + second);
         let wall = wall + second + drift;
         // A day forwards, as after a suspension, and back again.
         let day = 86_400 * second;
+        look(wall + day + second, monotonic + 2 * second);
+        look(wall + day + 2 * second, monotonic + 3 * second);
+        look(wall + 3 * second, monotonic + 4 * second);
         assert_eq!(
-            steps.observe(wall + day + second, monotonic + 2 * second),
-            Some(Step::Forward(day))
-        );
-        assert_eq!(
-            steps.observe(wall + day + 2 * second, monotonic + 3 * second),
-            None
-        );
-        assert_eq!(
-            steps.observe(wall + 3 * second, monotonic + 4 * second),
-            Some(Step::Back(day))
+            steps,
+            [
+                None,
+                Some((1, Step::Forward(day))),
+                Some((2, Step::Back(day)))
+            ]
         );
     }
 }

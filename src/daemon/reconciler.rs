@@ -7,73 +7,74 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::in_flight::InFlight;
-use super::lanes::Lanes;
-use super::lessons::Lessons;
-use super::plans::Plans;
-use super::pulse::{BEAT, CoreLoop};
-use super::tally::{Counted, Tally};
-use super::vitals::Vitals;
-use super::{Clock, DaemonError, Stop};
-use crate::receipt::{Lane, Message, Outcome, QuotaMonth, UnixMs};
-use crate::store::{CallCount, Found, Store, StoreError, Writes};
+use super::lane::Lane;
+use super::status::{HEARTBEAT_INTERVAL, LoopName};
+use super::upkeep::Counts;
+use super::{DaemonError, Shared};
+use crate::cadence::Observation;
+use crate::receipt::{
+    LaneId, Message, MessageId, Outcome, QuotaMonth, Schedule, UnixMs, observe, settle,
+};
+use crate::store::{Begun, CallCount, Found, StoreError, Writes};
 use crate::telemetry::LineBudget;
 
-pub(super) struct Reconciler<S> {
-    pub(super) store: Arc<S>,
-    pub(super) clock: Clock,
-    pub(super) lanes: Arc<Lanes>,
-    pub(super) plans: Arc<Plans>,
-    pub(super) in_flight: Arc<InFlight>,
-    pub(super) tally: Arc<Tally>,
-    pub(super) vitals: Vitals,
+pub(super) struct Reconciler {
+    pub(super) shared: Arc<Shared>,
     pub(super) outcomes: mpsc::Receiver<Outcome>,
-    /// So many outcomes are committed without waiting for more.
+    /// This many outcomes are committed without waiting for more.
     pub(super) enough: usize,
-    pub(super) stop: Stop,
 }
 
 /// Outcomes of one transaction at most.
 const BATCH: usize = 500;
 /// From one commit to the next where few outcomes wait: a commit costs as much as fifty of its outcomes.
 const GATHERING: Duration = Duration::from_millis(250);
-/// After a passing error, doubling up to [`LONGEST_PATIENCE`].
-const PATIENCE: Duration = Duration::from_millis(50);
-const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
+/// After a passing error, doubling up to [`LONGEST_RETRY_DELAY`].
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A message that changed in a commit.
 struct Settled {
     before: Message,
     after: Message,
-    new_readers: usize,
+    new_readers: u32,
+    /// What its walk taught.
+    lesson: Option<Observation>,
 }
 
-impl<S: Store> Reconciler<S> {
+impl Reconciler {
     pub(super) async fn run(mut self) -> Result<(), DaemonError> {
         let mut batch = Vec::with_capacity(BATCH);
         let mut lines = LineBudget::new();
         let mut committed = Instant::now();
         loop {
-            self.vitals.pulse().beat(CoreLoop::Reconciler);
+            self.beat();
             tokio::select! {
                 taken = self.outcomes.recv_many(&mut batch, BATCH) => if taken == 0 {
                     return Ok(());
                 },
-                () = tokio::time::sleep(BEAT) => continue,
+                () = tokio::time::sleep(HEARTBEAT_INTERVAL) => continue,
             }
             self.gather(&mut batch, committed + GATHERING).await;
             let settled = self.commit(&batch).await?;
+            self.learn(&settled);
             for change in &settled {
-                tell(change, &mut lines);
+                log(change, &mut lines);
             }
-            self.tally.add(Counted {
+            self.shared.summary.add(Counts {
                 lines_left_out: lines.take_left_out(),
                 ..count(&batch, &settled)
             });
-            self.in_flight
+            self.shared
+                .lanes
                 .free(batch.drain(..).map(|outcome| outcome.claim.id));
+            self.shared.wake.notify_one();
             committed = Instant::now();
         }
+    }
+
+    fn beat(&self) {
+        self.shared.handle.heartbeats().beat(LoopName::Reconciler);
     }
 
     /// Takes what comes until `deadline`, or until there is enough: with more of them held back, the scheduler would run
@@ -93,47 +94,125 @@ impl<S: Store> Reconciler<S> {
 
     /// Commits until it is done: a locked or full database is back-pressure, not a loss.
     async fn commit(&self, batch: &[Outcome]) -> Result<Vec<Settled>, DaemonError> {
-        let mut patience = PATIENCE;
-        // Outlive an attempt: the store may find that an earlier one was written after all, and then decides no more.
+        let mut delay = RETRY_DELAY;
+        // Outlives an attempt: an earlier one may have been written after all.
         let mut settled = Vec::new();
-        let mut lessons = Lessons::default();
         loop {
-            self.vitals.pulse().beat(CoreLoop::Reconciler);
-            let now = self.clock.now();
-            let done = self
-                .store
-                .commit(batch, |found| {
-                    (settled, lessons) = settle_all(found, &self.plans, now);
-                    Writes {
-                        messages: settled.iter().map(|change| change.after.clone()).collect(),
-                        calls: count_calls(batch, &settled),
-                        habits: lessons.rows(),
-                    }
-                })
-                .await;
-            match done {
-                Ok(()) => {
-                    lessons.keep(&self.plans);
-                    self.budget(&settled, now);
-                    return Ok(settled);
-                }
-                Err(error) if error.is_transient() && !self.stop.hard.is_cancelled() => {
-                    self.tell_wait(batch.len(), &error);
-                    tokio::time::sleep(patience).await;
-                    patience = (patience * 2).min(LONGEST_PATIENCE);
+            self.beat();
+            match self.try_commit(batch, &mut settled).await {
+                Ok(()) => return Ok(settled),
+                Err(error)
+                    if error.is_transient() && !self.shared.stop.immediate.is_cancelled() =>
+                {
+                    self.warn_of_wait(batch.len(), &error);
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(LONGEST_RETRY_DELAY);
                 }
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
+    /// One transaction: find, settle, write, commit.
+    async fn try_commit(
+        &self,
+        batch: &[Outcome],
+        settled: &mut Vec<Settled>,
+    ) -> Result<(), StoreError> {
+        let _counting = self.shared.lanes.counting().await;
+        if let Begun::Open(transaction) = self.shared.store.begin(batch).await? {
+            *settled = self.settle_all(batch, transaction.found());
+            let writes = Writes {
+                messages: settled.iter().map(|change| change.after.clone()).collect(),
+                calls: count_calls(batch, settled),
+            };
+            transaction.commit(&writes).await?;
+        }
+        self.tell_budgets(batch, settled);
+        Ok(())
+    }
+
+    fn settle_all(&self, batch: &[Outcome], found: &[Found]) -> Vec<Settled> {
+        let lanes = &self.shared.lanes;
+        let mut schedules: HashMap<&LaneId, Arc<Schedule>> = HashMap::new();
+        let found = batch.iter().zip(found);
+        let settled = found.filter_map(|(outcome, found)| {
+            let before = found.row.clone()?;
+            let schedule = schedules.entry(&outcome.claim.lane).or_insert_with(|| {
+                let lane = lanes.claimed_for(outcome.claim.id);
+                lane.map_or_else(|| lanes.prior(), |lane| lane.policy.schedule())
+            });
+            let after = settle(
+                &before,
+                outcome,
+                found.new_readers,
+                found.recorded,
+                schedule,
+            );
+            Some(Settled {
+                lesson: observe(&before, outcome, found.new_readers, &after),
+                new_readers: found.new_readers,
+                before,
+                after,
+            })
+        });
+        settled.collect()
+    }
+
+    /// The budgets count what was committed.
+    fn tell_budgets(&self, batch: &[Outcome], settled: &[Settled]) {
+        let lanes = &self.shared.lanes;
+        let mut month = QuotaMonth::default();
+        for outcome in batch.iter().filter(|outcome| outcome.calls > 0) {
+            if let Some(lane) = lanes.claimed_for(outcome.claim.id) {
+                month = month.or_of(outcome.started_at);
+                let calls = u64::from(outcome.calls);
+                lane.setup().budget.committed(&lane.id, month, calls);
+            }
+        }
+        let now = self.shared.clock.now();
+        for change in settled {
+            let Some(lane) = lanes.get(&change.after.lane) else {
+                continue;
+            };
+            let budget = &lane.setup().budget;
+            if change.began_at().is_some() {
+                budget.begun(1, now);
+            }
+            if let Some(month) = budget.month(now) {
+                let ends_at = UnixMs(month.ends_at);
+                let owes = |row: &Message| u64::from(row.owes_last_chance(ends_at));
+                budget.shift_owed(owes(&change.after), owes(&change.before));
+            }
+        }
+    }
+
+    /// What was committed teaches, lane by lane.
+    fn learn(&self, settled: &[Settled]) {
+        let mut lessons: HashMap<&LaneId, Vec<Observation>> = HashMap::new();
+        for change in settled {
+            if let Some(lesson) = &change.lesson {
+                let of_lane = lessons.entry(&change.after.lane).or_default();
+                of_lane.push(lesson.clone());
+            }
+        }
+        let now = self.shared.clock.now();
+        let served = |id: &LaneId| -> Option<Arc<Lane>> { self.shared.lanes.get(id) };
+        for (id, seen) in lessons {
+            if let Some(lane) = served(id) {
+                lane.policy.learn(&seen, now);
+                let rules = &lane.policy.schedule().rules;
+                if lane.policy.is_stale(lane.setup().budget.target(rules, now)) {
+                    self.shared.wake_upkeep.notify_one();
+                }
+            }
+        }
+    }
+
     /// Nothing is lost while it waits; on a full disk a person has to make room.
-    fn tell_wait(&self, results: usize, error: &StoreError) {
-        let Some(again) = self
-            .vitals
-            .warnings()
-            .admit("results wait for the database")
-        else {
+    fn warn_of_wait(&self, results: usize, error: &StoreError) {
+        let warnings = &self.shared.warnings;
+        let Some(again) = warnings.admit("results wait for the database") else {
             return;
         };
         let suppressed = again.count();
@@ -152,30 +231,6 @@ impl<S: Store> Reconciler<S> {
             ),
         }
     }
-
-    /// Tells the budgets what was committed, and the plans what the budgets can afford now.
-    fn budget(&self, settled: &[Settled], now: UnixMs) {
-        let mut lanes: HashMap<&Lane, Vec<&Settled>> = HashMap::new();
-        for change in settled {
-            lanes.entry(&change.after.lane).or_default().push(change);
-        }
-        for (lane, changes) in lanes {
-            let Some(purse) = self.lanes.purse(lane) else {
-                continue;
-            };
-            let ends_at = purse.ends_at(now);
-            let number = |holds: &dyn Fn(&Settled) -> bool| {
-                changes.iter().filter(|change| holds(change)).count() as u64
-            };
-            purse.begun(number(&|change| change.began_at().is_some()), now);
-            purse.shift_owed(
-                number(&|change| change.after.owes_last_chance(ends_at)),
-                number(&|change| change.before.owes_last_chance(ends_at)),
-            );
-            let target = purse.target(self.plans.plan(lane).rules(), now);
-            self.plans.aim(lane, target);
-        }
-    }
 }
 
 impl Settled {
@@ -186,51 +241,32 @@ impl Settled {
     }
 }
 
-fn count(batch: &[Outcome], settled: &[Settled]) -> Counted {
-    let mut counted = Counted::default();
+fn count(batch: &[Outcome], settled: &[Settled]) -> Counts {
+    let mut counts = Counts::default();
     for outcome in batch {
-        counted.polls += u64::from(outcome.calls > 0);
-        counted.calls += u64::from(outcome.calls);
-        counted.throttled += u64::from(outcome.throttled);
+        counts.polls += u64::from(outcome.calls > 0);
+        counts.calls += u64::from(outcome.calls);
+        counts.throttled += u64::from(outcome.throttled);
     }
     for change in settled {
-        counted.readers += u64::try_from(change.new_readers).unwrap_or(0);
-        counted.finished += u64::from(change.after.state != change.before.state);
+        counts.readers += u64::from(change.new_readers);
+        counts.finished += u64::from(change.after.state != change.before.state);
     }
-    counted
-}
-
-fn settle_all(found: &[Found<'_>], plans: &Plans, now: UnixMs) -> (Vec<Settled>, Lessons) {
-    let mut lessons = Lessons::default();
-    let settled = found
-        .iter()
-        .filter_map(|found| {
-            let before = found.row.clone()?;
-            let new_readers = found.new_readers.len();
-            let count = u32::try_from(new_readers).unwrap_or(u32::MAX);
-            let lesson = lessons.of(&before.lane, plans, now);
-            let schedule = lesson.plan.schedule();
-            let after = lesson
-                .taught
-                .settle(&before, found.outcome, count, &schedule);
-            Some(Settled {
-                before,
-                after,
-                new_readers,
-            })
-        })
-        .collect();
-    (settled, lessons)
+    counts
 }
 
 fn count_calls(batch: &[Outcome], settled: &[Settled]) -> Vec<CallCount> {
-    let mut counts: HashMap<(&Lane, QuotaMonth), CallCount> = HashMap::new();
+    let mut counts: HashMap<(&LaneId, QuotaMonth), CallCount> = HashMap::new();
     let mut month = QuotaMonth::default();
     let mut of = |lane, at: UnixMs, count: &dyn Fn(&mut CallCount)| {
         month = month.or_of(at);
         let entry = counts.entry((lane, month));
-        count(entry.or_insert_with(|| CallCount::nothing(lane.clone(), month.to_string())));
+        count(entry.or_insert_with(|| CallCount::nothing(LaneId::clone(lane), month.to_string())));
     };
+    let claimed_as: HashMap<MessageId, &LaneId> = batch
+        .iter()
+        .map(|outcome| (outcome.claim.id, &outcome.claim.lane))
+        .collect();
     for outcome in batch {
         if outcome.calls > 0 || outcome.throttled > 0 {
             of(&outcome.claim.lane, outcome.started_at, &|count| {
@@ -240,8 +276,8 @@ fn count_calls(batch: &[Outcome], settled: &[Settled]) -> Vec<CallCount> {
         }
     }
     for change in settled {
-        if let Some(at) = change.began_at() {
-            of(&change.after.lane, at, &|count| {
+        if let (Some(at), Some(lane)) = (change.began_at(), claimed_as.get(&change.after.id)) {
+            of(lane, at, &|count| {
                 count.messages += 1;
                 count.first_at = Some(count.first_at.map_or(at, |first| first.min(at)));
             });
@@ -251,7 +287,7 @@ fn count_calls(batch: &[Outcome], settled: &[Settled]) -> Vec<CallCount> {
 }
 
 /// One line for a message that finished or was read, as far as the budget of lines goes.
-fn tell(change: &Settled, lines: &mut LineBudget) {
+fn log(change: &Settled, lines: &mut LineBudget) {
     let (before, after) = (&change.before, &change.after);
     let finished = before.state != after.state;
     if !finished && change.new_readers == 0 || !lines.admit(std::time::Instant::now()) {

@@ -4,84 +4,37 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use backoff::backoff::Backoff as _;
+use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::backoff::Backoff;
-use super::gate::{Closed, Gate, LaneSetup, Turnstile};
-use super::pulse::CoreLoop;
-use super::vitals::Vitals;
-use super::{Clock, Stop};
+use super::Shared;
+use super::lane::{Asking, Denied, Lane, Permit};
+use super::status::LoopName;
 use crate::cadence::Call;
 use crate::dingtalk::{Failure, Page, PageToken, Query};
 use crate::receipt::{
-    Claim, Disposition, ErrorCode, Message, Outcome, SeenReader, SendStatus, UnixMs, UserId,
-    WalkEnd,
+    ConversationId, Disposition, ErrorCode, Message, MessageKey, Outcome, RobotCode, SeenReader,
+    SendStatus, UserId, WalkEnd,
 };
+use crate::settings::Retry;
 use crate::telemetry::panic_text;
 
 /// A claimed row with all that its walk needs.
 pub(super) struct Job {
     pub(super) message: Message,
-    /// What the poll is for, as the budget sees it.
-    pub(super) call: Call,
-    pub(super) gate: Arc<Gate>,
-    pub(super) setup: Arc<LaneSetup>,
+    pub(super) lane: Arc<Lane>,
+    /// A last chance that goes out of turn while the endpoint is in trouble.
+    pub(super) out_of_turn: bool,
     /// Cancelled when the row is no longer what was claimed: no further call for it.
     pub(super) recall: CancellationToken,
-}
-
-/// Runs every job as a task of its own until the jobs end, and waits for the last. The calls under way at once are
-/// bounded by the address's places; what waits holds none.
-pub(super) async fn pool(
-    mut jobs: mpsc::Receiver<Job>,
-    outcomes: mpsc::Sender<Outcome>,
-    clock: Clock,
-    vitals: Vitals,
-    stop: Stop,
-) {
-    let walks = TaskTracker::new();
-    let mut batch = Vec::with_capacity(JOBS_AT_ONCE);
-    let pulse = vitals.pulse();
-    loop {
-        let taking = jobs.recv_many(&mut batch, JOBS_AT_ONCE);
-        if pulse.while_waiting(CoreLoop::Workers, taking).await == 0 {
-            break;
-        }
-        for job in batch.drain(..) {
-            let claim = job.message.claim();
-            // Boxed: it is some thousand bytes, which a spawn moves several times.
-            let walk = Box::pin(Walk::new(job, clock.clone(), stop.clone()).run());
-            let (outcomes, clock, vitals) = (outcomes.clone(), clock.clone(), vitals.clone());
-            walks.spawn(async move {
-                // Asserted: whatever a walk shares is behind a lock that a panic leaves usable.
-                let outcome = match AssertUnwindSafe(walk).catch_unwind().await {
-                    Ok(outcome) => outcome,
-                    Err(panic) => panicked(claim, &*panic, clock.now(), &vitals),
-                };
-                // A closed channel means that the reconciler is gone, which ends the daemon.
-                let _ = outcomes.send(outcome).await;
-            });
-        }
-    }
-    walks.close();
-    pulse.while_waiting(CoreLoop::Workers, walks.wait()).await;
-}
-
-/// A walk that panics is this key's error and nobody else's.
-fn panicked(claim: Claim, panic: &(dyn Any + Send), at: UnixMs, vitals: &Vitals) -> Outcome {
-    let text = panic_text(panic);
-    if let Some(again) = vitals.warnings().admit("a walk panicked") {
-        tracing::error!(
-            message.key = %claim.key, error = text, suppressed = again.count(),
-            "message {}: its walk panicked: {text}{again}", claim.key
-        );
-    }
-    Outcome::without_call(claim, at, WalkEnd::Cut(ErrorCode::from("receiptd.panic")))
 }
 
 /// Jobs taken from the channel at once.
@@ -90,91 +43,139 @@ const JOBS_AT_ONCE: usize = 64;
 const MOST_PAGES: u32 = 200;
 /// Readers of a walk at most: as many as its pages hold.
 const MOST_READERS: usize = 40_000;
+/// Pages running that name nobody new to the walk: more of them would teach nothing.
+const MOST_PAGES_WITHOUT_NEWS: u32 = 3;
 /// How often a walk begins again from its first page.
 const MOST_RESTARTS: u32 = 3;
 
+/// Runs every job as a task of its own until the jobs end, and waits for the last. The calls under way at once are
+/// bounded by the address's places; what waits holds none.
+pub(super) async fn pool(
+    mut jobs: mpsc::Receiver<Job>,
+    outcomes: mpsc::Sender<Outcome>,
+    shared: Arc<Shared>,
+) {
+    let walks = TaskTracker::new();
+    let mut batch = Vec::with_capacity(JOBS_AT_ONCE);
+    let heartbeats = shared.handle.heartbeats();
+    loop {
+        let taking = jobs.recv_many(&mut batch, JOBS_AT_ONCE);
+        if heartbeats.while_waiting(LoopName::Workers, taking).await == 0 {
+            break;
+        }
+        for job in batch.drain(..) {
+            let outcomes = outcomes.clone();
+            // Boxed: it is some thousand bytes, which a spawn moves several times.
+            let mut walk = Box::new(Walk::new(job, shared.clone()));
+            walks.spawn(async move {
+                // Asserted: whatever a walk shares is behind a lock that a panic leaves usable.
+                let end = match AssertUnwindSafe(walk.run()).catch_unwind().await {
+                    Ok(end) => end,
+                    Err(panic) => walk.panicked(&*panic),
+                };
+                // A closed channel means that the reconciler is gone, which ends the daemon.
+                let _ = outcomes.send(walk.outcome(end)).await;
+            });
+        }
+    }
+    walks.close();
+    heartbeats
+        .while_waiting(LoopName::Workers, walks.wait())
+        .await;
+}
+
 struct Walk {
     job: Job,
-    clock: Clock,
-    stop: Stop,
-    backoff: Backoff,
+    shared: Arc<Shared>,
+    retry: Retrying,
     outcome: Outcome,
+    /// What its first call was for.
+    call: Option<Call>,
+    /// The code of the last call that met upstream trouble.
+    last_failure: Option<ErrorCode>,
+    /// It was told as a sign of trouble already.
+    was_evidence: bool,
     known: HashSet<UserId>,
     tokens_met: HashSet<PageToken>,
-    /// The lane's turn, while this walk probes for it.
-    kept: Option<Turnstile>,
     next: Option<PageToken>,
     pages: u32,
+    pages_without_news: u32,
     restarts: u32,
     page_size: u16,
     token_refused: bool,
 }
 
 impl Walk {
-    fn new(job: Job, clock: Clock, stop: Stop) -> Self {
-        let at = clock.now();
+    fn new(job: Job, shared: Arc<Shared>) -> Self {
+        let at = shared.clock.now();
+        let setup = job.lane.setup();
+        let settings = &setup.configured.settings;
         Self {
-            backoff: Backoff::new(&job.setup.settings.retry),
+            retry: Retrying::new(&settings.retry),
             outcome: Outcome::without_call(job.message.claim(), at, WalkEnd::Released),
+            call: None,
+            last_failure: None,
+            was_evidence: false,
             known: HashSet::new(),
             tokens_met: HashSet::new(),
-            kept: None,
             next: None,
             pages: 0,
+            pages_without_news: 0,
             restarts: 0,
-            page_size: job.setup.settings.endpoint.page_size,
+            page_size: settings.endpoint.page_size,
             token_refused: false,
             job,
-            clock,
-            stop,
+            shared,
         }
     }
 
-    async fn run(mut self) -> Outcome {
-        let end = loop {
-            if let Some(end) = self.call().await {
-                break end;
+    async fn run(&mut self) -> WalkEnd {
+        loop {
+            if let Some(end) = self.one_call().await {
+                return end;
             }
-        };
+        }
+    }
+
+    fn outcome(mut self, end: WalkEnd) -> Outcome {
         self.outcome.end = end;
-        self.outcome.ended_at = self.clock.now();
+        self.outcome.ended_at = self.shared.clock.now();
         self.outcome
     }
 
-    /// One call; `Some` where it was the walk's last.
-    async fn call(&mut self) -> Option<WalkEnd> {
-        let fresh = self.outcome.calls == 0;
-        let kept = self.kept.take();
-        let pass = tokio::select! {
-            biased;
-            () = self.stop.hard.cancelled() => return Some(WalkEnd::Released),
-            () = self.stop.soft.cancelled(), if fresh => return Some(WalkEnd::Released),
-            () = self.job.recall.cancelled() => return Some(WalkEnd::Released),
-            pass = self.job.gate.enter(&self.job.setup, &self.clock, self.job.call, fresh, kept) => pass,
-        };
-        let mut pass = match pass {
-            Ok(pass) => pass,
-            Err(Closed::Later) => return Some(WalkEnd::Released),
-            Err(Closed::OverBudget) => return Some(WalkEnd::OverBudget),
-            Err(Closed::Refused(code)) => return Some(WalkEnd::LaneBlocked(code)),
-            Err(Closed::Trouble(failure)) => return self.wait(failure.code).await,
-        };
-        if fresh {
-            self.outcome.started_at = self.clock.now();
+    /// A walk that panics is this key's error and nobody else's. What it saw and called counts.
+    fn panicked(&mut self, panic: &(dyn Any + Send)) -> WalkEnd {
+        let (key, text) = (&self.job.message.key, panic_text(panic));
+        if let Some(again) = self.shared.warnings.admit("a walk panicked") {
+            tracing::error!(
+                message.key = %key, error = text, suppressed = again.count(),
+                "message {key}: its walk panicked: {text}{again}"
+            );
         }
+        self.outcome.failed_calls = self.outcome.failed_calls.max(1);
+        WalkEnd::Failed(ErrorCode::from("receiptd.panic"))
+    }
+
+    /// One call; `Some` where it was the walk's last.
+    async fn one_call(&mut self) -> Option<WalkEnd> {
+        let permit = match self.permit().await {
+            Ok(permit) => permit,
+            Err(end) => return end,
+        };
+        if self.outcome.calls == 0 && self.outcome.failed_calls == 0 && self.pages == 0 {
+            self.outcome.started_at = self.shared.clock.now();
+        }
+        let setup = self.job.lane.setup();
         let row = &self.job.message;
         let robot = row
             .robot_code
             .as_ref()
-            .or(self.job.setup.account.robot_code.as_ref());
+            .or(setup.account.robot_code.as_ref());
         let query = Query {
             chat: row.chat,
             key: &row.key,
-            robot_code: robot.map(crate::receipt::RobotCode::as_str),
-            conversation: row
-                .conversation
-                .as_ref()
-                .map(crate::receipt::ConversationId::as_str),
+            robot_code: robot.map(RobotCode::as_str),
+            conversation: row.conversation.as_ref().map(ConversationId::as_str),
             page_size: self.page_size,
             next_token: self.next.as_ref(),
         };
@@ -183,50 +184,97 @@ impl Walk {
         self.outcome.calls += 1;
         let answer = tokio::select! {
             biased;
-            () = self.stop.hard.cancelled() => return Some(WalkEnd::Released),
-            answer = self.job.setup.client.query(&pass.token, &query) => answer,
+            () = self.shared.stop.immediate.cancelled() => return Some(WalkEnd::Released),
+            answer = setup.configured.client.query(&permit.token, &query) => answer,
         };
-        self.backoff.charge(asked.elapsed());
+        self.retry.charge(asked.elapsed());
         match answer {
             Ok(page) => {
-                self.job.gate.answered(&self.clock);
-                drop(pass);
+                self.job.lane.answered(&permit, self.is_failing());
+                drop(permit);
                 self.page(page)
             }
-            Err(failure) => {
-                if !failure.metered {
-                    self.outcome.calls -= 1;
-                    self.job.gate.unmetered(&self.job.setup, &self.clock);
-                }
-                tracing::debug!(
-                    message.key = %self.job.message.key, error.code = %failure.code,
-                    "message {}: {failure}", self.job.message.key
-                );
-                if failure.disposition == Disposition::RefreshToken {
-                    self.job.gate.invalidate(pass).await;
-                } else {
-                    self.learn_of_lane(&failure);
-                    if failure.disposition == Disposition::Retry {
-                        self.kept = pass.probe.take();
-                    }
-                    drop(pass);
-                }
-                self.failed(failure).await
+            Err(failure) => self.failed(permit, failure).await,
+        }
+    }
+
+    /// Waits for leave to call; or how the walk goes on without.
+    async fn permit(&mut self) -> Result<Permit, Option<WalkEnd>> {
+        let is_fresh = self.outcome.calls == 0 && self.outcome.failed_calls == 0;
+        let asking = Asking {
+            is_fresh,
+            out_of_turn: self.job.out_of_turn,
+        };
+        let (lane, row) = (self.job.lane.clone(), &self.job.message);
+        // What a poll is for only rises: the pages of a last chance belong to it.
+        let mut call = self.call;
+        let kind = |now| {
+            let current = lane.policy.schedule().call(row, now);
+            *call.insert(call.map_or(current, |first| first.max(current)))
+        };
+        let permit = tokio::select! {
+            biased;
+            () = self.shared.stop.immediate.cancelled() => return Err(Some(WalkEnd::Released)),
+            () = self.shared.stop.graceful.cancelled(), if is_fresh => return Err(Some(WalkEnd::Released)),
+            () = self.job.recall.cancelled() => return Err(Some(WalkEnd::Released)),
+            () = lane.gone.cancelled() => return Err(Some(WalkEnd::Released)),
+            permit = lane.acquire(asking, kind) => permit,
+        };
+        self.call = call;
+        match permit {
+            Ok(permit) => Ok(permit),
+            Err(Denied::Later) => Err(Some(self.give_back())),
+            Err(Denied::OverBudget) => Err(Some(WalkEnd::OverBudget)),
+            Err(Denied::Blocked(code)) => Err(Some(WalkEnd::LaneBlocked(code))),
+            Err(Denied::Trouble(failure)) => {
+                let evidence = self.take_evidence();
+                self.job
+                    .lane
+                    .token_trouble(&failure, evidence, self.is_failing());
+                Err(self.wait(failure.code).await)
+            }
+        }
+    }
+
+    /// Whether the last walks of the row failed.
+    fn is_failing(&self) -> bool {
+        self.job.message.failed_walks > 0
+    }
+
+    /// Whether this is the walk's first sign of upstream trouble, of a row without a former error.
+    fn take_evidence(&mut self) -> bool {
+        !std::mem::replace(&mut self.was_evidence, true) && !self.is_failing()
+    }
+
+    /// The row goes back as it was. One that failed goes behind those that did not.
+    fn give_back(&mut self) -> WalkEnd {
+        match self.last_failure.take() {
+            None => WalkEnd::Released,
+            Some(code) => {
+                self.job.lane.tried().insert(self.job.message.id);
+                WalkEnd::Unreachable(code)
             }
         }
     }
 
     fn page(&mut self, page: Page) -> Option<WalkEnd> {
         fail::fail_point!("daemon.page", |_| std::process::abort());
-        let seen_at: UnixMs = self.clock.now();
-        self.backoff.relieve();
+        let seen_at = self.shared.clock.now();
+        self.retry.reset();
         self.token_refused = false;
         self.pages += 1;
-        for user_id in page.readers {
+        let before = self.known.len();
+        for user_id in page.readers.into_iter().map(|reader| reader.user_id) {
             if self.known.insert(user_id.clone()) {
                 self.outcome.readers.push(SeenReader { user_id, seen_at });
             }
         }
+        let is_news = self.known.len() > before;
+        self.pages_without_news = if is_news {
+            0
+        } else {
+            self.pages_without_news + 1
+        };
         // RECALLED beats what an earlier page said, and is not taken back by a later one.
         if self.outcome.send_status != Some(SendStatus::Recalled) {
             self.outcome.send_status = Some(page.send_status);
@@ -235,6 +283,9 @@ impl Walk {
             None => Some(WalkEnd::Complete),
             // A token that comes back within the walk leads nowhere new.
             Some(token) if !self.tokens_met.insert(token.clone()) => Some(WalkEnd::Complete),
+            Some(_) if self.pages_without_news >= MOST_PAGES_WITHOUT_NEWS => {
+                Some(WalkEnd::Cut(ErrorCode::from("walk.pagesWithoutNews")))
+            }
             Some(_) if self.pages >= MOST_PAGES => {
                 Some(WalkEnd::Cut(ErrorCode::from("walk.tooManyPages")))
             }
@@ -248,31 +299,24 @@ impl Walk {
         }
     }
 
-    fn learn_of_lane(&self, failure: &Failure) {
-        let gate = &self.job.gate;
-        match failure.disposition {
-            Disposition::Retry => gate.trouble(&self.job.setup, failure),
-            Disposition::Throttled { window } => {
-                let asked = failure.retry_after;
-                gate.throttled(
-                    &failure.code,
-                    asked.map_or(window, |asked| asked.max(window)),
-                );
-            }
-            Disposition::QuotaExhausted => gate.exhausted(&failure.code, &self.clock),
-            Disposition::LaneBlocked => gate.block(&failure.code, &failure.detail),
-            Disposition::AddressBanned => gate.ban(),
-            Disposition::Blocked => gate.refused_message(failure, true),
-            // The row's own robot is its feeder's business, the account's is the operator's.
-            Disposition::RobotRejected => {
-                gate.refused_message(failure, self.job.message.robot_code.is_none());
-            }
-            _ => gate.refused_message(failure, false),
+    /// What a call that brought no page means for the walk; `Some` where it ends.
+    async fn failed(&mut self, permit: Permit, failure: Failure) -> Option<WalkEnd> {
+        let lane = self.job.lane.clone();
+        if !failure.metered {
+            self.outcome.calls -= 1;
+            lane.refund(permit.month);
         }
-    }
-
-    async fn failed(&mut self, failure: Failure) -> Option<WalkEnd> {
-        let code = failure.code.clone();
+        let key: &MessageKey = &self.job.message.key;
+        tracing::debug!(
+            message.key = %key, error.code = %failure.code, "message {key}: {failure}"
+        );
+        let own_robot = self.job.message.robot_code.is_some();
+        let is_retry = failure.disposition == Disposition::Retry;
+        let evidence = is_retry && self.take_evidence();
+        lane.failed(&permit, &failure, evidence, own_robot, self.is_failing());
+        let closings = permit.closings();
+        drop(permit);
+        let code = failure.code;
         match failure.disposition {
             Disposition::Retry => self.wait(code).await,
             Disposition::Throttled { .. } => {
@@ -284,9 +328,7 @@ impl Walk {
             }
             Disposition::AddressBanned => Some(WalkEnd::Released),
             Disposition::RefreshToken if self.token_refused => {
-                let why =
-                    "a new token is refused as well; check the app's credentials and base_url";
-                self.job.gate.block(&code, why);
+                lane.block_for_token(closings, &code);
                 Some(WalkEnd::LaneBlocked(code))
             }
             Disposition::RefreshToken => {
@@ -294,9 +336,7 @@ impl Walk {
                 None
             }
             Disposition::Blocked => Some(WalkEnd::Blocked(code)),
-            Disposition::RobotRejected if self.job.message.robot_code.is_none() => {
-                Some(WalkEnd::Blocked(code))
-            }
+            Disposition::RobotRejected if !own_robot => Some(WalkEnd::Blocked(code)),
             Disposition::Rejected | Disposition::RobotRejected => Some(WalkEnd::Rejected(code)),
             Disposition::RestartPaging if self.restarts < MOST_RESTARTS && self.next.is_some() => {
                 self.restarts += 1;
@@ -313,15 +353,114 @@ impl Walk {
         }
     }
 
-    /// Waits as the backoff says; `Some` where it gives up, or where the stop comes first.
+    /// Waits as the backoff says after a call that met upstream trouble; `Some` where the walk ends.
     async fn wait(&mut self, code: ErrorCode) -> Option<WalkEnd> {
-        let Some(wait) = self.backoff.next() else {
-            return Some(WalkEnd::Cut(code));
-        };
-        tokio::select! {
-            () = self.stop.soft.cancelled() => Some(WalkEnd::Released),
-            () = self.job.recall.cancelled() => Some(WalkEnd::Released),
-            () = tokio::time::sleep(wait) => None,
+        self.outcome.failed_calls += 1;
+        self.last_failure = Some(code.clone());
+        if self.job.lane.is_in_trouble() {
+            // It is the endpoint and not this key: others probe now.
+            return Some(self.give_back());
         }
+        if self.outcome.failed_calls >= self.most_failed_calls() {
+            return Some(WalkEnd::Failed(code));
+        }
+        let Some(wait) = self.retry.next_wait() else {
+            return Some(WalkEnd::Failed(code));
+        };
+        let lane = self.job.lane.clone();
+        lane.waiting.fetch_add(1, Ordering::Relaxed);
+        self.shared.wake.notify_one();
+        let end = tokio::select! {
+            () = self.shared.stop.graceful.cancelled() => Some(WalkEnd::Released),
+            () = self.job.recall.cancelled() => Some(WalkEnd::Released),
+            () = lane.gone.cancelled() => Some(WalkEnd::Released),
+            () = tokio::time::sleep(wait) => None,
+        };
+        lane.waiting.fetch_sub(1, Ordering::Relaxed);
+        end
+    }
+
+    /// How many calls of this walk may fail: what is left of the key's share. A key that failed before gets one at a time.
+    fn most_failed_calls(&self) -> u32 {
+        let schedule = self.job.lane.policy.schedule();
+        let left = schedule.calls_while_failing(&self.job.message).max(1);
+        let is_last_chance = self.call == Some(Call::LastChance);
+        if self.is_failing() && !is_last_chance {
+            1
+        } else {
+            left
+        }
+    }
+}
+
+/// The waits of *retry* dispositions within one walk. Only time that it is charged with counts: a lane's pause costs it
+/// nothing.
+struct Retrying {
+    intervals: ExponentialBackoff,
+    charged: Duration,
+    most: Duration,
+}
+
+impl Retrying {
+    fn new(retry: &Retry) -> Self {
+        Self {
+            intervals: ExponentialBackoffBuilder::new()
+                .with_initial_interval(retry.initial_interval)
+                .with_multiplier(retry.multiplier)
+                .with_randomization_factor(retry.randomization_factor)
+                .with_max_interval(retry.max_interval)
+                .with_max_elapsed_time(None)
+                .build(),
+            charged: Duration::ZERO,
+            most: retry.max_elapsed_time,
+        }
+    }
+
+    /// Counts `spent` towards `max_elapsed_time`.
+    fn charge(&mut self, spent: Duration) {
+        self.charged += spent;
+    }
+
+    /// How long to wait before the next try; `None`: give up. The wait is charged.
+    fn next_wait(&mut self) -> Option<Duration> {
+        let wait = self.intervals.next_backoff()?;
+        self.charge(wait);
+        (self.charged <= self.most).then_some(wait)
+    }
+
+    /// An answer came: the next trouble starts from the first interval, on what is left of the time.
+    fn reset(&mut self) {
+        self.intervals.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retry() -> Retry {
+        Retry {
+            initial_interval: Duration::from_millis(500),
+            multiplier: 2.0,
+            randomization_factor: 0.0,
+            max_interval: Duration::from_secs(4),
+            max_elapsed_time: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn waits_double_to_the_longest_and_end_with_the_time() {
+        let mut retrying = Retrying::new(&retry());
+        let waits: Vec<_> = std::iter::from_fn(|| retrying.next_wait())
+            .map(|wait| wait.as_millis())
+            .collect();
+        assert_eq!(waits, [500, 1000, 2000, 4000]);
+    }
+
+    #[test]
+    fn only_charged_time_counts() {
+        let mut retrying = Retrying::new(&retry());
+        retrying.charge(Duration::from_secs(11));
+        assert_eq!(retrying.next_wait(), None);
     }
 }

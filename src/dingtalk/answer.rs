@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::codes::{OwnCode, Said, classify};
 use super::failure::{Failure, one_line, wire_code};
 use super::token::{AccessToken, IssuedToken};
-use super::wire::{Answer, PageToken};
-use crate::receipt::{Disposition, ErrorCode, SendStatus, UserId};
+use super::wire::{Answer, PageToken, Reader, as_text};
+use crate::receipt::{Disposition, ErrorCode, SendStatus};
 
 /// A page of readers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,9 @@ pub struct Page {
     /// What became of the sending.
     pub send_status: SendStatus,
     /// Who has read the message, each once, in the order of the answer.
-    pub readers: Vec<UserId>,
+    pub readers: Vec<Reader>,
+    /// How many recipients the answer lists, read or not; `None` where it lists readers alone.
+    pub listed: Option<u32>,
     /// Where to go on; `None`: this was the last page.
     pub next: Option<PageToken>,
 }
@@ -39,18 +41,20 @@ pub struct Answered<'a> {
 /// # Errors
 /// Whatever else it was, named by what to do about it.
 pub fn read_page(answered: &Answered<'_>, secrets: &[&str]) -> Result<Page, Failure> {
-    let answer = Answer::parse(answered.body);
-    match answer {
+    let text = as_text(answered.body);
+    match Answer::parse(&text) {
         Some(Answer {
             send_status: Some(status),
             wrong_type: false,
             readers,
+            listed,
             next_token,
             has_more,
             ..
         }) if answered.status == 200 => Ok(Page {
             send_status: SendStatus::parse(&status),
             readers: each_once(readers),
+            listed,
             next: next_token
                 .filter(|_| has_more)
                 .and_then(|token| PageToken::new(&token)),
@@ -67,7 +71,8 @@ pub(super) fn read_issued(
     answered: &Answered<'_>,
     secrets: &[&str],
 ) -> Result<IssuedToken, Failure> {
-    let answer = Answer::parse(answered.body);
+    let text = as_text(answered.body);
+    let answer = Answer::parse(&text);
     if answered.status == 200
         && let Some(answer) = &answer
         && let Some(text) = &answer.access_token
@@ -80,10 +85,10 @@ pub(super) fn read_issued(
     Err(failure)
 }
 
-fn each_once(mut readers: Vec<UserId>) -> Vec<UserId> {
+fn each_once(mut readers: Vec<Reader>) -> Vec<Reader> {
     if readers.len() > 1 {
         let mut seen = HashSet::with_capacity(readers.len());
-        readers.retain(|reader| seen.insert(reader.clone()));
+        readers.retain(|reader| seen.insert(reader.user_id.clone()));
     }
     readers
 }
@@ -110,9 +115,18 @@ fn failure(answered: &Answered<'_>, answer: Option<&Answer<'_>>, secrets: &[&str
         code: code_of(status, said, answered.body, answer, secrets),
         http_status: Some(status),
         retry_after: answered.retry_after,
-        metered: !matches!(disposition, Disposition::Throttled { .. }),
+        metered: is_counted(status, answer)
+            && !matches!(disposition, Disposition::Throttled { .. }),
         detail: detail(status, said, answered.body.len(), answer, secrets),
     }
+}
+
+/// Whether DingTalk itself answered: with a code, or with what was meant to be a page. Anything else was said by something
+/// in front of it, and the call did not arrive.
+fn is_counted(status: u16, answer: Option<&Answer<'_>>) -> bool {
+    let page = |answer: &Answer<'_>| status == 200 && answer.send_status.is_some();
+    !(300..400).contains(&status)
+        && answer.is_some_and(|answer| answer.code.is_some() || page(answer))
 }
 
 fn code_of(

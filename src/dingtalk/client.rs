@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Request, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
@@ -15,7 +14,7 @@ use super::tls::{self, CaError};
 use super::token::{
     AccessToken, Credentials, IssuedToken, TokenEndpoint, TokenRefusal, read_token,
 };
-use super::transport::{head_failure, read_body};
+use super::transport::{Written, head_failure, read_body};
 use super::wire::Query;
 use crate::receipt::{Chat, UnixMs};
 use crate::settings::Endpoint;
@@ -56,6 +55,7 @@ pub struct Client {
     base: Url,
     private: Url,
     group: Url,
+    oto: Url,
     app_token: Url,
     corp_token: Url,
 }
@@ -99,6 +99,7 @@ impl Client {
                 .map_err(|error| ClientError::SetUp(causes(&error)))?,
             private: at("/v1.0/robot/privateChatMessages/query")?,
             group: at("/v1.0/robot/groupMessages/query")?,
+            oto: at("/v1.0/robot/oToMessages/readStatus")?,
             app_token: at("/v1.0/oauth2/accessToken")?,
             corp_token: at("/v1.0/oauth2/corpAccessToken")?,
             base,
@@ -110,14 +111,17 @@ impl Client {
     /// # Errors
     /// See [`Failure`].
     pub async fn query(&self, token: &AccessToken, query: &Query<'_>) -> Result<Page, Failure> {
-        let url = match query.chat {
-            Chat::Private => &self.private,
-            Chat::Group => &self.group,
+        let (mut request, written) = match query.chat {
+            Chat::Private => post(&self.private, query.to_json())?,
+            Chat::Group => post(&self.group, query.to_json())?,
+            Chat::Oto => get(query.on(&self.oto)),
         };
-        let mut request = post(url, query.to_json())?;
         request.headers_mut().insert(TOKEN_HEADER, token.header());
-        let answer = self.call(request).await?;
-        read_page(&answer.as_answered(), &[token.expose()])
+        let answer = self.call(request, &written).await?;
+        let mut page = read_page(&answer.as_answered(), &[token.expose()])?;
+        // A list of recipients has no pages, and nowhere to name the next one.
+        page.next = page.next.filter(|_| query.chat != Chat::Oto);
+        Ok(page)
     }
 
     /// Exchanges credentials for a token. Not metered, but throttled when too frequent. `ticket` is the newest suite
@@ -140,7 +144,8 @@ impl Client {
             metered: false,
             ..failure
         };
-        let answer = self.call(post(url, body)?).await.map_err(unmetered)?;
+        let (request, written) = post(url, body)?;
+        let answer = self.call(request, &written).await.map_err(unmetered)?;
         let secrets = [secret.expose_secret(), ticket.unwrap_or_default()];
         read_token(&answer.as_answered(), &secrets)
     }
@@ -153,19 +158,17 @@ impl Client {
     pub async fn probe_clock(&self) -> Result<Option<UnixMs>, Failure> {
         let request = Request::new(Method::GET, self.base.clone());
         let response = self.http.execute(request).await;
-        let response = response.map_err(|error| Failure {
-            metered: false,
-            ..head_failure(error)
-        })?;
+        let response = response.map_err(|error| head_failure(error, &Written::default()))?;
         Ok(date(response.headers()))
     }
 
-    async fn call(&self, request: Request) -> Result<Answer, Failure> {
-        let response = self.http.execute(request).await.map_err(head_failure)?;
+    async fn call(&self, request: Request, written: &Written) -> Result<Answer, Failure> {
+        let response = self.http.execute(request).await;
+        let response = response.map_err(|error| head_failure(error, written))?;
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
         let body = if response.status().is_redirection() {
-            Bytes::new()
+            Vec::new()
         } else {
             read_body(response).await.map_err(|failure| Failure {
                 retry_after,
@@ -184,7 +187,7 @@ impl Client {
 struct Answer {
     status: u16,
     retry_after: Option<Duration>,
-    body: Bytes,
+    body: Vec<u8>,
 }
 
 impl Answer {
@@ -197,13 +200,20 @@ impl Answer {
     }
 }
 
-fn post(url: &Url, body: serde_json::Result<Vec<u8>>) -> Result<Request, Failure> {
+fn post(url: &Url, body: serde_json::Result<Vec<u8>>) -> Result<(Request, Written), Failure> {
     let body =
         body.map_err(|error| Failure::transport(OwnCode::Request, false, &error.to_string()))?;
     let mut request = Request::new(Method::POST, url.clone());
     request.headers_mut().insert(CONTENT_TYPE, JSON);
-    *request.body_mut() = Some(body.into());
-    Ok(request)
+    let written = Written::default();
+    *request.body_mut() = Some(written.body(body));
+    Ok((request, written))
+}
+
+fn get(url: Url) -> (Request, Written) {
+    let (mut request, written) = (Request::new(Method::GET, url), Written::default());
+    *request.body_mut() = Some(written.body(Vec::new()));
+    (request, written)
 }
 
 fn join(base: &str, path: &str) -> Result<Url, ClientError> {

@@ -38,16 +38,9 @@ pub fn classify(status: u16, said: Said<'_>) -> Disposition {
             400..500 => Disposition::Blocked,
             _ => Disposition::Retry,
         }),
-        Said::NoCode => match status {
-            401 => Disposition::RefreshToken,
-            // Request Timeout, Too Early, Too Many Requests: about the moment, not about the message.
-            408 | 425 | 429 => Disposition::Retry,
-            400..500 => Disposition::Blocked,
-            _ => Disposition::Retry,
-        },
         // Not the endpoint but something in front of it, which knows nothing of the message.
-        Said::NotJson if status == 401 => Disposition::RefreshToken,
-        Said::NotJson => Disposition::Retry,
+        Said::NoCode | Said::NotJson if status == 401 => Disposition::RefreshToken,
+        Said::NoCode | Said::NotJson => Disposition::Retry,
     }
 }
 
@@ -77,7 +70,11 @@ fn known(code: &str) -> Option<Disposition> {
         "invalidParameter.cursor.invalid" => Disposition::RestartPaging,
         "invalidParameter.pageSize.invalid" => Disposition::SmallerPages,
 
+        // Of `oto`: the result of the sending is not known yet.
+        "unknown.send.result" => Disposition::Blocked,
+
         "invalidParameter.param.invalid"
+        | "invalidParameter.invalid"
         | "invalidParameter.processQueryKey.missing"
         | "invalid.openConversationId"
         | "openConversationId.notExisted"
@@ -85,6 +82,7 @@ fn known(code: &str) -> Option<Disposition> {
         | "conversation.org.dismatch" => Disposition::Rejected,
         "invalidParameter.robotCode.notExsit"
         | "invalidParameter.robotCode.missing"
+        | "invalidParameter.robotCode.empty"
         | "invalidParameter.robotCode.invalid" => Disposition::RobotRejected,
 
         "processQueryKey.expireTime" => Disposition::NotGeneratedOrExpired,
@@ -139,6 +137,7 @@ pub fn remedy(code: &str) -> &'static str {
         }
         "invalidParameter.robotCode.notExsit"
         | "invalidParameter.robotCode.missing"
+        | "invalidParameter.robotCode.empty"
         | "invalidParameter.robotCode.invalid" => "check the account's robot_code",
         _ => "check the app's credentials and permissions in the developer console",
     }

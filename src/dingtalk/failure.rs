@@ -24,8 +24,9 @@ pub struct Failure {
     pub http_status: Option<u16>,
     /// How long the answer asked to wait, within 1 s to 5 min.
     pub retry_after: Option<Duration>,
-    /// Whether the vendor may have charged the call to the month's quota. Throttled calls and those that reached
-    /// nobody are free; a call that timed out may have arrived.
+    /// Whether the call counts against the month's quota: it was written whole and got no whole answer, or DingTalk
+    /// answered it (with a page or a `code`). Free are calls that were throttled, that were not written, and that
+    /// something else answered.
     pub metered: bool,
     /// For a person: what happened. One line, at most 300 characters, without secrets or control characters.
     pub detail: String,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client     sends, and reads a bounded answer             Query  -> Page | Failure
-//!   wire       bytes of requests and answers, tolerantly (with values)
+//!   wire       bytes of requests and answers, tolerantly
 //!   answer     what a status and a body amount to          pure
 //!   codes      the table of error codes                    pure
 //!   transport  what a call that got no whole answer amounts to
@@ -21,7 +21,6 @@ mod failure;
 mod tls;
 mod token;
 mod transport;
-mod values;
 mod wire;
 
 pub use answer::{Answered, Page, read_page};
@@ -32,4 +31,4 @@ pub use tls::CaError;
 pub use token::{
     AccessToken, Credentials, Freshness, IssuedToken, TokenCache, TokenRefusal, read_token,
 };
-pub use wire::{PageToken, Query};
+pub use wire::{PageToken, Query, Reader};

@@ -18,7 +18,7 @@ use crate::settings::App;
 const USUAL_LIFE: Duration = Duration::from_secs(7200);
 /// No token is trusted longer than this, whatever the answer says.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// How long before its end a token is replaced: the vendor's advice.
+/// How long before its end a token is replaced: the vendor's advice, at least; at most twice as long.
 const REFRESH_AHEAD: Duration = Duration::from_secs(600);
 
 /// Whose token is asked for. The secret is not in here: it is read anew for every request.
@@ -290,9 +290,14 @@ impl TokenCache {
             .map(|held| &held.token)
     }
 
-    /// Takes a token in. `asked_at` is when its request went out: its life may have begun then.
-    pub fn set(&mut self, issued: IssuedToken, asked_at: Instant) {
+    /// Takes a token in. `asked_at` is when its request went out: its life may have begun then. `spread` in 0..1 says how
+    /// much earlier than need be it is replaced, so that many lanes' tokens that came together are not replaced together.
+    pub fn set(&mut self, issued: IssuedToken, asked_at: Instant, spread: f64) {
         let ahead = REFRESH_AHEAD.min(issued.lifetime / 3);
+        let ahead = ahead
+            + ahead
+                .min(issued.lifetime / 4)
+                .mul_f64(spread.clamp(0.0, 1.0));
         self.held = Some(Held {
             token: issued.token,
             refresh_at: asked_at + (issued.lifetime - ahead),

@@ -1,10 +1,18 @@
-//! Calls that got no whole answer.
+//! Requests on their way, and calls that got no whole answer.
 
+use std::convert::Infallible;
 use std::error::Error;
-use std::io;
+use std::io::{self, Read as _};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use flate2::bufread::GzDecoder;
+use hyper::body::{Body, Frame, SizeHint};
 use reqwest::Response;
+use reqwest::header::CONTENT_ENCODING;
 
 use super::codes::OwnCode;
 use super::failure::Failure;
@@ -12,68 +20,115 @@ use super::failure::Failure;
 /// The largest body that is read, in bytes. A page of 200 readers is under 20 KiB.
 const BODY_LIMIT: usize = 1 << 20;
 
-/// The whole body, or nothing: never more than [`BODY_LIMIT`] of it in memory.
-pub(super) async fn read_body(mut response: Response) -> Result<Bytes, Failure> {
+/// Whether a request was written whole, known to its caller while the request itself is the connection's.
+///
+/// A connection takes a body once it has written the head, in the same step, and our requests are far smaller than what
+/// a socket takes at once. A call that got no connection, or a kept one that its peer had closed, is never taken; hyper
+/// sends the latter once more, on a new connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Written(Arc<AtomicBool>);
+
+impl Written {
+    /// `bytes` as the body of a request that this will tell of.
+    pub(super) fn body(&self, bytes: Vec<u8>) -> reqwest::Body {
+        reqwest::Body::wrap(Outgoing {
+            bytes: bytes.into(),
+            written: self.clone(),
+        })
+    }
+
+    fn is_whole(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+struct Outgoing {
+    bytes: Bytes,
+    written: Written,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.written.0.store(true, Ordering::Release);
+        let bytes = std::mem::take(&mut self.bytes);
+        Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let is_empty = self.bytes.is_empty();
+        if is_empty {
+            // A connection asks this of a request without a body, in place of taking it.
+            self.written.0.store(true, Ordering::Release);
+        }
+        is_empty
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.len() as u64)
+    }
+}
+
+/// The whole body, or nothing: never more than [`BODY_LIMIT`] of it in memory. A gateway may compress it though nobody
+/// asked for that; what then cannot be unpacked is left as it came, and is no JSON.
+pub(super) async fn read_body(mut response: Response) -> Result<Vec<u8>, Failure> {
     let status = response.status().as_u16();
     let too_large = || {
         let detail = format!("the answer is larger than {BODY_LIMIT} bytes");
         Failure::transport(OwnCode::TooLarge, true, &detail).with_status(status)
     };
     let broke_off = |error| body_failure(error).with_status(status);
-    if response
-        .content_length()
-        .is_some_and(|length| length > BODY_LIMIT as u64)
-    {
-        return Err(too_large());
-    }
-    // Most answers are one chunk, which is then not copied.
-    let first = response
-        .chunk()
-        .await
-        .map_err(broke_off)?
-        .unwrap_or_default();
-    let mut rest = BytesMut::new();
-    let mut length = first.len();
+    let is_packed = response
+        .headers()
+        .get(CONTENT_ENCODING)
+        .is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"gzip"));
+    let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(broke_off)? {
-        length += chunk.len();
-        if length > BODY_LIMIT {
+        if body.len() + chunk.len() > BODY_LIMIT {
             return Err(too_large());
         }
-        if rest.is_empty() {
-            rest.extend_from_slice(&first);
-        }
-        rest.extend_from_slice(&chunk);
+        body.extend_from_slice(&chunk);
     }
-    match length {
-        0..=BODY_LIMIT if rest.is_empty() => Ok(first),
-        0..=BODY_LIMIT => Ok(rest.freeze()),
+    if is_packed && let Some(unpacked) = unpack(&body) {
+        body = unpacked;
+    }
+    match body.len() {
+        0..=BODY_LIMIT => Ok(body),
         _ => Err(too_large()),
     }
 }
 
-/// A call that ended before the head of an answer was there.
-pub(super) fn head_failure(error: reqwest::Error) -> Failure {
-    let (code, metered) = if let Some(tls) = find_tls(&error) {
-        match tls {
-            rustls::Error::InvalidCertificate(_) => (OwnCode::Certificate, false),
-            _ => (OwnCode::Handshake, false),
-        }
-    } else if error.is_builder() {
-        (OwnCode::Request, false)
-    } else if error.is_connect() {
-        (OwnCode::Connect, false)
-    } else if error.is_timeout() {
-        // It may have arrived and been charged.
-        (OwnCode::Timeout, true)
-    } else if chain(&error).any(is_parse) {
-        (OwnCode::Protocol, true)
-    } else {
-        // Nobody answered: the vendor does not count such calls.
-        (OwnCode::Reset, false)
+/// What gzip packed, as far as one byte beyond [`BODY_LIMIT`].
+fn unpack(packed: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = Vec::new();
+    let mut limited = GzDecoder::new(packed).take(BODY_LIMIT as u64 + 1);
+    limited.read_to_end(&mut plain).ok()?;
+    Some(plain)
+}
+
+/// A call that ended before the head of an answer was there. One that was written whole may have arrived, and counts;
+/// one that something answered which does not speak HTTP did not arrive.
+pub(super) fn head_failure(error: reqwest::Error, written: &Written) -> Failure {
+    let not_http = chain(&error).any(is_parse);
+    let code = match find_tls(&error) {
+        Some(rustls::Error::InvalidCertificate(_)) => OwnCode::Certificate,
+        Some(_) => OwnCode::Handshake,
+        None if error.is_builder() => OwnCode::Request,
+        None if error.is_connect() => OwnCode::Connect,
+        None if error.is_timeout() => OwnCode::Timeout,
+        None if not_http => OwnCode::Protocol,
+        None => OwnCode::Reset,
     };
+    let metered = written.is_whole() && !not_http;
     Failure::transport(code, metered, &text(error))
 }
 
+/// A call whose answer broke off: it arrived.
 fn body_failure(error: reqwest::Error) -> Failure {
     let code = if error.is_timeout() {
         OwnCode::Timeout

@@ -98,14 +98,14 @@ pub struct MessageId(pub i64);
 /// Whose calls they are: an account and, for third-party apps, the organisation. Tokens, pacing, pauses,
 /// blocks, fairness, quota and learning are a lane's, since the vendor counts them so.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Lane {
+pub struct LaneId {
     /// Which account asks.
     pub account: AccountName,
     /// The organisation; `None` for an internal app.
     pub corp: Option<CorpId>,
 }
 
-impl fmt::Display for Lane {
+impl fmt::Display for LaneId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.corp {
             Some(corp) => write!(f, "{}/{corp}", self.account),

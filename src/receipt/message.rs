@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ConversationId, ErrorCode, Lane, MessageId, MessageKey, RobotCode, UnixMs};
+use super::{ConversationId, ErrorCode, LaneId, MessageId, MessageKey, RobotCode, UnixMs};
 use crate::cadence::{Missing, Pending};
 
 /// Where a message stands. See the module's picture of the states.
@@ -65,7 +65,7 @@ impl fmt::Display for State {
 /// What DingTalk says of the sending (`sendStatus`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SendStatus {
-    /// Delivered. The vendor's own samples also spell it `SUCESS`, which is kept as [`Self::Other`].
+    /// Delivered.
     Success,
     /// Taken back by its sender.
     Recalled,
@@ -76,17 +76,17 @@ pub enum SendStatus {
 }
 
 impl SendStatus {
-    /// Reads the endpoint's word.
+    /// Reads the endpoint's word, in any case; the vendor's own samples also spell the first one `SUCESS`.
     pub fn parse(word: &str) -> Self {
-        match word {
-            "SUCCESS" => Self::Success,
+        match word.to_ascii_uppercase().as_str() {
+            "SUCCESS" | "SUCESS" => Self::Success,
             "RECALLED" => Self::Recalled,
             "PROCESSING" => Self::Processing,
-            other => Self::Other(other.to_owned()),
+            _ => Self::Other(word.to_owned()),
         }
     }
 
-    /// The endpoint's word, as it came.
+    /// The endpoint's word, as it is documented; an unknown one as it came.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Success => "SUCCESS",
@@ -104,6 +104,8 @@ pub enum Chat {
     Private,
     /// A group: `groupMessages/query`.
     Group,
+    /// The bot's own chats with persons: `oToMessages/readStatus`.
+    Oto,
 }
 
 impl Chat {
@@ -112,12 +114,13 @@ impl Chat {
         match self {
             Self::Private => "private",
             Self::Group => "group",
+            Self::Oto => "oto",
         }
     }
 
     /// The chat that a column's word names.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Private, Self::Group]
+        [Self::Private, Self::Group, Self::Oto]
             .into_iter()
             .find(|chat| chat.as_str() == word)
     }
@@ -130,8 +133,9 @@ pub struct Message {
     pub id: MessageId,
     /// The message's name at DingTalk.
     pub key: MessageKey,
-    /// Whose call it is.
-    pub lane: Lane,
+    /// Whose call it is: the lane that the row was placed in; of a row that is in none, account and `corp_id` as its
+    /// feeder wrote them.
+    pub lane: LaneId,
     /// The bot, where the row names it; else the account's.
     pub robot_code: Option<RobotCode>,
     /// The conversation, where the row names it.
@@ -164,6 +168,12 @@ pub struct Message {
     pub last_error: Option<ErrorCode>,
     /// When that was.
     pub last_error_at: Option<UnixMs>,
+    /// Walks in a row that failed to the end of their retries ([`WalkEnd::Failed`](super::WalkEnd::Failed)).
+    pub failed_walks: u32,
+    /// Calls of those walks that failed, whether the vendor counted them or not.
+    pub failed_calls: u32,
+    /// A refusal that would end the message and contradicts what is known: a second of the same kind ends it.
+    pub doubt: Option<Doubt>,
     /// What was last reported of the sending.
     pub send_status: Option<SendStatus>,
     /// Metered calls spent on it so far.
@@ -177,7 +187,7 @@ pub struct Message {
 
 impl Message {
     /// A message as its feeder's INSERT leaves it who names nothing but the key, the account and when it was sent.
-    pub fn inserted(id: MessageId, key: MessageKey, lane: Lane, sent_at: UnixMs) -> Self {
+    pub fn inserted(id: MessageId, key: MessageKey, lane: LaneId, sent_at: UnixMs) -> Self {
         Self {
             id,
             key,
@@ -198,6 +208,9 @@ impl Message {
             blocked: false,
             last_error: None,
             last_error_at: None,
+            failed_walks: 0,
+            failed_calls: 0,
+            doubt: None,
             send_status: None,
             call_count: 0,
             last_chance_at: None,
@@ -243,6 +256,15 @@ impl Message {
     }
 }
 
+/// A refusal that waits for a second of its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// Its code.
+    pub code: ErrorCode,
+    /// When it came.
+    pub at: UnixMs,
+}
+
 /// A row taken to be polled. The fence is the row's `next_poll_at` as it was claimed: a write-back whose fence no
 /// longer matches adds its readers and changes nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,7 +274,7 @@ pub struct Claim {
     /// Its name, for logs.
     pub key: MessageKey,
     /// Whose call it is.
-    pub lane: Lane,
+    pub lane: LaneId,
     /// The row's `next_poll_at` when it was claimed.
     pub fence: Option<UnixMs>,
 }

@@ -10,9 +10,7 @@
 //! ```
 
 mod disposition;
-mod figures;
 mod ids;
-mod lesson;
 mod message;
 mod observation;
 mod outcome;
@@ -22,14 +20,13 @@ mod time;
 
 pub use crate::cadence::Missing;
 pub use disposition::Disposition;
-pub use figures::{real, whole_ms};
 pub use ids::{
-    AccountName, ConversationId, CorpId, ErrorCode, Lane, MessageId, MessageKey, RobotCode, UserId,
+    AccountName, ConversationId, CorpId, ErrorCode, LaneId, MessageId, MessageKey, RobotCode,
+    UserId,
 };
-pub use lesson::Lesson;
-pub use message::{Chat, Claim, Message, SendStatus, State};
+pub use message::{Chat, Claim, Doubt, Message, SendStatus, State};
 pub use observation::observe;
 pub use outcome::{Outcome, SeenReader, WalkEnd};
-pub use schedule::{Phase, Schedule, Upcoming, spread};
+pub use schedule::{Phase, Schedule};
 pub use settle::settle;
-pub use time::{QuotaMonth, UnixMs};
+pub use time::{QuotaMonth, UnixMs, real, whole_ms};

@@ -5,19 +5,18 @@ use std::time::Duration;
 use super::{Message, Outcome, State, WalkEnd};
 use crate::cadence::Observation;
 
-/// What `outcome` teaches, which found the row as `before` and left it as `after`; `None` where it made no call.
+/// What `outcome` teaches, which found the row as `before` and left it as `after`; `None` where it asked nothing.
 pub fn observe(
     before: &Message,
     outcome: &Outcome,
     new_readers: u32,
     after: &Message,
 ) -> Option<Observation> {
-    if outcome.calls == 0 {
+    if !outcome.attempted() {
         return None;
     }
     let last_answer = before.last_complete_at.or(before.answered_at);
     let gone = matches!(outcome.end, WalkEnd::NotGeneratedOrExpired(_));
-    let seen = before.reader_count.saturating_add(new_readers);
     Some(Observation {
         sent_at: before.sent_at.0,
         age: before.age(outcome.started_at),
@@ -30,7 +29,7 @@ pub fn observe(
         new_readers,
         still_missing: before
             .expected_readers
-            .map(|expected| expected.saturating_sub(seen)),
+            .map(|expected| expected.saturating_sub(after.reader_count)),
         expired_after: last_answer
             .filter(|_| gone && after.state == State::Expired)
             .map(|answered| before.age(answered)),
@@ -41,13 +40,13 @@ pub fn observe(
 mod tests {
     use super::*;
     use crate::cadence::Missing;
-    use crate::receipt::{ErrorCode, Lane, MessageId, UnixMs};
+    use crate::receipt::{ErrorCode, LaneId, MessageId, UnixMs};
 
     const HOUR: Duration = Duration::from_secs(3_600);
     const SENT: UnixMs = UnixMs(1_790_000_000_000);
 
     fn message(expected_readers: Option<u32>) -> Message {
-        let lane = Lane {
+        let lane = LaneId {
             account: "a".into(),
             corp: None,
         };
@@ -68,17 +67,22 @@ mod tests {
     fn a_first_walk_tells_whom_it_waited_for_and_a_later_one_what_is_new() {
         let mut row = message(Some(5));
         let first = walk(&row, HOUR, 2, WalkEnd::Complete);
-        let seen = observe(&row, &first, 2, &row).unwrap();
+        let counted = |reader_count| Message {
+            reader_count,
+            ..row.clone()
+        };
+        let seen = observe(&row, &first, 2, &counted(2)).unwrap();
         assert_eq!((seen.age, seen.seen_until), (HOUR, Duration::ZERO));
         assert_eq!(seen.begins, Some(Missing::Known(5)));
         assert_eq!(
             (seen.calls, seen.new_readers, seen.still_missing),
             (2, 2, Some(3))
         );
+        let after = counted(11);
         (row.reader_count, row.last_complete_at) = (2, Some(SENT + HOUR));
         row.last_polled_at = row.last_complete_at;
         let cut = WalkEnd::Cut(ErrorCode::from("system.error"));
-        let seen = observe(&row, &walk(&row, 2 * HOUR, 1, cut), 9, &row).unwrap();
+        let seen = observe(&row, &walk(&row, 2 * HOUR, 1, cut), 9, &after).unwrap();
         assert_eq!((seen.age, seen.seen_until), (2 * HOUR, HOUR));
         assert_eq!((seen.begins, seen.complete), (None, false));
         assert_eq!((seen.new_readers, seen.still_missing), (9, Some(0)));

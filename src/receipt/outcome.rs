@@ -24,6 +24,8 @@ pub struct Outcome {
     pub calls: u32,
     /// Calls that were throttled, which the vendor does not charge.
     pub throttled: u32,
+    /// Calls that met upstream trouble, whether the vendor counted them or not.
+    pub failed_calls: u32,
     /// Each reader once, in the order seen.
     pub readers: Vec<SeenReader>,
     /// The last status reported within the walk; `Some` as soon as a page was answered.
@@ -41,10 +43,17 @@ impl Outcome {
             ended_at: at,
             calls: 0,
             throttled: 0,
+            failed_calls: 0,
             readers: Vec::new(),
             send_status: None,
             end,
         }
+    }
+
+    /// Whether the message was asked for at all, whatever came of it and whether the vendor counted it or not. A
+    /// throttled call asked nothing.
+    pub fn attempted(&self) -> bool {
+        self.calls > 0 || self.failed_calls > 0
     }
 }
 
@@ -53,7 +62,9 @@ impl Outcome {
 pub enum WalkEnd {
     /// Every page was read.
     Complete,
-    /// Upstream trouble, or too many pages: what was seen counts, the rest comes with a later poll.
+    /// Upstream trouble to the end of its retries: what was seen counts, and the next poll waits longer.
+    Failed(ErrorCode),
+    /// Too many pages, or pages that bring nothing new: what was seen counts, the rest comes with a later poll.
     Cut(ErrorCode),
     /// `processQueryKey.expireTime`.
     NotGeneratedOrExpired(ErrorCode),
@@ -63,11 +74,13 @@ pub enum WalkEnd {
     Blocked(ErrorCode),
     /// The lane is refused for now: the row stays due.
     LaneBlocked(ErrorCode),
+    /// The endpoint is in trouble for the lane, and a call of this walk failed: the row stays due.
+    Unreachable(ErrorCode),
     /// The month's budget cannot afford the next call: what was seen counts, and the row waits as
     /// [`Schedule::refused`](super::Schedule::refused) says.
     OverBudget,
     /// Given back as it was: a stop, or a lane that may not call. Nothing of the row's schedule changes.
     Released,
     /// Older than `max_age`: ended without a call.
-    Aged,
+    TooOld,
 }

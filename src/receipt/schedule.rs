@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Message, UnixMs, real, whole_ms};
+use super::{Message, UnixMs, whole_ms};
 use crate::cadence::{Call, Policy, Rules};
 
 /// What a message is waiting for.
@@ -16,72 +16,16 @@ pub enum Phase {
 }
 
 /// All that decides when a lane's messages are polled.
-#[derive(Clone, Copy, Debug)]
-pub struct Schedule<'a> {
+#[derive(Clone, Debug)]
+pub struct Schedule {
     /// What the operator says.
-    pub rules: &'a Rules,
+    pub rules: Rules,
     /// The poll ages in force.
-    pub policy: &'a Policy,
+    pub policy: Policy,
     /// How long a key answers: the setting, or what was learned.
     pub lifetime: Duration,
-    /// How long before their proper moment last chances are taken, so that all of a lane's fit its rate; see [`spread`].
-    pub spread: Duration,
-}
-
-/// Last chances of a lane: up to when, after the ones before, and how many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Upcoming {
-    /// The latest of them is due at this moment.
-    pub until: UnixMs,
-    /// How many they are.
-    pub count: u64,
-}
-
-/// Part of the time between a last chance and the end of its key's life that is planned with; the rest is for trouble.
-const PLANNED_SHARE: f64 = 0.5;
-
-/// How long before their proper moment a lane's last chances must be taken from now on, so that all of them are called
-/// before their keys' lives end, at `calls_per_second`. `upcoming` in order of time; each key lives `last_chance` longer
-/// than its last chance is due. Zero where there is time enough, or where a jam need not be begun with before this is
-/// asked again, in `again`.
-///
-/// They are served in the order in which they are due. Where some would come too late if each waited for its moment, the
-/// n-th of them can be served n/rate after a start, which must be before its key's end: the earliest such start is when
-/// they must begin. Once begun, each is taken as soon as its turn comes.
-pub fn spread(
-    upcoming: &[Upcoming],
-    now: UnixMs,
-    calls_per_second: f64,
-    last_chance: Duration,
-    again: Duration,
-) -> Duration {
-    let rate = calls_per_second.max(f64::MIN_POSITIVE);
-    // Seconds after now, negative for what is overdue.
-    let ahead = |at: UnixMs| at.since(now).as_secs_f64() - now.since(at).as_secs_f64();
-    let slack = last_chance.as_secs_f64() * PLANNED_SHARE;
-    let mut served = 0.0;
-    // If each waits for its moment, they are done by then.
-    let mut finished = 0.0_f64;
-    let mut must_start = f64::INFINITY;
-    let mut spread = 0.0_f64;
-    let mut wanted = 0.0;
-    for part in upcoming {
-        let count = real(part.count);
-        let due = ahead(part.until);
-        spread = spread.max(due - served / rate);
-        served += count;
-        finished = finished.max(due) + count / rate;
-        let start = due + slack - served / rate;
-        if finished > due + slack && start < must_start {
-            must_start = start;
-            // What lies behind the narrowest place needs no hurry.
-            wanted = spread;
-        }
-    }
-    if must_start > again.as_secs_f64() {
-        return Duration::ZERO;
-    }
-    Duration::try_from_secs_f64(wanted).unwrap_or(Duration::ZERO)
+    /// Last chances that are due by then are taken now, so that all of the lane's fit its rate.
+    pub last_chances_until: Option<UnixMs>,
 }
 
 /// The ladder's growth: each step lies so much farther from the sending than the one before.
@@ -89,31 +33,48 @@ const LADDER_GROWTH: f64 = 1.6;
 /// How far jitter moves a poll either way at most, as a share of its interval.
 const JITTER: f64 = 0.05;
 
-impl Schedule<'_> {
-    /// Places a new row in the cadence: its first poll, never before the feeder's own `next_poll_at`.
-    pub fn admit(&self, row: &Message, now: UnixMs) -> Message {
+impl Schedule {
+    /// Places a row in the schedule. One that was never polled gets its first poll by the cadence, never before its
+    /// feeder's own `next_poll_at`. One that was polled or retried before keeps its schedule: it only comes under a lane
+    /// again.
+    pub fn place(&self, row: &Message, now: UnixMs) -> Message {
+        let mut placed = Message {
+            admitted_at: Some(now),
+            ..row.clone()
+        };
+        let has_schedule = row.last_polled_at.is_some() || row.lives_from > row.sent_at;
+        if has_schedule && row.next_poll_at.is_some() {
+            return placed;
+        }
         let cadence = row.sent_at + self.policy.next_age(row.pending(), Duration::ZERO);
         let next = row
             .next_poll_at
             .map_or(cadence, |not_before| not_before.max(cadence));
-        Message {
-            next_poll_at: Some(next.min(self.end_of_life(row))),
-            // One that its feeder wants later than that has none: it would stand before the others until then.
-            last_chance_at: self.last_chance_at(row, now).filter(|at| next <= *at),
-            admitted_at: Some(now),
-            ..row.clone()
-        }
+        placed.next_poll_at = Some(next.min(self.end_of_life(row)));
+        // One that its feeder wants later than that has none: it would stand before the others until then.
+        placed.last_chance_at = self.last_chance_at(row, now).filter(|at| next <= *at);
+        placed
     }
 
-    /// When `row`, polled at `now`, is polled next.
+    /// When `row`, polled at `now`, is polled next. Each walk in a row that failed doubles the interval; once the calls of
+    /// such walks are spent, only the last chance is left.
     pub fn next_poll_at(&self, row: &Message, now: UnixMs, phase: Phase) -> UnixMs {
         let age = self.age(row, now);
-        let last_chance_age = self.last_chance_age();
-        let life_is_over = self.is_last(age) && age < self.lifetime + self.rules.last_chance;
+        let soonest = now + Duration::from_millis(1);
+        let last_chance = self.last_chance_after(row, now);
+        let end_of_life = self.end_of_life(row);
+        if row.failed_walks > 0 && self.calls_while_failing(row) == 0 {
+            return last_chance
+                .unwrap_or(end_of_life)
+                .min(end_of_life)
+                .max(soonest);
+        }
+        let life_is_over = self.is_last(row, age) && age < self.lifetime + self.rules.last_chance;
         if life_is_over && phase == Phase::Cadence && !self.policy.checks_expiry(row.key.hash()) {
             // A check is too dear at the present target: the row ends without a call.
-            return self.end_of_life(row).max(now + Duration::from_millis(1));
+            return end_of_life.max(soonest);
         }
+        let last_chance_age = self.last_chance_age();
         let wanted = match phase {
             Phase::Ladder if age < self.rules.generation_grace => {
                 age.mul_f64(LADDER_GROWTH).min(self.rules.generation_grace)
@@ -129,18 +90,26 @@ impl Schedule<'_> {
         };
         let bounded = interval
             .max(self.rules.min_interval)
+            .saturating_mul(2_u32.saturating_pow(row.failed_walks))
             .min(self.rules.max_interval);
         let mut next = now + bounded;
-        if let Some(last_chance) = self.last_chance_at(row, now) {
+        if let Some(last_chance) = last_chance {
             next = next.min(last_chance);
         }
-        next.min(self.end_of_life(row))
-            .max(now + Duration::from_millis(1))
+        next.min(end_of_life).max(soonest)
+    }
+
+    /// How many calls a walk may make while all of them fail: what is left of `calls_per_message`, the last chance apart.
+    pub fn calls_while_failing(&self, row: &Message) -> u32 {
+        // A share of a call is a call; what is beyond 32 bits is no bound, and NaN is 0.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let calls = self.rules.calls_per_message.ceil() as u32;
+        calls.saturating_sub(row.failed_calls)
     }
 
     /// What a call for `row` at `now` is for, as the budget sees it.
     pub fn call(&self, row: &Message, now: UnixMs) -> Call {
-        if !self.is_last(self.age(row, now)) {
+        if !self.is_last(row, self.age(row, now)) {
             Call::Ordinary
         } else if self.last_chance_at(row, now).is_some() {
             Call::LastChance
@@ -160,14 +129,18 @@ impl Schedule<'_> {
         }
     }
 
-    /// When the last chance of `row` is due; `None` once it was taken.
-    pub fn last_chance_at(&self, row: &Message, now: UnixMs) -> Option<UnixMs> {
-        let at = row.sent_at + self.last_chance_age();
-        let taken = row
-            .last_polled_at
-            .is_some_and(|polled| polled >= at - self.spread)
+    /// When the last chance of `row` is due; `None` once its moment was polled or its life is over.
+    fn last_chance_at(&self, row: &Message, now: UnixMs) -> Option<UnixMs> {
+        let at = self.last_chance_moment(row);
+        let taken = row.last_polled_at.is_some_and(|polled| polled >= at)
             || now >= row.sent_at + self.lifetime;
         (!taken).then_some(at)
+    }
+
+    /// The same of a row that was polled just now: where last chances of its moment are taken early, that poll was it.
+    pub(super) fn last_chance_after(&self, row: &Message, now: UnixMs) -> Option<UnixMs> {
+        self.last_chance_at(row, now)
+            .filter(|at| row.last_polled_at.is_none() || !self.is_taken_early(*at))
     }
 
     /// The first moment at which `row` is ended without a call.
@@ -185,7 +158,7 @@ impl Schedule<'_> {
         let mut age = Duration::ZERO;
         for _ in 0..row.call_count {
             let next = self.policy.next_age(row.pending(), age);
-            if self.is_last(next) {
+            if next >= self.last_chance_age() {
                 break;
             }
             age = next;
@@ -195,7 +168,7 @@ impl Schedule<'_> {
 
     fn next_age(&self, row: &Message, age: Duration) -> Duration {
         let expiry_check = self.lifetime + self.rules.last_chance;
-        if !self.is_last(age) {
+        if !self.is_last(row, age) {
             self.policy.next_age(row.pending(), age)
         } else if age < expiry_check {
             expiry_check
@@ -205,9 +178,18 @@ impl Schedule<'_> {
         }
     }
 
-    /// Whether a poll at `age` is the last chance, or comes after it.
-    fn is_last(&self, age: Duration) -> bool {
-        age + self.spread >= self.last_chance_age()
+    /// Whether a poll of `row` at `age` is the last chance, or comes after it.
+    fn is_last(&self, row: &Message, age: Duration) -> bool {
+        age >= self.last_chance_age() || self.is_taken_early(self.last_chance_moment(row))
+    }
+
+    fn is_taken_early(&self, last_chance_at: UnixMs) -> bool {
+        self.last_chances_until
+            .is_some_and(|until| last_chance_at <= until)
+    }
+
+    fn last_chance_moment(&self, row: &Message) -> UnixMs {
+        row.sent_at + self.last_chance_age()
     }
 
     fn last_chance_age(&self) -> Duration {
@@ -229,104 +211,138 @@ impl Schedule<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receipt::{Lane, MessageId, MessageKey};
+    use crate::receipt::{LaneId, MessageId, MessageKey};
 
     const NOW: UnixMs = UnixMs(1_800_000_000_000);
     const MINUTE: Duration = Duration::from_secs(60);
+    const HOUR: Duration = Duration::from_secs(3_600);
 
-    /// Serves last chances in their order at `rate`, taking each as soon as `spread` lets it; how many came too late.
-    fn late(due: &[u64], rate: u64, last_chance: Duration) -> usize {
-        let mut queue: Vec<UnixMs> = due.iter().map(|s| NOW + Duration::from_secs(*s)).collect();
-        queue.sort_unstable();
-        let (mut now, mut next, mut late) = (NOW, 0, 0);
-        while next < queue.len() {
-            let upcoming: Vec<Upcoming> = queue[next..]
-                .chunk_by(|a, b| a.0 / 60_000 == b.0 / 60_000)
-                .map(|part| Upcoming {
-                    until: part[part.len() - 1],
-                    count: part.len() as u64,
-                })
-                .collect();
-            let lead = spread(&upcoming, now, rate as f64, last_chance, MINUTE);
-            // Until it is looked at again.
-            for _ in 0..60 {
-                for _ in 0..rate {
-                    if next < queue.len() && queue[next] <= now + lead {
-                        late += usize::from(now > queue[next] + last_chance);
-                        next += 1;
-                    }
-                }
-                now = now + Duration::from_secs(1);
-            }
-        }
-        late
-    }
-
-    #[test]
-    fn a_burst_of_last_chances_fits_the_rate() {
-        // 36,000 at once take half an hour at 20 a second, and live for five minutes more.
-        let burst = vec![7_200; 36_000];
-        assert_eq!(late(&burst, 20, 5 * MINUTE), 0);
-        // A second burst behind the first.
-        let two: Vec<u64> = (0..20_000).map(|n| 4_000 + 500 * (n % 2)).collect();
-        assert_eq!(late(&two, 20, 5 * MINUTE), 0);
-    }
-
-    #[test]
-    fn what_comes_evenly_is_taken_at_its_time() {
-        let evenly: Vec<Upcoming> = (1..1_000)
-            .map(|n| Upcoming {
-                until: NOW + n * MINUTE,
-                count: 900,
-            })
-            .collect();
-        for upcoming in [&evenly[..], &[]] {
-            let spread = spread(upcoming, NOW, 20.0, 5 * MINUTE, MINUTE);
-            assert_eq!(spread, Duration::ZERO);
-        }
-    }
-
-    #[test]
-    fn a_jam_is_begun_with_when_it_must_be_and_not_before() {
-        // Ten minutes of calls, and two and a half until the half of their last five minutes is over.
-        let jam = |minutes: u32| {
-            let part = Upcoming {
-                until: NOW + minutes * MINUTE,
-                count: 12_000,
-            };
-            spread(&[part], NOW, 20.0, 5 * MINUTE, MINUTE)
+    fn new_row() -> Message {
+        let lane = LaneId {
+            account: "a".into(),
+            corp: None,
         };
-        assert_eq!(jam(600), Duration::ZERO);
-        assert_eq!(jam(9), Duration::ZERO);
-        assert_eq!(jam(8), 8 * MINUTE);
+        Message {
+            expected_readers: Some(1),
+            ..Message::inserted(MessageId(1), "key".into(), lane, NOW)
+        }
+    }
+
+    fn schedule() -> Schedule {
+        let rules = Rules::default();
+        Schedule {
+            policy: Policy::prior(&rules),
+            lifetime: rules.key_lifetime,
+            last_chances_until: None,
+            rules,
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_placed_again_keeps_its_schedule() {
+        let schedule = schedule();
+        let new = new_row();
+        let first = schedule.place(&new, NOW);
+        assert!(first.next_poll_at.unwrap() > NOW);
+        assert_eq!(
+            (first.admitted_at, first.last_chance_at),
+            (Some(NOW), Some(NOW + (24 * HOUR - 5 * MINUTE)))
+        );
+        let not_before = NOW + 30 * HOUR;
+        let wanted_late = Message {
+            next_poll_at: Some(not_before),
+            ..new.clone()
+        };
+        let late = schedule.place(&wanted_late, NOW);
+        assert_eq!(
+            (late.next_poll_at, late.last_chance_at),
+            (Some(not_before), None)
+        );
+        let polled = Message {
+            last_polled_at: Some(NOW + HOUR),
+            next_poll_at: Some(NOW + HOUR + MINUTE),
+            ..new.clone()
+        };
+        let again = schedule.place(&polled, NOW + 2 * HOUR);
+        assert_eq!(again.next_poll_at, polled.next_poll_at);
+        assert_eq!(again.last_chance_at, polled.last_chance_at);
+        // Never polled, but somebody wants one call at once.
+        let retried = Message {
+            lives_from: NOW + HOUR,
+            next_poll_at: Some(NOW + HOUR),
+            ..new
+        };
+        let again = schedule.place(&retried, NOW + HOUR);
+        assert_eq!(again.next_poll_at, Some(NOW + HOUR));
+    }
+
+    #[test]
+    fn a_last_chance_may_be_taken_early_and_is_then_over() {
+        let mut schedule = schedule();
+        let at = NOW + (24 * HOUR - 5 * MINUTE);
+        let mut row = schedule.place(&new_row(), NOW);
+        let now = at - 3 * HOUR;
+        row.last_polled_at = Some(now - HOUR);
+        schedule.last_chances_until = Some(at - Duration::from_millis(1));
+        assert_eq!(schedule.call(&row, now), Call::Ordinary);
+        schedule.last_chances_until = Some(at);
+        assert_eq!(schedule.call(&row, now), Call::LastChance);
+        assert_eq!(schedule.refused(&row, now), schedule.end_of_life(&row));
+        row.last_polled_at = Some(now);
+        assert_eq!(schedule.last_chance_after(&row, now), None);
+        let check = schedule.next_poll_at(&row, now, Phase::Cadence);
+        assert!(check >= NOW + 24 * HOUR, "{check}");
+        // What follows it is no last chance again, whenever the next ones are begun with.
+        schedule.last_chances_until = None;
+        assert_eq!(schedule.call(&row, check), Call::ExpiryCheck);
+    }
+
+    #[test]
+    fn each_walk_that_failed_doubles_the_wait_until_only_the_last_chance_is_left() {
+        let schedule = schedule();
+        let last_chance = NOW + (24 * HOUR - 5 * MINUTE);
+        let now = NOW + HOUR;
+        let failed = |failed_walks, failed_calls| Message {
+            last_polled_at: Some(now),
+            failed_walks,
+            failed_calls,
+            ..schedule.place(&new_row(), NOW)
+        };
+        let wait = |row: &Message| schedule.next_poll_at(row, now, Phase::Cadence).since(now);
+        let planned = wait(&failed(0, 0));
+        for (failed, factor) in [(failed(1, 3), 2), (failed(2, 6), 4)] {
+            // Rows count whole milliseconds.
+            assert!(wait(&failed).abs_diff(planned * factor) < Duration::from_millis(5));
+        }
+        assert_eq!(wait(&failed(40, 6)), last_chance.since(now));
+        assert_eq!(schedule.calls_while_failing(&failed(1, 3)), 9);
+        assert_eq!(schedule.calls_while_failing(&failed(9, 13)), 0);
+        let spent = failed(1, 12);
+        assert_eq!(
+            schedule.next_poll_at(&spent, now, Phase::Ladder),
+            last_chance
+        );
+        let over = Message {
+            last_polled_at: Some(last_chance),
+            ..spent
+        };
+        assert_eq!(
+            schedule.next_poll_at(&over, last_chance, Phase::Cadence),
+            schedule.end_of_life(&over)
+        );
     }
 
     #[test]
     fn the_schedule_keeps_the_last_chance_whole() {
-        const HOUR: Duration = Duration::from_secs(3_600);
-        let lane = Lane {
-            account: "a".into(),
-            corp: None,
-        };
-        let new = Message {
-            expected_readers: Some(1),
-            ..Message::inserted(MessageId(1), "key".into(), lane, NOW)
-        };
-        let rules = Rules::default();
-        let policy = Policy::prior(&rules);
-        let schedule = Schedule {
-            rules: &rules,
-            policy: &policy,
-            lifetime: rules.key_lifetime,
-            spread: Duration::ZERO,
-        };
-        let last_chance = NOW + (rules.key_lifetime - rules.last_chance);
+        let new = new_row();
+        let schedule = schedule();
+        let last_chance = NOW + (24 * HOUR - 5 * MINUTE);
         for number in 0..200 {
             let mut row = Message {
                 key: MessageKey::from(format!("key-{number}")),
                 ..new.clone()
             };
-            row = schedule.admit(&row, NOW);
+            row = schedule.place(&row, NOW);
             // Jitter never makes one more poll of the one that was planned for the last chance.
             let mut gap = Duration::ZERO;
             while row.next_poll_at.unwrap() < last_chance {
@@ -349,7 +365,7 @@ mod tests {
             );
             row.last_polled_at = Some(last_chance);
             let check = schedule.next_poll_at(&row, last_chance, Phase::Cadence);
-            assert!(check > NOW + rules.key_lifetime);
+            assert!(check > NOW + 24 * HOUR);
             assert_eq!(schedule.call(&row, check), Call::ExpiryCheck);
         }
     }

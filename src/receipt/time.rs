@@ -16,45 +16,7 @@ impl UnixMs {
 
     /// The calendar month that DingTalk counts calls in, `YYYY-MM` at UTC+8.
     pub fn quota_month(self) -> String {
-        let day = self.at_utc_plus_8().date();
-        format!("{:04}-{:02}", day.year(), day.month())
-    }
-
-    /// The moment at which the next calendar month at UTC+8 starts.
-    pub fn next_quota_month(self) -> Self {
-        let here = self.at_utc_plus_8();
-        let next = here
-            .date()
-            .first_of_month()
-            .checked_add(jiff::Span::new().months(1))
-            .and_then(|day| {
-                day.to_datetime(jiff::civil::Time::midnight())
-                    .to_zoned(UTC_PLUS_8.to_time_zone())
-            });
-        match next {
-            Ok(start) => Self(start.timestamp().as_millisecond()),
-            // Only beyond the year 9999.
-            Err(_) => Self(i64::MAX),
-        }
-    }
-
-    /// The moment at which the calendar month at UTC+8 started.
-    pub fn quota_month_start(self) -> Self {
-        let here = self.at_utc_plus_8();
-        let start = here
-            .date()
-            .first_of_month()
-            .to_datetime(jiff::civil::Time::midnight())
-            .to_zoned(UTC_PLUS_8.to_time_zone());
-        start.map_or(Self(i64::MIN), |start| {
-            Self(start.timestamp().as_millisecond())
-        })
-    }
-
-    fn at_utc_plus_8(self) -> jiff::Zoned {
-        // Out of jiff's range (a clock beyond the year 9999) means the last month there is.
-        let stamp = jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::MAX);
-        stamp.to_zoned(UTC_PLUS_8.to_time_zone())
+        QuotaMonth::of(self).to_string()
     }
 }
 
@@ -78,30 +40,80 @@ impl Default for QuotaMonth {
 impl QuotaMonth {
     /// The month of a moment.
     pub fn of(at: UnixMs) -> Self {
+        let first = at.at_utc_plus_8().date().first_of_month();
+        let midnight = |day: jiff::civil::Date| {
+            day.to_datetime(jiff::civil::Time::midnight())
+                .to_zoned(UTC_PLUS_8.to_time_zone())
+                .map(|start| UnixMs(start.timestamp().as_millisecond()))
+        };
+        let next = first
+            .checked_add(jiff::Span::new().months(1))
+            .and_then(midnight);
         Self {
-            starts_at: at.quota_month_start(),
-            ends_at: at.next_quota_month(),
+            starts_at: midnight(first).unwrap_or(UnixMs(i64::MIN)),
+            // It fails only beyond the year 9999.
+            ends_at: next.unwrap_or(UnixMs(i64::MAX)),
         }
+    }
+
+    /// Whether a moment lies in it.
+    pub fn contains(self, at: UnixMs) -> bool {
+        (self.starts_at..self.ends_at).contains(&at)
     }
 
     /// The month of a moment, which is mostly this one.
     pub fn or_of(self, at: UnixMs) -> Self {
-        if (self.starts_at..self.ends_at).contains(&at) {
+        if self.contains(at) {
             self
         } else {
             Self::of(at)
         }
     }
+
+    /// The month before.
+    pub fn before(self) -> Self {
+        Self::of(self.starts_at - Duration::from_millis(1))
+    }
+
+    /// Its first moment.
+    pub fn starts_at(self) -> UnixMs {
+        self.starts_at
+    }
+
+    /// The first moment of the next.
+    pub fn ends_at(self) -> UnixMs {
+        self.ends_at
+    }
 }
 
 impl fmt::Display for QuotaMonth {
-    /// As [`UnixMs::quota_month`].
+    /// `YYYY-MM`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.starts_at.quota_month())
+        let day = self.starts_at.at_utc_plus_8().date();
+        write!(f, "{:04}-{:02}", day.year(), day.month())
     }
 }
 
 const UTC_PLUS_8: jiff::tz::Offset = jiff::tz::offset(8);
+
+impl UnixMs {
+    fn at_utc_plus_8(self) -> jiff::Zoned {
+        // Out of jiff's range (a clock beyond the year 9999) means the last month there is.
+        let stamp = jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::MAX);
+        stamp.to_zoned(UTC_PLUS_8.to_time_zone())
+    }
+}
+
+/// A span's whole milliseconds; of a longer one as many as fit.
+pub fn whole_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A count for a formula: exact up to 2^53, far beyond a month's calls or a table's rows.
+#[allow(clippy::cast_precision_loss)]
+pub fn real(count: u64) -> f64 {
+    count as f64
+}
 
 impl Add<Duration> for UnixMs {
     type Output = Self;
@@ -151,7 +163,6 @@ mod tests {
         let before = UnixMs(1_796_054_399_999);
         assert_eq!(before.to_string(), "2026-11-30T15:59:59.999Z");
         assert_eq!(before.quota_month(), "2026-11");
-        assert_eq!(before.next_quota_month(), UnixMs(before.0 + 1));
         assert_eq!(UnixMs(before.0 + 1).quota_month(), "2026-12");
         let november = QuotaMonth::default().or_of(before);
         assert_eq!(november.to_string(), "2026-11");
@@ -159,14 +170,10 @@ mod tests {
         let december = november.or_of(UnixMs(before.0 + 1));
         assert_eq!(december.to_string(), "2026-12");
         assert_eq!(december.or_of(before), november);
-        assert_eq!(
-            UnixMs(before.0 + 1).quota_month_start(),
-            UnixMs(before.0 + 1)
-        );
-        assert_eq!(
-            UnixMs(before.0 + 1).next_quota_month().quota_month(),
-            "2027-01"
-        );
+        let turn = UnixMs(before.0 + 1);
+        assert_eq!((november.ends_at(), december.starts_at()), (turn, turn));
+        assert_eq!(december.before(), november);
+        assert_eq!(december.ends_at().quota_month(), "2027-01");
     }
 
     #[test]

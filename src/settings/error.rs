@@ -14,8 +14,11 @@ pub enum SettingsError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// What stands in `--database`, and what would be right.
+    #[error("--database {0}")]
+    Database(String),
     /// The file is no TOML.
-    #[error("{place}: this is no TOML: {problem}")]
+    #[error("{place}: invalid TOML: {problem}")]
     Syntax {
         /// File and line.
         place: Place,

@@ -1,12 +1,12 @@
 //! Three layers, one on the other: the defaults, the file, the environment.
 //!
-//! The `config` crate merges them. It remembers no line of a file and no name of a variable, so [`Origins`] does,
+//! The `config` crate merges the files. It remembers no line of a file and no name of a variable, so [`Origins`] does,
 //! for messages that say where to look.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use config::{Config, FileFormat, Map, Source, Value, ValueKind};
+use config::{Config, FileFormat};
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Place, SettingsError};
@@ -17,13 +17,16 @@ pub const DEFAULTS: &str = include_str!("../../config/receiptd.toml");
 /// A key's parts: `["cadence", "min_interval"]`.
 pub(super) type Key = Vec<String>;
 
+/// The variable that names the configuration where no `--config` does.
+pub(super) const CONFIG: &str = "RECEIPTD_CONFIG";
+
 /// The prefix of our variables, and what stands between their parts.
 const PREFIX: &str = "RECEIPTD";
 const SEPARATOR: &str = "__";
 
 /// What was said, before anyone asked what it means.
 pub(super) struct Layers {
-    pub(super) root: Value,
+    pub(super) root: toml::Table,
     pub(super) origins: Origins,
     /// Variables that look like ours and are not.
     pub(super) warnings: Vec<String>,
@@ -41,7 +44,7 @@ impl Layers {
     /// Lays the environment on the file on the defaults.
     pub(super) fn merge(
         file: Option<&FileText<'_>>,
-        env: impl Iterator<Item = (String, String)>,
+        env: &[(String, String)],
     ) -> Result<Self, SettingsError> {
         let mut origins = Origins::default();
         let mut builder =
@@ -50,16 +53,18 @@ impl Layers {
             origins.read_lines(file)?;
             builder = builder.add_source(config::File::from_str(file.text, FileFormat::Toml));
         }
-        let mut variables = Variables::default();
+        let mut variables = Vec::new();
         let mut warnings = Vec::new();
         let mut credentials = None;
         for (name, value) in env {
-            if name == "CREDENTIALS_DIRECTORY" && !value.is_empty() {
+            if name == CONFIG {
+                // Read already: it names the file.
+            } else if name == "CREDENTIALS_DIRECTORY" && !value.is_empty() {
                 credentials = Some(PathBuf::from(value));
-            } else if let Some(key) = key_of(&name) {
+            } else if let Some(key) = key_of(name) {
                 let key = origins.as_the_file_spells(key);
-                origins.variables.insert(key.clone(), name);
-                variables.0.push((key, value));
+                origins.variables.insert(key.clone(), name.clone());
+                variables.push((key, value));
             } else if name.to_ascii_uppercase().starts_with("RECEIPTD_") {
                 warnings.push(format!(
                     "environment variable {name} is ignored: two underscores stand after {PREFIX} \
@@ -67,16 +72,20 @@ impl Layers {
                 ));
             }
         }
-        // Sorted, so that the same environment gives the same settings whatever its order.
-        variables.0.sort();
-        let merged = builder.add_source(variables).build();
         // Cannot fail once the file has parsed. Said without the library's own words: they quote the file's lines.
-        let merged = merged.map_err(|_| SettingsError::Syntax {
+        let merged = builder.build().and_then(Config::try_deserialize);
+        let mut root = merged.map_err(|_| SettingsError::Syntax {
             place: origins.file_place(None),
             problem: "the settings cannot be merged".to_owned(),
         })?;
+        // Sorted, so that the same environment gives the same settings whatever its order. Laid on by hand: `config`
+        // would write every account's name in lower case.
+        variables.sort();
+        for (key, text) in variables {
+            put(&mut root, &key, text);
+        }
         Ok(Self {
-            root: merged.cache,
+            root,
             origins,
             warnings,
             credentials,
@@ -94,7 +103,7 @@ fn key_of(name: &str) -> Option<Key> {
 }
 
 /// Which key was said where.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Origins {
     path: Option<PathBuf>,
     lines: BTreeMap<Key, usize>,
@@ -103,35 +112,66 @@ pub(super) struct Origins {
 
 impl Origins {
     /// Where `key` was said; for a key that nobody said, its section's place.
-    pub(super) fn place(&self, key: &[String]) -> Place {
-        for length in (1..=key.len()).rev() {
-            let part = &key[..length];
-            if let Some(name) = self.variables.get(part) {
-                return Place::Environment(name.clone());
-            }
-            if let Some(line) = self.lines.get(part) {
-                return self.file_place(Some(*line));
-            }
-        }
-        if let Some((_, name)) = self.variables.iter().find(|(set, _)| set.starts_with(key)) {
-            return Place::Environment(name.clone());
-        }
-        self.file_place(None)
+    pub(super) fn place(&self, key: &[&str]) -> Place {
+        let key = owned(key);
+        let said = (1..=key.len())
+            .rev()
+            .find_map(|length| self.said(&key[..length]));
+        let below = || {
+            let (_, name) = self
+                .variables
+                .iter()
+                .find(|(set, _)| set.starts_with(&key))?;
+            Some(Place::Environment(name.clone()))
+        };
+        said.or_else(below).unwrap_or_else(|| self.file_place(None))
     }
 
-    /// Whether the value in force comes from the environment, where everything is text.
-    pub(super) fn in_environment(&self, key: &[String]) -> bool {
-        self.variables.contains_key(key)
+    /// Where the value in force of a key comes from, by whichever of its names it was said.
+    pub(super) fn source(&self, section: &[String], key: &str) -> Place {
+        const NAMES: [[&str; 3]; 3] = [
+            ["app_key", "suite_key", "client_id"],
+            ["app_secret", "suite_secret", "client_secret"],
+            ["app_secret_file", "suite_secret_file", "client_secret_file"],
+        ];
+        let others = NAMES.iter().find(|names| names.contains(&key));
+        let names = others.map_or(std::slice::from_ref(&key), |names| &names[..]);
+        let said = names.iter().find_map(|name| {
+            let path: Key = section
+                .iter()
+                .cloned()
+                .chain([(*name).to_owned()])
+                .collect();
+            self.said(&path)
+        });
+        said.unwrap_or(Place::Defaults)
+    }
+
+    fn said(&self, key: &[String]) -> Option<Place> {
+        let variable = self
+            .variables
+            .get(key)
+            .map(|name| Place::Environment(name.clone()));
+        variable.or_else(|| self.lines.get(key).map(|line| self.file_place(Some(*line))))
+    }
+
+    /// Whether the value in force comes from the environment.
+    pub(super) fn in_environment(&self, key: &[&str]) -> bool {
+        self.variables.contains_key(&owned(key))
     }
 
     /// Whether the operator said this key anywhere.
-    pub(super) fn is_said(&self, key: &[String]) -> bool {
-        self.in_environment(key) || self.lines.contains_key(key)
+    pub(super) fn is_said(&self, key: &[&str]) -> bool {
+        self.said(&owned(key)).is_some()
     }
 
-    /// Whether the file says this key and no variable overrides it.
-    pub(super) fn in_file(&self, key: &[String]) -> bool {
-        self.lines.contains_key(key) && !self.in_environment(key)
+    /// The keys that the file says and no variable overrides.
+    pub(super) fn in_file(&self) -> impl Iterator<Item = (&Key, Place)> {
+        let of_file = self
+            .lines
+            .iter()
+            .filter(|(key, _)| !self.variables.contains_key(*key));
+        of_file.map(|(key, line)| (key, self.file_place(Some(*line))))
     }
 
     fn file_place(&self, line: Option<usize>) -> Place {
@@ -198,47 +238,22 @@ fn collect_lines(
     }
 }
 
-/// The environment as a layer. `config`'s own would guess at types ("0123" becomes 123: a secret damaged) and lose
-/// an account's spelling; here every value stays the text that it is.
-#[derive(Clone, Default)]
-struct Variables(Vec<(Key, String)>);
-
-impl std::fmt::Debug for Variables {
-    /// Names only: values may be secrets.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list()
-            .entries(self.0.iter().map(|(key, _)| key))
-            .finish()
-    }
-}
-
-impl Source for Variables {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        let mut root = Map::new();
-        for (key, text) in &self.0 {
-            put(&mut root, key, text);
-        }
-        Ok(root)
-    }
-}
-
-fn put(table: &mut Map<String, Value>, key: &[String], text: &str) {
+/// Sets a value, as the text that it is: a guess at its type would make 123 of a secret "0123".
+fn put(table: &mut toml::Table, key: &[String], text: &str) {
     let [first, rest @ ..] = key else { return };
     if rest.is_empty() {
-        table.insert(first.clone(), Value::new(None, text.to_owned()));
+        table.insert(first.clone(), text.into());
         return;
     }
-    let slot = table
-        .entry(first.clone())
-        .or_insert_with(|| Value::new(None, Map::<String, Value>::new()));
-    if !matches!(slot.kind, ValueKind::Table(_)) {
-        slot.kind = ValueKind::Table(Map::new());
+    let inner = table.entry(first).or_insert(toml::Table::new().into());
+    if !inner.is_table() {
+        *inner = toml::Table::new().into();
     }
-    if let ValueKind::Table(inner) = &mut slot.kind {
+    if let toml::Value::Table(inner) = inner {
         put(inner, rest, text);
     }
+}
+
+fn owned(key: &[&str]) -> Key {
+    key.iter().map(|part| (*part).to_owned()).collect()
 }

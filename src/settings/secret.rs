@@ -1,6 +1,5 @@
 //! Secrets: where they are, and how they are read.
 
-use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -8,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// Where a secret is.
-#[derive(Clone)]
+use super::types::trimmed;
+
+/// Where a secret is. `Debug` shows none.
+#[derive(Clone, Debug)]
 pub enum Secret {
     /// In the configuration or the environment.
     Inline(SecretString),
@@ -42,7 +43,7 @@ pub enum SecretError {
     /// A directory, a pipe, a device: nothing that can be read again and again.
     #[error("the secret file {} is no regular file; name one that holds the secret alone", .0.display())]
     NoFile(PathBuf),
-    /// Nothing in it but line ends.
+    /// Nothing in it but blanks.
     #[error("the secret file {} is empty; write the secret into it", .0.display())]
     Empty(PathBuf),
     /// Over 64 KiB.
@@ -54,8 +55,8 @@ pub enum SecretError {
 }
 
 impl Secret {
-    /// The secret as it is now. A file is read again at every call, so that a changed secret is used at once; line
-    /// ends after it are not part of it.
+    /// The secret as it is now. A file is read again at every call, so that a changed secret is used at once;
+    /// blanks, line ends and a byte-order mark around it are not part of it.
     pub fn read(&self) -> Result<SecretString, SecretError> {
         match self {
             Self::Inline(secret) => Ok(secret.clone()),
@@ -104,12 +105,11 @@ fn read_file(path: &Path) -> Result<SecretString, SecretError> {
     if bytes.len() as u64 > LONGEST {
         return Err(SecretError::TooLong(path.to_owned()));
     }
-    let mut text = String::from_utf8(bytes).map_err(|_| SecretError::NoText(path.to_owned()))?;
-    text.truncate(text.trim_end_matches(['\r', '\n']).len());
-    if text.is_empty() {
-        return Err(SecretError::Empty(path.to_owned()));
+    let text = String::from_utf8(bytes).map_err(|_| SecretError::NoText(path.to_owned()))?;
+    match trimmed(&text) {
+        "" => Err(SecretError::Empty(path.to_owned())),
+        text => Ok(SecretString::from(text)),
     }
-    Ok(SecretString::from(text))
 }
 
 fn check(path: &Path, found: &Metadata) -> Result<(), SecretError> {
@@ -119,24 +119,6 @@ fn check(path: &Path, found: &Metadata) -> Result<(), SecretError> {
     Ok(())
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inline(_) => f.write_str("Inline([redacted])"),
-            Self::File {
-                path,
-                from_credentials,
-            } => {
-                let mut shown = f.debug_struct("File");
-                shown
-                    .field("path", path)
-                    .field("from_credentials", from_credentials)
-                    .finish()
-            }
-        }
-    }
-}
-
 impl PartialEq for Secret {
     /// For a reload that asks what changed: never with a value from outside, so its time tells nobody anything.
     fn eq(&self, other: &Self) -> bool {
@@ -144,14 +126,14 @@ impl PartialEq for Secret {
             (Self::Inline(one), Self::Inline(two)) => one.expose_secret() == two.expose_secret(),
             (
                 Self::File {
-                    path: one,
-                    from_credentials: here,
+                    path,
+                    from_credentials,
                 },
                 Self::File {
-                    path: two,
-                    from_credentials: there,
+                    path: other,
+                    from_credentials: too,
                 },
-            ) => one == two && here == there,
+            ) => (path, from_credentials) == (other, too),
             _ => false,
         }
     }

@@ -1,21 +1,21 @@
-//! The database behind a trait: claims, outcomes and wake-ups, not SQL.
+//! The database behind small traits, by caller: leases, claims, results, commands, upkeep. They speak of rows and outcomes,
+//! not of SQL, and are used behind `Arc<dyn Store>`, since the backend is chosen at run time.
 //!
-//! Methods are grouped by who calls them. The behaviour suite in `tests/store` is what a backend has to pass.
+//! The behaviour suite in `tests/store` is what a backend has to pass.
 
-mod pruning;
 pub mod sqlite;
 
-use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use pruning::{Pruning, Step};
+use async_trait::async_trait;
 
 use crate::receipt::{
-    AccountName, Chat, ConversationId, CorpId, ErrorCode, Lane, Message, MessageId, MessageKey,
-    Outcome, RobotCode, State, UnixMs, Upcoming, UserId,
+    AccountName, Chat, Claim, ConversationId, CorpId, ErrorCode, LaneId, Message, MessageId,
+    MessageKey, Outcome, RobotCode, State, UnixMs, UserId,
 };
 
-/// What went wrong, named by what the caller can do about it.
+/// What went wrong, named by what the caller can do about it. A backend maps its own errors to these.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process holds the write lock. Nothing was written: wait and try again.
@@ -24,10 +24,10 @@ pub enum StoreError {
     /// No room on the disk. Nothing was written: wait and try again.
     #[error("the disk is full")]
     Full,
-    /// An error of the disk or of the file system that may pass. Nothing was written.
+    /// An error of the disk, the file system or the connection that may pass. Whether a commit took place may be unknown.
     #[error("the database could not be read or written")]
-    Io(#[source] sqlx::Error),
-    /// The file is corrupt, is not ours, or was replaced while it was open: a person is needed.
+    Unavailable(#[source] sqlx::Error),
+    /// The database is corrupt, is not ours, or was replaced while it was open: a person is needed.
     #[error("{0}")]
     Unusable(String),
     /// Anything else: a bug, or a schema that somebody changed.
@@ -38,13 +38,13 @@ pub enum StoreError {
 impl StoreError {
     /// Whether waiting may mend it.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Busy | Self::Full | Self::Io(_))
+        matches!(self, Self::Busy | Self::Full | Self::Unavailable(_))
     }
 
     /// The error with what it came from, in one line.
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn with_source(&self) -> String {
         match self {
-            Self::Io(cause) | Self::Other(cause) => format!("{self}: {cause}"),
+            Self::Unavailable(cause) | Self::Other(cause) => format!("{self}: {cause}"),
             Self::Busy | Self::Full | Self::Unusable(_) => self.to_string(),
         }
     }
@@ -53,24 +53,191 @@ impl StoreError {
 /// A store's answer.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// A lane with pending rows that have been admitted.
+/// The store as the daemon and the commands hold it.
+pub type SharedStore = Arc<dyn Store>;
+
+/// All that a backend offers.
+pub trait Store: Leases + Claims + Results + Commands + Upkeep {}
+
+impl<S: Leases + Claims + Results + Commands + Upkeep> Store for S {}
+
+/// The name of lanes that are served together, since they share a month's budget: see
+/// [`Leases`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(Arc<str>);
+
+impl GroupId {
+    /// Wraps the name.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for GroupId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The right to serve a group. What is written for the group's lanes names its epoch, which grows whenever the group
+/// changes hands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Of which group.
+    pub group: GroupId,
+    /// Which time the group was taken.
+    pub epoch: i64,
+}
+
+/// Who serves which group of lanes. A SQLite file has one owner, who holds a lock beside it: there every lease is granted
+/// at once and never lost.
+#[async_trait]
+pub trait Leases: Send + Sync + 'static {
+    /// Takes what is free of `groups`.
+    async fn acquire(&self, groups: &[GroupId]) -> Result<Vec<Lease>>;
+
+    /// The groups of these leases that are no longer ours.
+    async fn lost(&self, leases: &[Lease]) -> Result<Vec<GroupId>>;
+
+    /// Gives leases back.
+    async fn release(&self, leases: &[Lease]) -> Result<()>;
+}
+
+/// A lane with placed rows beyond those that were asked to be left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneDue {
     /// Whose rows.
-    pub lane: Lane,
-    /// When the first of those not in flight is due.
-    pub next_poll_at: UnixMs,
+    pub lane: LaneId,
+    /// When the first row is due whose last walk did not fail.
+    pub sound_at: Option<UnixMs>,
+    /// When the first row is due whose last walks failed ([`Message::failed_walks`]).
+    pub failing_at: Option<UnixMs>,
 }
 
-/// What `commit` found for an outcome: the row as it is now, and how many of the outcome's readers are new.
-#[derive(Clone, Debug)]
-pub struct Found<'a> {
-    /// What the walk brought.
-    pub outcome: &'a Outcome,
-    /// The row; `None` where a feeder deleted or spoiled it (its readers are then not recorded).
+/// Rows that were never placed, some of each lane.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NewRows {
+    /// The rows. Of each, `lane` names account and `corp_id` as the feeder wrote them.
+    pub rows: Vec<Message>,
+    /// Where to go on: the last lane that was looked at, where there may be more behind it or of it. `None`: that was the last
+    /// lane. Of those before there may be more than was asked for of each: they come when these are placed.
+    pub next: Option<LaneId>,
+}
+
+/// A row's first place in the schedule, or its place under another lane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placement {
+    /// The row with its schedule, its lane and `admitted_at`.
+    pub message: Message,
+    /// Why no lane serves it for now; it becomes the row's `last_error`, and the row is not due until
+    /// [`Claims::unplace`] makes it new again.
+    pub waits_for: Option<ErrorCode>,
+}
+
+/// Which rows of a lane a claim wants. Of one round the first are asked for first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wanted {
+    /// Last chances alone, of sound and failing rows.
+    LastChances,
+    /// Rows whose last walk did not fail, last chances first, then in the order in which they are due.
+    Sound,
+    /// The same rows in random order (of the first ten thousand): where many fail, the others must not wait behind them.
+    SoundShuffled,
+    /// Rows whose last walks failed, in the order in which they are due.
+    Failing,
+}
+
+/// A question for due rows.
+#[derive(Clone, Copy, Debug)]
+pub struct DueQuery<'a> {
+    /// Of these lanes.
+    pub lanes: &'a [LaneId],
+    /// Which of their rows.
+    pub wanted: Wanted,
+    /// Rows due by then.
+    pub now: UnixMs,
+    /// Rows whose last chance is due by then count as due (unless their feeder's "not before" is later than `now`).
+    pub last_chances_until: UnixMs,
+    /// Left out: what is in flight, and what the caller does not want now.
+    pub without: &'a [MessageId],
+    /// Rows of each lane at most.
+    pub per_lane: usize,
+}
+
+/// Rows that are to be placed anew; see [`Claims::unplace`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unplace {
+    /// The rows of lanes.
+    Lanes(Vec<LaneId>),
+    /// The rows of an account that wait for the configuration.
+    Waiting(AccountName),
+}
+
+/// What the scheduler asks. A claim is not written: who holds the lease remembers what is in flight, and after a crash
+/// everything due is simply due.
+///
+/// A row that cannot be read as a message is quarantined (`failed`, `last_error = row.invalid: COLUMN`) and left out of
+/// every answer.
+#[async_trait]
+pub trait Claims: Send + Sync + 'static {
+    /// Lanes with placed pending rows beyond those `without`. Costs the same for a lane with one row or a million.
+    async fn lanes(&self, without: &[MessageId]) -> Result<Vec<LaneDue>>;
+
+    /// Pending rows that were never placed: lane by lane behind `after`, oldest first, `per_lane` of each and `limit` in
+    /// all at most.
+    async fn new_rows(
+        &self,
+        after: Option<&LaneId>,
+        per_lane: usize,
+        limit: usize,
+    ) -> Result<NewRows>;
+
+    /// Writes places, of all lanes in one transaction. A row that is no longer pending, or was placed meanwhile, stays as
+    /// it is.
+    async fn place(&self, places: &[Placement]) -> Result<()>;
+
+    /// Due rows.
+    async fn due(&self, query: &DueQuery<'_>) -> Result<Vec<Message>>;
+
+    /// Rows of a lane, or with `None` rows that wait for the configuration, whose `lives_from` is not after `lived_from`.
+    /// May read all of those rows: for once a while.
+    async fn overaged(
+        &self,
+        lane: Option<&LaneId>,
+        lived_from: UnixMs,
+        without: &[MessageId],
+        limit: usize,
+    ) -> Result<Vec<Message>>;
+
+    /// Makes pending placed rows new again, so that they are placed by the configuration as it is now; schedule, history
+    /// and the feeder's "not before" stay. At most `limit`; how many.
+    async fn unplace(&self, which: &Unplace, without: &[MessageId], limit: usize) -> Result<u64>;
+
+    /// Claims whose row is gone, final, of another lane or re-scheduled by now.
+    async fn stale(&self, claims: &[Claim]) -> Result<Vec<MessageId>>;
+
+    /// Pulls pending rows of served lanes that receiptd scheduled after `latest` forward to `latest`, at most `limit` of
+    /// them; how many. A feeder's own `next_poll_at` holds. For a wall clock that was set back.
+    async fn pull_forward(&self, latest: UnixMs, limit: usize) -> Result<u64>;
+
+    /// Resolves when another connection may have committed since the last call returned. May resolve in vain.
+    async fn changed(&self) -> Result<()>;
+}
+
+/// What was found for an outcome.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// The row as it is now; `None` where a feeder deleted, renamed or corrupted it (its readers are then not recorded).
     pub row: Option<Message>,
-    /// The readers recorded just now, in the order seen.
-    pub new_readers: Vec<UserId>,
+    /// How many of the outcome's readers are new; they are recorded in the same transaction.
+    pub new_readers: u32,
+    /// How many readers are recorded in all, counted where the message may be complete with them.
+    pub recorded: Option<u32>,
 }
 
 /// What is to be written with the readers, all or nothing.
@@ -80,15 +247,121 @@ pub struct Writes {
     pub messages: Vec<Message>,
     /// Calls to add.
     pub calls: Vec<CallCount>,
-    /// Cadence statistics to put in place of what is stored.
-    pub habits: Vec<HabitsRow>,
+}
+
+/// An open transaction of results. Dropped without a commit it is rolled back.
+#[async_trait]
+pub trait ResultsTransaction: Send {
+    /// What was found, an entry for each outcome, in their order.
+    fn found(&self) -> &[Found];
+
+    /// Writes and commits.
+    ///
+    /// # Errors
+    /// It may have taken place all the same: begin again with the same outcomes, alone, until that succeeds.
+    async fn commit(self: Box<Self>, writes: &Writes) -> Result<()>;
+}
+
+/// How a transaction of results begins.
+pub enum Begun<'s> {
+    /// The readers are recorded in it, and the rows are found: decide and commit.
+    Open(Box<dyn ResultsTransaction + 's>),
+    /// An earlier attempt with the same outcomes took place after all: nothing is left to do.
+    AlreadyCommitted,
+}
+
+/// What the reconciler asks.
+#[async_trait]
+pub trait Results: Send + Sync + 'static {
+    /// Begins a transaction for many outcomes, no two of which name the same row: records their readers and finds their
+    /// rows. After an error, here or at the commit, the same outcomes are to be given again, alone, until that
+    /// succeeds: only so can the store tell that an attempt whose outcome was unknown took place, and nothing is counted
+    /// twice.
+    async fn begin<'s>(&'s self, outcomes: &[Outcome]) -> Result<Begun<'s>>;
+
+    /// Stored habits of lanes.
+    async fn habits(&self, lanes: &[LaneId]) -> Result<Vec<HabitsRow>>;
+
+    /// Puts habits in place of what is stored.
+    async fn save_habits(&self, habits: &[HabitsRow]) -> Result<()>;
+
+    /// Calls counted in a month (`YYYY-MM` at UTC+8), by account and `corp_id` as they stand in `api_calls`.
+    async fn calls_in(&self, month: &str) -> Result<Vec<CallCount>>;
+
+    /// Last chances of all lanes with any: those due before `until`, and all. Reads an index entry for each.
+    async fn owed(&self, until: UnixMs) -> Result<Vec<Owed>>;
+
+    /// Adds calls that no outcome brings: a command's own, and those of a process that died before it wrote them.
+    async fn count_calls(&self, calls: &[CallCount]) -> Result<()>;
+
+    /// The newest ticket of a third-party suite.
+    async fn suite_ticket(&self, suite_key: &str) -> Result<Option<String>>;
+}
+
+/// What commands ask, beside a daemon or without one.
+#[async_trait]
+pub trait Commands: Send + Sync + 'static {
+    /// Inserts messages as a feeder would; how many were new.
+    async fn add(&self, messages: &[NewMessage]) -> Result<u64>;
+
+    /// Makes failed, expired and cancelled messages pending and due at `now`; how many. `limit` rows at most.
+    async fn retry(&self, which: &Selection, now: UnixMs, limit: usize) -> Result<u64>;
+
+    /// One message and its readers, in the order recorded.
+    async fn message(&self, key: &MessageKey) -> Result<Option<(Message, Vec<Reader>)>>;
+
+    /// Every stored habit.
+    async fn all_habits(&self) -> Result<Vec<HabitsRow>>;
+
+    /// What `prune` would remove in all.
+    async fn prunable(&self, before: UnixMs, state: Option<State>) -> Result<Pruned>;
+
+    /// Closes every connection, so that the file alone is all there is of a database in a file.
+    async fn close(&self);
+}
+
+/// What is due now and then rather than at once.
+#[async_trait]
+pub trait Upkeep: Send + Sync + 'static {
+    /// Counts over the table, lane by lane. Reads every index entry: at most once a summary interval.
+    async fn totals(&self, now: UnixMs) -> Result<Vec<LaneTotals>>;
+
+    /// The last chances of a lane that must be begun with now, so that all fit its rate: those due up to the answer.
+    /// `None`: none needs to be taken before its moment.
+    async fn last_chances_to_begin(
+        &self,
+        lane: &LaneId,
+        fit: &LastChanceFit,
+    ) -> Result<Option<UnixMs>>;
+
+    /// Removes finished messages (of one state, where given) that finished before `before`, with their readers, and
+    /// readers that no message has any more; one small batch. Rows that a foreign key of another table holds are left, and
+    /// counted.
+    async fn prune(&self, before: UnixMs, state: Option<State>) -> Result<Pruned>;
+
+    /// Looks after the database itself, as far as that is due: checkpoints, statistics. For once a summary interval.
+    async fn maintain(&self) -> Result<Health>;
+}
+
+/// What [`Upkeep::last_chances_to_begin`] plans with. If all are begun with now, the n-th ends n / rate from now; it must
+/// not be later than `slack` after its moment. A start is needed now where the next look, `again` from now, would be too late.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LastChanceFit {
+    /// Now.
+    pub now: UnixMs,
+    /// Calls a second that may be planned with.
+    pub calls_per_second: f64,
+    /// How long after its moment a last chance may still be taken.
+    pub slack: Duration,
+    /// When this is asked again.
+    pub again: Duration,
 }
 
 /// Calls of a lane in a month.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallCount {
     /// Who called.
-    pub lane: Lane,
+    pub lane: LaneId,
     /// `YYYY-MM` at UTC+8.
     pub month: String,
     /// Metered calls.
@@ -103,7 +376,7 @@ pub struct CallCount {
 
 impl CallCount {
     /// Nothing counted yet.
-    pub fn nothing(lane: Lane, month: String) -> Self {
+    pub fn nothing(lane: LaneId, month: String) -> Self {
         Self {
             lane,
             month,
@@ -119,8 +392,8 @@ impl CallCount {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HabitsRow {
     /// Whose.
-    pub lane: Lane,
-    /// JSON, written and read by `cadence`.
+    pub lane: LaneId,
+    /// JSON, written and read by the cadence.
     pub habits: String,
 }
 
@@ -160,7 +433,7 @@ pub enum Selection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneTotals {
     /// Whose rows.
-    pub lane: Lane,
+    pub lane: LaneId,
     /// Pending rows, new ones included.
     pub pending: u64,
     /// Pending rows that are due; a new one is due from its insert on, or from its feeder's `next_poll_at`.
@@ -183,8 +456,10 @@ pub struct Reader {
 }
 
 /// Last chances that a lane's pending messages have still to take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owed {
+    /// Whose.
+    pub lane: LaneId,
     /// Those before the moment that was asked for.
     pub until: u64,
     /// All of them.
@@ -198,179 +473,21 @@ pub struct Pruned {
     pub messages: u64,
     /// Readers of those, and of messages that a feeder deleted.
     pub readers: u64,
+    /// Messages that could not be removed, since a row of another table refers to them.
+    pub held: u64,
 }
 
-/// A batch of a prune.
-#[derive(Clone, Copy, Debug)]
-pub struct PruneBatch {
-    /// What it removed; zeroes mean that nothing is left.
-    pub pruned: Pruned,
-    /// How long removing took. Without the wait for the lock and the COMMIT, which a smaller batch makes no shorter.
-    pub work: Duration,
-}
-
-/// The write-ahead log after a checkpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WriteAheadLog {
-    /// How large it is on disk.
-    pub bytes: u64,
+/// What is worth knowing of the database itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// How large the write-ahead log is on disk, in bytes; 0 where there is none.
+    pub wal_bytes: u64,
     /// How much of it could not be moved into the file, since an open transaction may still need what the file holds.
-    pub held_bytes: u64,
+    pub wal_held_bytes: u64,
+    /// What a person should know of it now, with what to do.
+    pub warning: Option<String>,
 }
 
-/// The database as receiptd uses it. Every write is all or nothing, and idempotent where it may be repeated after an
-/// error whose outcome is unknown.
-pub trait Store: Send + Sync + 'static {
-    // --- the scheduler -----------------------------------------------------------------------------------------
-
-    /// Lanes with admitted pending rows beyond those in flight.
-    fn lanes(&self, in_flight: &[MessageId]) -> impl Future<Output = Result<Vec<LaneDue>>> + Send;
-
-    /// Lanes with pending rows that were never admitted, in flight or not.
-    fn new_lanes(&self) -> impl Future<Output = Result<Vec<Lane>>> + Send;
-
-    /// Pending rows of a lane that were never admitted, oldest first. A row that cannot be read as a message is set
-    /// aside (`failed`, `last_error = row.invalid`) and left out.
-    fn arrivals(
-        &self,
-        lane: &Lane,
-        in_flight: &[MessageId],
-        limit: usize,
-        now: UnixMs,
-    ) -> impl Future<Output = Result<Vec<Message>>> + Send;
-
-    /// Writes the schedule of rows that are still pending and not admitted.
-    fn admit(&self, rows: &[Message]) -> impl Future<Output = Result<()>> + Send;
-
-    /// Due rows of a lane, by `next_poll_at`, after those whose last chance is due by `last_chances_until`, which need
-    /// not be due themselves before; set aside as in [`Self::arrivals`].
-    fn due(
-        &self,
-        lane: &Lane,
-        now: UnixMs,
-        last_chances_until: UnixMs,
-        in_flight: &[MessageId],
-        limit: usize,
-    ) -> impl Future<Output = Result<Vec<Message>>> + Send;
-
-    /// Admitted rows of a lane whose `lives_from` is not after `lived_from`: rows at the end of their life in a lane
-    /// that may not call. May read all of the lane's rows: for once a while, not for every beat.
-    fn overaged(
-        &self,
-        lane: &Lane,
-        lived_from: UnixMs,
-        in_flight: &[MessageId],
-        limit: usize,
-    ) -> impl Future<Output = Result<Vec<Message>>> + Send;
-
-    /// Notes `code` on a lane's admitted pending rows that do not bear it yet, at most `limit` of them; how many were
-    /// noted. May read all of the lane's rows: for once a while, not for every beat.
-    fn note_lane_error(
-        &self,
-        lane: &Lane,
-        code: &ErrorCode,
-        now: UnixMs,
-        limit: usize,
-    ) -> impl Future<Output = Result<u64>> + Send;
-
-    /// Claims whose row is gone, final or re-scheduled by now.
-    fn stale(
-        &self,
-        claims: &[crate::receipt::Claim],
-    ) -> impl Future<Output = Result<Vec<MessageId>>> + Send;
-
-    /// Pulls pending rows that receiptd scheduled after `latest` forward to `latest`, at most `limit` of them; how
-    /// many were pulled. A feeder's own `next_poll_at` holds. For a wall clock that was set back.
-    fn pull_forward(
-        &self,
-        latest: UnixMs,
-        limit: usize,
-    ) -> impl Future<Output = Result<u64>> + Send;
-
-    /// Resolves when another connection may have committed since the last call returned. May resolve in vain.
-    fn changed(&self) -> impl Future<Output = Result<()>> + Send;
-
-    // --- the reconciler ----------------------------------------------------------------------------------------
-
-    /// One IMMEDIATE transaction for many outcomes: records the readers, asks `decide` what follows, writes that.
-    /// No two outcomes name the same row. `decide` may be called again when the store has to begin again.
-    ///
-    /// After an error the same outcomes are to be given again, alone, until that succeeds: only so can the store tell
-    /// that an attempt whose outcome was unknown took place after all (`decide` is not called then), and nothing is
-    /// counted twice. Not to be dropped half way without such a repeat, for the same reason.
-    fn commit<D>(&self, outcomes: &[Outcome], decide: D) -> impl Future<Output = Result<()>> + Send
-    where
-        D: FnMut(&[Found<'_>]) -> Writes + Send;
-
-    /// The stored habits of every lane.
-    fn habits(&self) -> impl Future<Output = Result<Vec<HabitsRow>>> + Send;
-
-    /// The last chances of a lane's pending messages, those before `until` apart. Reads an index entry for each.
-    fn owed(&self, lane: &Lane, until: UnixMs) -> impl Future<Output = Result<Owed>> + Send;
-
-    /// The last chances of a lane in order of time, those together that lie within `step`. Reads an index entry for each.
-    fn last_chances(
-        &self,
-        lane: &Lane,
-        step: Duration,
-    ) -> impl Future<Output = Result<Vec<Upcoming>>> + Send;
-
-    /// Calls counted in a month, lane by lane.
-    fn calls_in(&self, month: &str) -> impl Future<Output = Result<Vec<CallCount>>> + Send;
-
-    // --- the tokens --------------------------------------------------------------------------------------------
-
-    /// The newest ticket of a third-party suite.
-    fn suite_ticket(&self, suite_key: &str) -> impl Future<Output = Result<Option<String>>> + Send;
-
-    // --- commands, retention and the summary -------------------------------------------------------------------
-
-    /// Inserts messages as a feeder would; how many were new.
-    fn add(&self, messages: &[NewMessage]) -> impl Future<Output = Result<u64>> + Send;
-
-    /// Adds calls that no outcome brings: a command's own, and those of a process that died before it wrote them.
-    fn count_calls(&self, calls: &[CallCount]) -> impl Future<Output = Result<()>> + Send;
-
-    /// Makes failed, expired and cancelled messages pending and due at `now`; how many. `limit` rows at most.
-    fn retry(
-        &self,
-        which: &Selection,
-        now: UnixMs,
-        limit: usize,
-    ) -> impl Future<Output = Result<u64>> + Send;
-
-    /// Removes finished messages (of one state, where given) that finished before `before`, with their readers, and
-    /// readers that no message has any more; one small batch of at most `limit` messages.
-    fn prune(
-        &self,
-        before: UnixMs,
-        state: Option<State>,
-        limit: usize,
-    ) -> impl Future<Output = Result<PruneBatch>> + Send;
-
-    /// What `prune` would remove in all.
-    fn prunable(
-        &self,
-        before: UnixMs,
-        state: Option<State>,
-    ) -> impl Future<Output = Result<Pruned>> + Send;
-
-    /// One message and its readers, in the order recorded.
-    fn message(
-        &self,
-        key: &MessageKey,
-    ) -> impl Future<Output = Result<Option<(Message, Vec<Reader>)>>> + Send;
-
-    /// Counts over the table, lane by lane. Reads every index entry: at most once a summary interval.
-    fn totals(&self, now: UnixMs) -> impl Future<Output = Result<Vec<LaneTotals>>> + Send;
-
-    /// Moves what is in the write-ahead log into the file, as far as no reader holds it back.
-    fn checkpoint(&self) -> impl Future<Output = Result<WriteAheadLog>> + Send;
-
-    /// Lets the database bring its statistics up to date, where it thinks that worth while. For once an hour or so.
-    fn optimize(&self) -> impl Future<Output = Result<()>> + Send;
-}
-
-/// How long a statement waits for another process's lock before it says [`StoreError::Busy`]. Shorter than the
-/// loops' beat, so that a wait for a lock is seen as a wait and not as a hang.
+/// How long a statement waits for another process's lock before it says [`StoreError::Busy`]. Shorter than the interval of
+/// the loops' heartbeats, so that a wait for a lock is seen as a wait and not as a hang.
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);

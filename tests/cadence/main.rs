@@ -130,6 +130,7 @@ fn a_month_is_never_a_call_over_its_budget_and_last_chances_come_first() {
     // A tenth of the bench's months: 500 calls.
     let plan = |messages| month::Plan {
         messages,
+        within: None,
         budget: 500,
         day: 0,
         usual: None,
@@ -186,6 +187,31 @@ fn a_month_is_never_a_call_over_its_budget_and_last_chances_come_first() {
         "seed {SEED}: {} for {mean:?}",
         late.tally.mean()
     );
+}
+
+#[test]
+fn the_first_burst_of_an_account_is_no_rate_of_its_month() {
+    let crowd = Crowd::log_normal(5.0, 1.8, 0.15);
+    let rules = Rules::default();
+    for seed in SEED..SEED + 3 {
+        let burst = |budget, usual| {
+            let plan = month::Plan {
+                messages: 100,
+                within: Some(Duration::from_secs(360)),
+                budget,
+                day: 0,
+                usual,
+            };
+            month::run(&crowd, &rules, plan, seed)
+        };
+        let lavish = burst(1_000_000, None).spent;
+        for usual in [None, Some(300.0)] {
+            let month = burst(4_000, usual);
+            let seen = format!("usual {usual:?}, seed {seed}: {} of {lavish}", month.spent);
+            assert!(3 * month.spent >= 2 * lavish, "{seen}");
+            assert_eq!((month.dropped, month.tally.missed), (0, 0), "{seen}");
+        }
+    }
 }
 
 /// Where readers do as the policy takes them to do, it spends what it says: any crowd, group and target. It is solved for

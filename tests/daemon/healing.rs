@@ -119,4 +119,11 @@ async fn a_walk_that_panics_costs_its_key_one_poll_and_the_others_nothing() {
         "{}",
         house.log()
     );
+    // The call that it had made is counted all the same.
+    house
+        .until_true("every call is counted", || {
+            let counted = house.sql("SELECT sum(calls) FROM api_calls");
+            counted == [house.sandbox.counts().metered.to_string()]
+        })
+        .await;
 }

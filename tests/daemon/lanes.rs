@@ -331,3 +331,139 @@ async fn a_backlog_that_outlived_its_age_does_not_stand_before_the_probe() {
     let moments = "SELECT count(DISTINCT finished_at) <= 100 FROM messages WHERE process_query_key LIKE 'old-%'";
     assert_eq!(house.sql(moments), ["1"]);
 }
+
+/// Ten of them on an internal account's rows made a hundred calls a second of an account that may make ten.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_internal_account_is_one_lane_whatever_its_rows_say() {
+    let config = SandboxConfig {
+        calls_per_second: 20,
+        ..SandboxConfig::default()
+    };
+    let account = DEFAULT_ACCOUNT.replace("calls_per_second = 400", "calls_per_second = 20");
+    let mut house = House::new(config, &account).await;
+    house.start();
+    let values: Vec<String> = (0..80)
+        .map(|n| {
+            format!(
+                "('sb:readers=1,median=1ms,never=0;c{n}', 'corp-{}', 1)",
+                n % 10
+            )
+        })
+        .collect();
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, corp_id, expected_readers) VALUES {}",
+        values.join(",")
+    ));
+    let complete = "SELECT count(*) FROM messages WHERE state = 'complete'";
+    house.until(complete, "80").await;
+    assert!(
+        house.sandbox.violations().is_empty(),
+        "{:?}",
+        house.sandbox.violations()
+    );
+    let counted = house.sql("SELECT account, corp_id FROM api_calls");
+    assert_eq!(counted, ["default|"]);
+}
+
+/// Rows of ten thousand accounts that no configuration names stopped everybody for minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_invented_names_hold_up_nobody() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "1h");
+    house.start();
+    house.sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 10000)
+         INSERT INTO messages (process_query_key, account) SELECT 'invented-' || i, 'name-' || i FROM n",
+    );
+    house.sql(
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;sound', 1)",
+    );
+    house
+        .until(
+            "SELECT state FROM messages WHERE process_query_key LIKE '%;sound'",
+            "complete",
+        )
+        .await;
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE last_error = 'account.unknown'",
+            "10000",
+        )
+        .await;
+    let warnings = house.log().matches("account.unknown").count();
+    assert!(warnings <= 3, "{warnings} warnings");
+}
+
+/// An organisation's first message each: as many lanes at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_organisations_hold_up_nobody() {
+    let accounts = format!(
+        "{DEFAULT_ACCOUNT}\n[accounts.suite]\napp = \"third_party\"\napp_key = \"suite\"\napp_secret = \"s3cret\"\n"
+    );
+    let mut house = House::new(SandboxConfig::default(), &accounts).await;
+    let corps: Vec<String> = (1..=2000).map(|n| format!("corp-{n}")).collect();
+    let corps: Vec<&str> = corps.iter().map(String::as_str).collect();
+    house
+        .sandbox
+        .add_app(App::third_party("suite", "s3cret", "ticket", &corps));
+    house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "1h");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "2h");
+    house.start();
+    house.sql("INSERT INTO suite_tickets (suite_key, ticket) VALUES ('suite', 'ticket')");
+    house.sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2000)
+         INSERT INTO messages (process_query_key, account, corp_id, expected_readers)
+         SELECT 'sb:readers=1,median=1ms,never=0;of-' || i, 'suite', 'corp-' || i, 1 FROM n",
+    );
+    house.sql(
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;sound', 1)",
+    );
+    house
+        .until(
+            "SELECT state FROM messages WHERE process_query_key LIKE '%;sound'",
+            "complete",
+        )
+        .await;
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE state = 'complete'",
+            "2001",
+        )
+        .await;
+}
+
+/// Throttled for a second, it was shown as throttled until its next answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_is_throttled_no_longer_than_its_window() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.start();
+    house.sql("INSERT INTO messages (process_query_key) VALUES ('sb:throttle*1,readers=1;t')");
+    house.until_logged("account default: throttled").await;
+    house.sql("UPDATE messages SET state = 'cancelled'");
+    let condition = || {
+        let text = std::fs::read_to_string(house.database().with_extension("db.status")).ok()?;
+        let status: serde_json::Value = serde_json::from_str(&text).ok()?;
+        Some(status["lanes"][0]["condition"].as_str()?.to_owned())
+    };
+    house
+        .until_true("the window is over", || {
+            condition().as_deref() == Some("ok")
+        })
+        .await;
+}
+
+/// Pages without end were read to the two-hundredth, a metered call each.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_name_nobody_new_are_not_followed_for_long() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.start();
+    house.sql(
+        "INSERT INTO messages (process_query_key, chat) VALUES ('sb:page=empty,readers=1000,median=1ms,never=0;pages', 'group')",
+    );
+    house
+        .until("SELECT last_error FROM messages", "walk.pagesWithoutNews")
+        .await;
+    assert_eq!(house.sql("SELECT state FROM messages"), ["pending"]);
+    let first = house.sql("SELECT call_count FROM messages");
+    assert!(first[0].parse::<u32>().unwrap() <= 12, "{first:?}");
+}

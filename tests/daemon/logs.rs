@@ -18,10 +18,12 @@ async fn the_log_tells_start_settings_and_stop_and_no_secret() {
     let configured = house.dir.path().join("receiptd.toml");
     let database = house.database();
     let expected = [
-        format!("INFO receiptd {version} starts, configured by {} and the environment", configured.display()),
-        format!("INFO settings: [database] url = sqlite://{}, synchronous = full", database.display()),
-        "INFO settings: [accounts.default] app = internal, app_key = sandbox, app_secret = [redacted], calls_per_second = 400"
-            .to_owned(),
+        format!(
+            "INFO receiptd {version} starts, configured by {} and the environment",
+            configured.display()
+        ),
+        "INFO settings that were set: accounts.default.app = \"internal\", accounts.default.app_key = \"sandbox\", accounts.default.app_secret = \"[redacted]\", accounts.default.calls_per_second = 400".to_owned(),
+        format!(", database.url = \"sqlite://{}\"", database.display()),
         "WARN configuration: ".to_owned(),
         format!("INFO receiptd serves {}", database.display()),
         "INFO receiptd stops (SIGTERM): the calls under way have 15s to end".to_owned(),
@@ -35,6 +37,9 @@ async fn the_log_tells_start_settings_and_stop_and_no_secret() {
         rest = after;
     }
     assert!(!log.contains("hush-hush"), "{log}");
+    // What is a default is not told, nor is anything twice.
+    assert!(!log.contains("concurrency"), "{log}");
+    assert_eq!(log.matches("\"[redacted]\"").count(), 1, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,4 +101,22 @@ async fn a_warning_that_repeats_is_written_once() {
             "{warning}:\n{log}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_secret_is_in_the_log_before_any_message_is_due() {
+    let wrong = DEFAULT_ACCOUNT.replace("app_secret = \"sandbox\"", "app_secret = \"hush-hush\"");
+    let third_party = "[accounts.suite]\napp = \"third_party\"\nsuite_key = \"s\"\nsuite_secret = \"hush-hush\"\n";
+    let mut house = House::new(SandboxConfig::default(), &(wrong + third_party)).await;
+    house.start();
+    house
+        .until_logged("WARN account default: gets no token: DingTalk refuses the credentials")
+        .await;
+    // After a reload only those that changed are asked.
+    let asked = house.sandbox.counts().token_calls;
+    house.configure(&DEFAULT_ACCOUNT.replace("app_secret = \"sandbox\"", "app_secret = \"other\""));
+    house.signal("HUP");
+    house.until_logs("gets no token", 2).await;
+    assert_eq!(house.sandbox.counts().token_calls, asked + 1);
+    assert!(!house.log().contains("hush-hush"), "{}", house.log());
 }

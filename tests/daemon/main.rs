@@ -3,6 +3,7 @@
 
 mod budget;
 mod check;
+mod commands;
 mod dispositions;
 mod end_to_end;
 #[path = "../harness/mod.rs"]
@@ -15,6 +16,8 @@ mod learning;
 mod logs;
 mod memory;
 mod notify;
+mod reload;
 mod retention;
 mod secrets;
 mod status;
+mod trouble;

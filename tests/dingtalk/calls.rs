@@ -1,11 +1,14 @@
 //! What goes over the wire, and what is made of a wire that misbehaves.
 
+use std::io::Write as _;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use receiptd::dingtalk::{
     AccessToken, Client, Credentials, Failure, Page, PageToken, Query, TokenRefusal,
 };
-use receiptd::receipt::{Chat, CorpId, Disposition, MessageKey, SendStatus, UnixMs};
+use receiptd::receipt::{Chat, CorpId, Disposition, MessageKey, SendStatus, UnixMs, UserId};
 
 use super::server::{Reply, Server, endpoint};
 
@@ -113,6 +116,37 @@ async fn a_query_says_what_is_set_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn recipients_are_asked_for_by_encoded_parameters_and_nothing_else() {
+    let body = r#"{"sendStatus":"SUCCESS","hasMore":true,"nextToken":"t","messageReadInfoList":[
+        {"userId":"u1","readStatus":"READ","readTimestamp":1778481700},{"userId":"u2","readStatus":"UNREAD"}]}"#;
+    let server = Server::start(vec![Reply::json(200, body); 2]).await;
+    let client = Client::new(&server.endpoint()).unwrap();
+    let key = key();
+    for robot_code in [Some("ding+1=&x"), Some("")] {
+        let query = Query {
+            chat: Chat::Oto,
+            robot_code,
+            conversation: Some("cid6Ke=="),
+            ..plain(&key)
+        };
+        let page = client.query(&token(), &query).await.unwrap();
+        assert_eq!((page.readers.len(), page.listed), (1, Some(2)));
+        assert_eq!(page.readers[0].read_at, Some(UnixMs(1_778_481_700_000)));
+        assert_eq!(page.next, None, "this list has no pages");
+    }
+    let requests = server.requests();
+    let (head, body) = head_and_body(&requests[0]);
+    let path = "/v1.0/robot/oToMessages/readStatus";
+    let asked = "robotCode=ding%2B1%3D%26x&processQueryKey=Kna%2B%2Fx0Q%3D";
+    let line = format!("GET {path}?{asked} HTTP/1.1\r\n");
+    assert!(head.starts_with(&line), "{head}");
+    assert!(head.contains("\r\nx-acs-dingtalk-access-token: t0ken-hidden"));
+    assert!(!head.contains("content-") && body.is_empty(), "{head}");
+    let line = format!("GET {path}?processQueryKey=Kna%2B%2Fx0Q%3D HTTP/1.1\r\n");
+    assert!(requests[1].starts_with(&line), "{}", requests[1]);
+}
+
+#[tokio::test]
 async fn both_token_requests_are_as_documented() {
     let issued = r#"{"accessToken":"abc","expireIn":7200}"#;
     let server = Server::start(vec![Reply::json(200, issued), Reply::json(200, issued)]).await;
@@ -194,24 +228,22 @@ async fn a_broken_wire_is_upstream_trouble() {
     let cut = "HTTP/1.1 200 X\r\ncontent-length: 100\r\n\r\n{\"sendStatus\":\"SUCCESS\"";
     let chunk = "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"sen\r\nzz\r\n";
     let half_head = "HTTP/1.1 200 X\r\ncontent-le";
-    // What happens to the call, its code, whether it counts, and whether there was a status.
-    let table: [(Vec<u8>, &str, bool, Option<u16>); 5] = [
-        (cut.into(), "http.body", true, Some(200)),
-        (chunk.into(), "http.body", true, Some(200)),
-        (half_head.into(), "http.reset", false, None),
-        (b"".to_vec(), "http.reset", false, None),
+    // What happens to the call, its code, and whether there was a status.
+    let table: [(Vec<u8>, &str, Option<u16>); 5] = [
+        (cut.into(), "http.body", Some(200)),
+        (chunk.into(), "http.body", Some(200)),
+        (half_head.into(), "http.reset", None),
+        (b"".to_vec(), "http.reset", None),
         (
             b"220 mail.example.org ESMTP\r\n".to_vec(),
             "http.protocol",
-            true,
             None,
         ),
     ];
-    for (bytes, code, metered, status) in table {
+    for (bytes, code, status) in table {
         let failure = ask_once(Reply::SayAndClose(bytes)).await.unwrap_err();
         assert_eq!(failure.code.as_str(), code, "{failure:?}");
         assert_eq!(failure.disposition, Disposition::Retry, "{failure:?}");
-        assert_eq!(failure.metered, metered, "{failure:?}");
         assert_eq!(failure.http_status, status, "{failure:?}");
         assert!(!failure.detail.contains("127.0.0.1"), "{failure:?}");
     }
@@ -229,15 +261,7 @@ async fn a_kept_connection_that_died_is_upstream_trouble() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_free_of_charge() {
-    let client = Client::new(&endpoint("http://127.0.0.1:1")).unwrap();
-    let failure = client.query(&token(), &plain(&key())).await.unwrap_err();
-    assert_eq!(failure.code.as_str(), "http.connect", "{failure:?}");
-    assert!(!failure.metered);
-}
-
-#[tokio::test]
-async fn silence_ends_in_time_and_may_have_counted() {
+async fn silence_ends_in_time() {
     let head_only = b"HTTP/1.1 200 X\r\ncontent-length: 100\r\n\r\n{".to_vec();
     for (reply, status) in [(Reply::Hang, None), (Reply::Say(head_only), Some(200))] {
         let server = Server::start(vec![reply]).await;
@@ -248,7 +272,6 @@ async fn silence_ends_in_time_and_may_have_counted() {
         assert_eq!(failure.code.as_str(), "http.timeout", "{failure:?}");
         assert_eq!(failure.disposition, Disposition::Retry);
         assert_eq!(failure.http_status, status);
-        assert!(failure.metered);
     }
 }
 
@@ -275,7 +298,35 @@ async fn a_large_page_in_many_pieces_is_read_whole() {
     );
     let page = ask_once(Reply::json(200, &body)).await.unwrap();
     assert_eq!(page.readers.len(), 20_000);
-    assert_eq!(page.readers[19_999].as_str(), "reader-019999");
+    assert_eq!(page.readers[19_999].user_id.as_str(), "reader-019999");
+}
+
+/// No request asks for it, and a gateway may do it all the same.
+#[tokio::test]
+async fn a_compressed_answer_is_unpacked_within_the_same_bound() {
+    let packed = |plain: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
+    };
+    let answer = |status: u16, body: &[u8]| {
+        let length = body.len();
+        let head = format!(
+            "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\ncontent-encoding: gzip\r\n\r\n"
+        );
+        Reply::Say([head.as_bytes(), body].concat())
+    };
+    let page = ask_once(answer(200, &packed(PAGE.as_bytes()))).await;
+    assert_eq!(page.unwrap().readers[0].user_id, UserId::from("u1"));
+    let refusal = ask_once(answer(400, &packed(br#"{"code":"bot.stopped"}"#))).await;
+    assert_eq!(refusal.unwrap_err().code.as_str(), "bot.stopped");
+    let bomb = ask_once(answer(200, &packed(&vec![b' '; 8 << 20]))).await;
+    assert_eq!(bomb.unwrap_err().code.as_str(), "http.tooLarge");
+    let spoilt = ask_once(answer(200, PAGE.as_bytes())).await;
+    assert_eq!(spoilt.unwrap().readers[0].user_id, UserId::from("u1"));
+    let cut = packed(PAGE.as_bytes());
+    let cut = ask_once(answer(200, &cut[..cut.len() / 2])).await;
+    assert_eq!(cut.unwrap_err().code.as_str(), "http.notJson");
 }
 
 #[tokio::test]

@@ -78,12 +78,14 @@ const TABLE: &[(&str, &[u16], Disposition)] = &[
     ("template.stopped", &[400], Blocked),
     ("resource.not.found", &[400], Blocked),
     ("template.not.existed", &[400], Blocked),
+    ("unknown.send.result", &[400], Blocked),
     // Paging.
     ("invalidParameter.cursor.invalid", &[400], RestartPaging),
     ("invalidParameter.pageSize.invalid", &[400], SmallerPages),
     // The row is wrong.
     ("invalidParameter.param.invalid", &[400], Rejected),
     ("invalidParameter.processQueryKey.missing", &[400], Rejected),
+    ("invalidParameter.invalid", &[400], Rejected),
     ("invalid.openConversationId", &[400], Rejected),
     ("openConversationId.notExisted", &[400], Rejected),
     ("invalid.processQueryKey", &[400], Rejected),
@@ -91,6 +93,7 @@ const TABLE: &[(&str, &[u16], Disposition)] = &[
     ("invalidParameter.robotCode.notExsit", &[400], RobotRejected),
     ("invalidParameter.robotCode.missing", &[400], RobotRejected),
     ("invalidParameter.robotCode.invalid", &[400], RobotRejected),
+    ("invalidParameter.robotCode.empty", &[400], RobotRejected),
     // Not generated yet, or expired.
     (
         "processQueryKey.expireTime",
@@ -104,10 +107,10 @@ const STATUSES: &[(u16, [Disposition; 3])] = &[
     (200, [Retry, Retry, Retry]),
     (204, [Retry, Retry, Retry]),
     (302, [Retry, Retry, Retry]),
-    (400, [Blocked, Blocked, Retry]),
+    (400, [Blocked, Retry, Retry]),
     (401, [Blocked, RefreshToken, RefreshToken]),
-    (403, [Blocked, Blocked, Retry]),
-    (404, [Blocked, Blocked, Retry]),
+    (403, [Blocked, Retry, Retry]),
+    (404, [Blocked, Retry, Retry]),
     (408, [Blocked, Retry, Retry]),
     (429, [Retry, Retry, Retry]),
     (500, [Retry, Retry, Retry]),

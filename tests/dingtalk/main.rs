@@ -8,6 +8,7 @@
 
 mod calls;
 mod codes;
+mod counting;
 mod pages;
 mod server;
 mod tls;

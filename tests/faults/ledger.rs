@@ -26,9 +26,9 @@ pub(crate) struct Ledger {
     pub(crate) kills: Vec<i64>,
 }
 
-/// Whether the daemon counts the call: all but those that were throttled, and those that nobody answered.
+/// Whether the call counts against the month, which the daemon must see as the endpoint does.
 pub(crate) fn counts(call: &Call) -> bool {
-    !call.outcome.contains("AccessDenied.Qp") && !call.outcome.ends_with("drop=before")
+    call.metered
 }
 
 /// Where no kill cut a call off: rows and months have counted what the endpoint was asked.

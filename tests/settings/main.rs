@@ -5,10 +5,11 @@
     reason = "helpers of tests, which may unwrap as tests may"
 )]
 
+mod first_hour;
 mod refusals;
 mod secrets;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -108,7 +109,7 @@ fn the_defaults_load_and_are_the_contract() {
         ("retention.finished", "never"),
     ];
     let contract = contract.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    assert_eq!(shown, contract);
+    assert_eq!(shown, BTreeMap::from(contract));
     assert_eq!(settings.cadence, Rules::default());
     assert!(settings.accounts.is_empty());
     assert_eq!(read("", &[]).unwrap().warnings, Vec::<String>::new());
@@ -131,15 +132,16 @@ fn the_file_and_the_code_agree() {
         [section, _, word] => format!("{section}.*.{word}"),
         _ => key.clone(),
     };
-    let shown: BTreeSet<String> = settings
-        .describe()
-        .iter()
-        .map(|(key, _)| any_name(key))
-        .collect();
+    let shown: BTreeSet<String> = settings.describe().keys().map(any_name).collect();
     let in_file: BTreeSet<String> = keys_of(&uncommented()).iter().map(any_name).collect();
     assert_eq!(shown, in_file);
     // and the other names of secrets, in the prose.
-    for word in ["`app_secret = ", "`suite_secret = "] {
+    for word in [
+        "`app_secret = ",
+        "`suite_secret = ",
+        "`client_id`",
+        "`client_secret_file`",
+    ] {
         assert!(settings::DEFAULTS.contains(word), "{word}");
     }
 }
@@ -209,7 +211,7 @@ fn defaults_yield_to_the_file_and_the_file_to_the_environment() {
 fn the_environment_is_text_and_stays_as_it_is() {
     let account = "[accounts.Acme]\napp_key = \"k\"";
     // Each of these would be another value after a guess at its type.
-    for secret in ["0123", "1e5", "true", "1.0", " spaces ", "a=b__c", "[1]"] {
+    for secret in ["0123", "1e5", "true", "1.0", "a=b__c", "[1]"] {
         let settings = loaded(account, &[("RECEIPTD__ACCOUNTS__ACME__APP_SECRET", secret)]);
         let account = &settings.accounts[&AccountName::from("Acme")];
         assert_eq!(
@@ -234,6 +236,130 @@ fn the_environment_is_text_and_stays_as_it_is() {
         (new.app.credentials().0, &new.budget),
         ("123", &Some(Budget::Own(4000)))
     );
+}
+
+#[test]
+fn blanks_around_a_value_are_none_of_it() {
+    let settings = loaded(
+        "\u{feff}[accounts.a]\napp_key = \" k \"",
+        &[(
+            "RECEIPTD__ACCOUNTS__A__APP_SECRET",
+            "\u{feff} hush-hush\r\n",
+        )],
+    );
+    let (key, secret) = settings.accounts[&AccountName::from("a")].app.credentials();
+    assert_eq!(key, "k");
+    assert_eq!(secret.read().unwrap().expose_secret(), "hush-hush");
+}
+
+#[test]
+fn key_and_secret_have_the_names_of_the_console_too() {
+    let expected = loaded(ACCOUNT, &[]);
+    let text = ACCOUNT
+        .replace("app_key", "client_id")
+        .replace("app_secret", "client_secret");
+    assert_eq!(loaded(&text, &[]), expected);
+    let variables = [
+        ("RECEIPTD__ACCOUNTS__A__CLIENT_ID", "k"),
+        ("RECEIPTD__ACCOUNTS__A__CLIENT_SECRET", "hush-hush"),
+    ];
+    assert_eq!(loaded("", &variables), expected);
+    let text = "[accounts.a]\nclient_id = \"k\"\nclient_secret_file = \"/s\"";
+    assert_eq!(
+        loaded(text, &[]),
+        loaded(
+            &text
+                .replace("client_id", "app_key")
+                .replace("client_", "app_"),
+            &[]
+        )
+    );
+    // One name hides nothing that another says.
+    let lines = refused(&format!("{ACCOUNT}client_id = \"other\""), &[]);
+    assert!(
+        lines[0].contains("accounts.a sets app_key twice"),
+        "{lines:?}"
+    );
+    let lines = refused(&format!("{ACCOUNT}client_secret_file = \"f\""), &[]);
+    assert!(
+        lines[0].contains("two secrets at once: app_secret and client_secret_file"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn the_configuration_may_be_named_by_a_variable() {
+    let directory = tempfile::tempdir().unwrap();
+    let [named, other] = ["named.toml", "other.toml"].map(|name| directory.path().join(name));
+    write(&named, b"[workers]\nconcurrency = 7", 0o600);
+    write(&other, b"[workers]\nconcurrency = 8", 0o600);
+    let path = named.display().to_string();
+    let found = settings::load(None, env(&[("RECEIPTD_CONFIG", &path)])).unwrap();
+    assert_eq!(found.settings.workers.concurrency, 7);
+    assert_eq!(found.file, Some(named));
+    assert_eq!(found.warnings, Vec::<String>::new());
+    // --config wins.
+    let found = settings::load(Some(&other), env(&[("RECEIPTD_CONFIG", &path)])).unwrap();
+    assert_eq!(found.settings.workers.concurrency, 8);
+    let absent = [("RECEIPTD_CONFIG", "/nonexistent/receiptd.toml")];
+    let error = settings::load(None, env(&absent)).unwrap_err();
+    assert!(matches!(error, SettingsError::Unreadable { .. }), "{error}");
+}
+
+#[test]
+fn a_relative_database_is_beside_the_file_that_names_it_and_else_in_the_working_directory() {
+    let url = "sqlite://data/receiptd.db";
+    let text = format!("[database]\nurl = \"{url}\"");
+    assert_eq!(
+        loaded(&text, &[]).database.path,
+        Path::new("/conf/data/receiptd.db")
+    );
+    let by_variable = loaded(&text, &[("RECEIPTD__DATABASE__URL", url)]);
+    assert_eq!(by_variable.database.path, Path::new("data/receiptd.db"));
+    for said in [url, "data/receiptd.db"] {
+        let by_argument = Settings::of_database(said).unwrap();
+        assert_eq!(by_argument.database.path, Path::new("data/receiptd.db"));
+    }
+    let error = Settings::of_database("postgres://u:hush-hush@h/d")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("--database is no sqlite:// address; write"),
+        "{error}"
+    );
+    assert!(!error.contains("hush-hush"), "{error}");
+}
+
+#[test]
+fn each_setting_in_force_is_shown_with_its_source() {
+    let text = "[workers]\nconcurrency = 7\n[accounts.a]\nclient_id = \"k\"\nclient_secret = \"hush-hush\"";
+    let loaded = read(text, &[("RECEIPTD__CADENCE__MIN_INTERVAL", "5s")]).unwrap();
+    let shown: BTreeMap<String, String> = loaded
+        .in_force()
+        .iter()
+        .map(|setting| (setting.to_string(), setting.place.to_string()))
+        .collect();
+    for (setting, place) in [
+        ("workers.concurrency = 7", "/conf/receiptd.toml:2"),
+        ("workers.shutdown_grace = \"15s\"", "built-in defaults"),
+        (
+            "cadence.min_interval = \"5s\"",
+            "environment variable RECEIPTD__CADENCE__MIN_INTERVAL",
+        ),
+        ("accounts.a.app_key = \"k\"", "/conf/receiptd.toml:4"),
+        (
+            "accounts.a.app_secret = \"[redacted]\"",
+            "/conf/receiptd.toml:5",
+        ),
+        ("accounts.a.calls_per_second = 20", "built-in defaults"),
+    ] {
+        assert_eq!(
+            shown.get(setting).map(String::as_str),
+            Some(place),
+            "{shown:#?}"
+        );
+    }
+    assert_eq!(shown.len(), loaded.settings.describe().len());
 }
 
 #[test]
@@ -268,10 +394,7 @@ fn secrets_are_shown_nowhere() {
         ("accounts.b.suite_secret_file", "/run/s"),
         ("accounts.c.app_secret", "[redacted]"),
     ] {
-        assert!(
-            shown.contains(&(key.to_owned(), value.to_owned())),
-            "{key}: {shown:?}"
-        );
+        assert_eq!(shown.get(key).map(String::as_str), Some(value), "{shown:?}");
     }
 }
 

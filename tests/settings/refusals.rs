@@ -40,7 +40,7 @@ fn every_refusal_names_file_key_and_remedy() {
         ("[endpoint]\npage_size = -1", "2: endpoint.page_size cannot be -1; write a whole number from 1 to 200"),
         ("[endpoint]\npage_size = 1.7", "2: endpoint.page_size cannot be 1.7; write a whole number from 1 to 200"),
         ("[endpoint]\npage_size = 100.0", "2: endpoint.page_size cannot be 100.0; write a whole number from 1 to 200"),
-        ("[endpoint]\npage_size = \"100\"", "2: endpoint.page_size cannot be \"100\"; write a whole number from 1 to 200 without quotes"),
+        ("[endpoint]\npage_size = \"many\"", "2: endpoint.page_size cannot be \"many\"; write a whole number from 1 to 200"),
         ("[endpoint]\npage_size = [1]", "2: endpoint.page_size cannot be a list; write a whole number"),
         ("[endpoint]\ncalls_per_second = 0", "2: endpoint.calls_per_second cannot be 0; write a whole number from 1"),
         ("[workers]\nconcurrency = 0", "2: workers.concurrency cannot be 0; write a whole number from 1 to 65535"),
@@ -49,7 +49,7 @@ fn every_refusal_names_file_key_and_remedy() {
         ("[retry]\nrandomization_factor = 1.1", "2: retry.randomization_factor cannot be 1.1; write a number from 0 to 1"),
         ("[retry]\nrandomization_factor = nan", "2: retry.randomization_factor cannot be NaN; write a number from 0 to 1"),
         ("[cadence]\ncalls_per_message = 0", "2: cadence.calls_per_message cannot be 0; write a number above 0"),
-        ("[cadence]\ncalls_per_message = \"8\"", "2: cadence.calls_per_message cannot be \"8\"; write a number above 0 without quotes"),
+        ("[cadence]\ncalls_per_message = \"-8\"", "2: cadence.calls_per_message cannot be \"-8\"; write a number above 0"),
         // Words and addresses.
         ("[database]\nsynchronous = \"ful\"", "2: database.synchronous cannot be \"ful\"; write \"full\" or \"normal\""),
         ("[database]\nsynchronous = true", "2: database.synchronous cannot be true; write \"full\" or \"normal\""),
@@ -82,7 +82,7 @@ fn every_refusal_names_file_key_and_remedy() {
         ("[accounts.a]\nsuite_key = \"k\"\napp_secret = \"s\"", "2: accounts.a.suite_key belongs to a third-party app, and this one is internal; write app = \"third_party\", or app_key for an internal app"),
         ("[accounts.a]\napp_key = \"k\"\nsuite_secret_file = \"s\"", "3: accounts.a.suite_secret_file belongs to a third-party app, and this one is internal; write app = \"third_party\", or app_secret_file for an internal app"),
         ("[accounts.a]\napp = \"third_party\"\nsuite_key = \"k\"", "1: accounts.a has no secret; add suite_secret_file = \"FILE\""),
-        ("[accounts.a]\napp = \"third_party\"\nsuite_key = \"k\"\napp_key = \"k\"\nsuite_secret = \"s\"", "3: accounts.a.suite_key stands beside app_key; keep one of them"),
+        ("[accounts.a]\napp = \"third_party\"\nsuite_key = \"k\"\napp_key = \"k\"\nsuite_secret = \"s\"", "1: accounts.a sets app_key twice, by two of its names; keep one of them"),
         ("[accounts.a]\napp = \"third\"\nsuite_key = \"k\"\nsuite_secret = \"s\"", "2: accounts.a.app cannot be \"third\"; write \"internal\" or \"third_party\""),
         ("[accounts]\na = 1", "2: accounts.a is a section, not a value; write [accounts.a] and its keys below"),
         ("[budgets.main]", "1: budgets.main.monthly_calls is missing; add it"),
@@ -166,6 +166,30 @@ fn every_mistake_is_told_at_once() {
 }
 
 #[test]
+fn one_section_tells_all_its_mistakes() {
+    let text = "[cadence]\nmin_interval = 5\nmax_intervall = \"1h\"\nlast_chance = \"30 parsecs\"\nmemory = 7\n\
+                [accounts.a]\napp_key = 3\nrobot_cod = \"r\"\ncalls_per_second = 0\n";
+    let lines = refused(text, &[]);
+    let starts = [
+        "2: cadence.min_interval has no unit",
+        "3: cadence.max_intervall is unknown; did you mean max_interval?",
+        "4: cadence.last_chance is no duration",
+        "5: cadence.memory has no unit",
+        "7: accounts.a.app_key is no text",
+        "8: accounts.a.robot_cod is unknown",
+        "9: accounts.a.calls_per_second cannot be 0",
+    ];
+    assert_eq!(lines.len(), starts.len(), "{lines:#?}");
+    for start in starts {
+        let start = format!("{FILE}:{start}");
+        assert!(
+            lines.iter().any(|line| line.starts_with(&start)),
+            "{start}\n{lines:#?}"
+        );
+    }
+}
+
+#[test]
 fn what_is_no_toml_is_told_with_its_line_and_without_its_text() {
     let cases = [
         "app_secret = \"hush-hush",
@@ -197,10 +221,10 @@ fn what_is_unwise_or_unusual_is_not_refused() {
     let cases: &[(&str, &str)] = &[
         ("[endpoint]\ncalls_per_second = 501", "endpoint.calls_per_second is 501: above 500 the vendor bans"),
         ("[endpoint]\ncalls_per_second = 500", ""),
-        ("[endpoint]\nconnect_timeout = \"1m\"", "endpoint.connect_timeout (1m) never runs out"),
+        ("[endpoint]\nconnect_timeout = \"1m\"", "endpoint.connect_timeout (1m) has no effect"),
         ("[cadence]\nmin_interval = \"12h\"", "cadence.calls_per_message is 12, and cadence.min_interval (12h) leaves room for 3 at most"),
         ("[cadence]\nmax_interval = \"1h\"", "cadence.calls_per_message is 12, and cadence.max_interval (1h) makes it 24 at least"),
-        ("[cadence]\nmax_age = \"1h\"", "cadence.max_age (1h) ends messages before their keys die"),
+        ("[cadence]\nmax_age = \"1h\"", "cadence.max_age (1h) ends messages before their keys expire"),
         ("[retry]\ninitial_interval = \"1m\"", "retry.initial_interval (1m) is over retry.max_interval (30s)"),
         ("[budgets.b]\nmonthly_calls = 5", "budgets.b is used by no account"),
         ("[accounts.a]\napp_key = \"k\"\napp_secret = \"s\"\nmonthly_calls = 0", "accounts.a.monthly_calls is 0"),
@@ -214,6 +238,9 @@ fn what_is_unwise_or_unusual_is_not_refused() {
         ("[database]\nurl = \"sqlite://relative.db\"", ""),
         ("[endpoint]\nbase_url = \"http://[::1]:8080/prefix/\"", ""),
         ("[endpoint]\nbase_url = \"http://localhost:1\"", ""),
+        ("[endpoint]\nbase_url = \"http://gate.localhost\"", ""),
+        ("[endpoint]\nbase_url = \"http://[::ffff:127.0.0.1]:1\"", ""),
+        ("[endpoint]\npage_size = \"100\"", ""),
         ("[retention]\nfinished = \"90d\"", ""),
         ("[accounts.\"with.dot\"]\napp_key = \"k\"\napp_secret = \"s\"", ""),
         ("[accounts.a]\napp = \"third_party\"\napp_key = \"k\"\napp_secret = \"s\"", ""),
@@ -237,5 +264,38 @@ fn what_is_unwise_or_unusual_is_not_refused() {
     let path = loaded("[database]\nurl = \"sqlite://relative.db\"", &[])
         .database
         .path;
-    assert_eq!(path, PathBuf::from("relative.db"));
+    assert_eq!(path, PathBuf::from("/conf/relative.db"));
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_told_and_not_shown() {
+    let cases: [(&str, &str, bool); 8] = [
+        ("HTTPS_PROXY", "http://user:hush-hush@proxy:3128", false),
+        ("https_proxy", "proxy:3128", false),
+        ("HTTPS_PROXY", "", false),
+        ("HTTPS_PROXY", "http://user:hush-hush@proxy:port", true),
+        ("ALL_PROXY", "ftp://hush-hush@proxy", true),
+        ("https_proxy", "socks5://hush-hush@proxy:1080", true),
+        ("HTTPS_PROXY", "http://hush-hush proxy", true),
+        // Nothing is asked through it.
+        ("HTTP_PROXY", "http://:", false),
+    ];
+    for (name, value, told) in cases {
+        let warnings = read("", &[(name, value)]).unwrap().warnings;
+        assert_eq!(
+            warnings.len(),
+            usize::from(told),
+            "{name}={value}: {warnings:?}"
+        );
+        for warning in warnings {
+            assert!(
+                warning.starts_with(&format!("environment variable {name} ")),
+                "{warning}"
+            );
+            assert!(!warning.contains("hush-hush"), "{warning}");
+        }
+    }
+    let loopback = "[endpoint]\nbase_url = \"http://127.0.0.1:1\"";
+    let warnings = read(loopback, &[("HTTPS_PROXY", "::")]).unwrap().warnings;
+    assert_eq!(warnings, Vec::<String>::new());
 }

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use crate::{ACCOUNT, Variables, env, write};
 
 #[test]
-fn a_secret_file_is_read_anew_and_its_line_end_is_none_of_it() {
+fn a_secret_file_is_read_anew_and_blanks_around_it_are_none_of_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("secret");
     let secret = Secret::File {
@@ -19,7 +19,9 @@ fn a_secret_file_is_read_anew_and_its_line_end_is_none_of_it() {
     for (content, expected) in [
         ("one\n", Some("one")),
         ("two\r\n\n", Some("two")),
-        (" three ", Some(" three ")),
+        // What an editor, a copy or a shell of Windows leaves around it.
+        ("\u{feff} three \t\r\n", Some("three")),
+        ("\u{feff}\n", None),
         ("", None),
         ("\n", None),
     ] {

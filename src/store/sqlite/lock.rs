@@ -45,8 +45,7 @@ impl DaemonLock {
             path: path.clone(),
             error,
         };
-        let mut file = open_for_all(&path).map_err(failed)?;
-        is_itself(&path, &file).map_err(failed)?;
+        let mut file = open_beside(&path).map_err(failed)?;
         // Whoever asks for the holder (`status`) holds the file for a moment itself: not every refusal is a daemon.
         const ATTEMPTS: u32 = 5;
         for attempt in 1..=ATTEMPTS {
@@ -103,44 +102,107 @@ pub fn lock_path(database: &Path) -> PathBuf {
     beside(database, ".lock")
 }
 
-/// A file beside the database, named after it.
+/// A file beside the database, named after it. The database need not be there yet, not even where a symbolic link leads to:
+/// whatever it is called, there is one such file.
 pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let real = std::fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
-    let mut name = real.into_os_string();
+    let mut name = real_path(database).into_os_string();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+fn real_path(path: &Path) -> PathBuf {
+    /// As many links as Linux follows.
+    const LINKS: usize = 40;
+    let mut real = path.to_owned();
+    for _ in 0..LINKS {
+        let Ok(target) = std::fs::read_link(&real) else {
+            break;
+        };
+        // A relative target counts from the link's directory; an absolute one takes its place.
+        real = real.parent().unwrap_or(Path::new("")).join(target);
+    }
+    match (std::fs::canonicalize(directory_of(&real)), real.file_name()) {
+        (Ok(directory), Some(name)) => directory.join(name),
+        _ => real,
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
+    }
 }
 
 /// Opens for reading and writing, and creates with all that the umask leaves to owner and group: feeders in the group
 /// write here too.
 pub(super) fn open_for_all(path: &Path) -> io::Result<File> {
+    open_with(&real_path(path), 0)
+}
+
+/// The same of a file beside the database. A link is refused before anything is written: a feeder may write to this
+/// directory, and a link that it left here could lead to any file of ours.
+fn open_beside(path: &Path) -> io::Result<File> {
+    #[cfg(unix)]
+    let opened = open_with(path, rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    #[cfg(not(unix))]
+    let opened = open_with(path, 0);
+    let no_file = || {
+        io::Error::other(
+            "it is a link or no regular file: find out who put it there, and remove it",
+        )
+    };
+    match opened {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => Err(no_file()),
+        Err(error) if is_link(&error) => Err(no_file()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a file could not be opened since it is a link.
+fn is_link(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    return error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
+    #[cfg(not(unix))]
+    return false;
+}
+
+fn open_with(path: &Path, flags: i32) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
+    options.read(true).write(true).truncate(false);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o660);
+        options.mode(0o660).custom_flags(flags);
     }
-    options.open(path)
+    #[cfg(not(unix))]
+    let _ = flags;
+    // Only what was certainly created here is given away.
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            give_to_directorys_owner(path, &file)?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
+    }
 }
 
-/// Refuses a link, before anything is written: a feeder may write to this directory, and a link that it left here could
-/// lead to any file of ours.
+/// What root creates (`receiptd migrate`, before the first start) is for the service, which owns the directory and could not
+/// open it otherwise.
 #[cfg(unix)]
-fn is_itself(path: &Path, opened: &File) -> io::Result<()> {
+fn give_to_directorys_owner(path: &Path, file: &File) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt as _;
-    let named = std::fs::symlink_metadata(path)?;
-    let opened = opened.metadata()?;
-    if named.is_file() && (named.dev(), named.ino()) == (opened.dev(), opened.ino()) {
+    if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    Err(io::Error::other(
-        "it is a link or no regular file: find out who put it there, and remove it",
-    ))
+    let directory = std::fs::metadata(directory_of(path))?;
+    std::os::unix::fs::fchown(file, Some(directory.uid()), Some(directory.gid()))
 }
 
 #[cfg(not(unix))]
-fn is_itself(_path: &Path, _opened: &File) -> io::Result<()> {
+fn give_to_directorys_owner(_path: &Path, _file: &File) -> io::Result<()> {
     Ok(())
 }
 
@@ -186,6 +248,11 @@ mod tests {
         let database = dir.path().join("receiptd.db");
         let precious = dir.path().join("precious");
         std::fs::write(&precious, "of the daemon's").unwrap();
+        let nowhere = dir.path().join("nowhere");
+        std::os::unix::fs::symlink(&nowhere, lock_path(&database)).unwrap();
+        assert!(DaemonLock::acquire(&database).is_err());
+        assert!(!nowhere.exists());
+        std::fs::remove_file(lock_path(&database)).unwrap();
         std::os::unix::fs::symlink(&precious, lock_path(&database)).unwrap();
         let error = DaemonLock::acquire(&database).unwrap_err();
         assert!(matches!(error, LockError::Io { .. }), "{error}");
@@ -200,14 +267,52 @@ mod tests {
     #[test]
     fn a_symbolic_link_leads_to_the_same_lock() {
         let dir = tempfile::tempdir().unwrap();
+        let (database, link) = (
+            dir.path().join("data/receiptd.db"),
+            dir.path().join("link.db"),
+        );
+        let chain = dir.path().join("chain.db");
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        std::os::unix::fs::symlink("data/receiptd.db", &link).unwrap();
+        std::os::unix::fs::symlink(&link, &chain).unwrap();
+        // Before the first start there is nothing behind the link, and afterwards there is.
+        let _first = DaemonLock::acquire(&chain).unwrap();
+        for there in [false, true] {
+            for name in [&database, &link, &chain] {
+                let second = DaemonLock::acquire(name);
+                assert!(
+                    matches!(second, Err(LockError::Held { .. })),
+                    "{there}: {name:?}"
+                );
+                assert_eq!(DaemonLock::holder(name), Some(std::process::id()));
+            }
+            File::create(&database).unwrap();
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_root_creates_belongs_to_the_directorys_owner() {
+        use std::os::unix::fs::MetadataExt as _;
+        const SERVICE: u32 = 65_534;
+        let dir = tempfile::tempdir().unwrap();
         let database = dir.path().join("receiptd.db");
-        let link = dir.path().join("link.db");
-        File::create(&database).unwrap();
-        std::os::unix::fs::symlink(&database, &link).unwrap();
-        let _first = DaemonLock::acquire(&database).unwrap();
-        assert!(matches!(
-            DaemonLock::acquire(&link),
-            Err(LockError::Held { .. })
-        ));
+        let root = rustix::process::geteuid().is_root();
+        if root {
+            std::os::unix::fs::chown(dir.path(), Some(SERVICE), Some(SERVICE)).unwrap();
+        }
+        let lock = DaemonLock::acquire(&database).unwrap();
+        let owners = |path: &Path| {
+            let metadata = std::fs::metadata(path).unwrap();
+            (metadata.uid(), metadata.gid())
+        };
+        assert_eq!(owners(&lock_path(&database)), owners(dir.path()));
+        // A file that is there already is somebody's.
+        drop(lock);
+        if root {
+            std::os::unix::fs::chown(lock_path(&database), Some(0), Some(0)).unwrap();
+            DaemonLock::acquire(&database).unwrap();
+            assert_eq!(owners(&lock_path(&database)), (0, 0));
+        }
     }
 }

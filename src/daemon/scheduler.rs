@@ -1,0 +1,621 @@
+//! What is due, whose turn it is: rows become jobs.
+//!
+//! A round claims due rows of all lanes first, then places a slice of the new rows of all lanes in one transaction. So neither
+//! a lane with a million rows nor ten thousand lanes with a row each hold up another's first.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::clock::{Jump, Step};
+use super::lane::{Lane, Leave, Why};
+use super::status::{HEARTBEAT_INTERVAL, LoopName};
+use super::worker::Job;
+use super::{Configured, DaemonError, Shared};
+use crate::receipt::{ErrorCode, LaneId, Message, MessageId, Outcome, UnixMs, WalkEnd, whole_ms};
+use crate::store::{DueQuery, LaneDue, Placement, Result, Unplace, Wanted};
+
+pub(super) struct Scheduler {
+    shared: Arc<Shared>,
+    configured: watch::Receiver<Arc<Configured>>,
+    jobs: mpsc::Sender<Job>,
+    outcomes: mpsc::Sender<Outcome>,
+    /// The moment of this round. Read once: were the clock stepped within a round, rows would be judged by the new clock
+    /// before the step was noticed.
+    now: UnixMs,
+    /// The last jump of the wall clock that was dealt with: `max_age` ends no row before a poll after it.
+    jump: Option<Jump>,
+    /// The lanes are not looked through again before.
+    next_look: Instant,
+    next_sweep: Instant,
+    next_stale_check: Instant,
+    /// Behind which lane the next slice of new rows begins.
+    place_after: Option<LaneId>,
+}
+
+/// New rows placed in one transaction, and of one account and organisation at most.
+const PLACED_A_ROUND: usize = 1000;
+const PLACED_A_LANE: usize = 500;
+/// Rows ended by their age, or made new again, in one step.
+const SLICE: usize = 500;
+/// Claims that are out of all lanes together, for each place among the calls under way. A lane with nothing in
+/// flight may always claim one. While one half is committed the other is called: fewer leave the workers idle, more buy
+/// little, and are walks to repeat after a crash.
+pub(super) const CLAIMS_A_PLACE: usize = 12;
+/// Claims that are out at most, for each that may be busy: walks that wait to try again hold memory all the same.
+const CLAIMS_WAITING: usize = 8;
+/// Rows that are looked at where the lane may have one: those that outlived their age end without a call.
+const LOOKED_AT: usize = 50;
+/// Rows at the end of their life in lanes that may not call are looked for this often, since it reads whole lanes.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// Walks that wait are called back this soon after a feeder cancelled, deleted or re-scheduled their row.
+const STALE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Lanes whose last chances are taken early are looked at this often.
+const EARLY_CHANCES_INTERVAL: Duration = Duration::from_millis(250);
+/// The commit that frees claims is noticed as a change too, this much later at most: one round serves both.
+const COMMIT_COALESCE_WINDOW: Duration = Duration::from_millis(3);
+/// After a passing error of the database.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// A look through all lanes takes at most this part of the time.
+const LOOK_SHARE: u32 = 4;
+
+/// What a round asks of many lanes at once: which rows, last chances until when, and how many of each lane.
+type Asked = BTreeMap<(Wanted, UnixMs), Vec<(Arc<Lane>, usize)>>;
+
+impl Scheduler {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        configured: watch::Receiver<Arc<Configured>>,
+        jobs: mpsc::Sender<Job>,
+        outcomes: mpsc::Sender<Outcome>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            now: shared.clock.now(),
+            jump: shared.clock.look().jump,
+            shared,
+            configured,
+            jobs,
+            outcomes,
+            next_look: now,
+            next_sweep: now,
+            next_stale_check: now,
+            place_after: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) -> std::result::Result<(), DaemonError> {
+        let shared = self.shared.clone();
+        let mut wake = Instant::now();
+        let mut placed_anew = false;
+        // `changed` resolves at once the first time, so registering before the query loses nothing.
+        while !shared.stop.graceful.is_cancelled() {
+            self.beat();
+            if self.configured.has_changed().unwrap_or(false) {
+                self.reload();
+                placed_anew = false;
+            }
+            let turn = async {
+                if !placed_anew {
+                    self.place_anew().await?;
+                    placed_anew = true;
+                }
+                self.turn(wake).await
+            };
+            wake = match turn.await {
+                Ok(wake) => {
+                    shared.handle.set_ready();
+                    wake
+                }
+                Err(error) if error.is_transient() => {
+                    if let Some(again) = shared.warnings.admit("due messages cannot be read") {
+                        tracing::warn!(
+                            error = %error,
+                            suppressed = again.count(),
+                            "due messages cannot be read now: {error}; trying again{again}"
+                        );
+                    }
+                    Instant::now() + RETRY_DELAY
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let latest = match shared.lanes.in_flight_len() {
+                0 => Instant::now() + HEARTBEAT_INTERVAL,
+                _ => self.next_stale_check,
+            };
+            let changed = tokio::select! {
+                () = shared.stop.graceful.cancelled() => break,
+                () = tokio::time::sleep_until(wake.min(latest)) => continue,
+                () = shared.wake.notified() => {
+                    let echo = tokio::time::timeout(COMMIT_COALESCE_WINDOW, shared.store.changed());
+                    let echo = echo.await;
+                    if matches!(echo, Ok(Ok(()))) {
+                        shared.foreign_change();
+                    }
+                    echo.unwrap_or(Ok(()))
+                }
+                changed = shared.store.changed() => {
+                    shared.foreign_change();
+                    changed
+                }
+                Ok(()) = self.configured.changed() => {
+                    self.configured.mark_changed();
+                    Ok(())
+                }
+            };
+            match changed {
+                Ok(()) => wake = Instant::now(),
+                Err(error) if error.is_transient() => tokio::time::sleep(RETRY_DELAY).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn beat(&self) {
+        self.shared.handle.heartbeats().beat(LoopName::Scheduler);
+    }
+
+    fn reload(&mut self) {
+        let configured = self.configured.borrow_and_update().clone();
+        self.shared.lanes.reload(configured.clone(), &self.shared);
+        self.next_sweep = Instant::now();
+        self.next_look = Instant::now();
+    }
+
+    /// After a start or a reload: budgets begin with what the month has cost, and rows that waited for the configuration are
+    /// placed by it. Only then is it in force.
+    async fn place_anew(&mut self) -> Result<()> {
+        self.shared.lanes.refresh_budgets(&self.shared).await?;
+        for account in self.shared.lanes.accounts() {
+            let which = Unplace::Waiting(account);
+            while self.shared.store.unplace(&which, &[], SLICE).await? > 0 {
+                self.beat();
+            }
+        }
+        self.shared.handle.took(self.shared.lanes.configured());
+        Ok(())
+    }
+
+    /// A round if it is time for one, and what is to be called back; when the next round is due.
+    async fn turn(&mut self, wake: Instant) -> Result<Instant> {
+        let now = Instant::now();
+        if now >= self.next_stale_check {
+            self.next_stale_check = now + STALE_CHECK_INTERVAL;
+            let claims = self.shared.lanes.claims();
+            let stale = self.shared.store.stale(&claims).await?;
+            self.shared.lanes.recall(&stale);
+        }
+        if Instant::now() < wake {
+            return Ok(wake);
+        }
+        self.round().await
+    }
+
+    /// Claims what may start, and places a slice of what is new; when to look again at the latest.
+    async fn round(&mut self) -> Result<Instant> {
+        self.handle_clock_jump().await?;
+        let mut wake = Instant::now() + HEARTBEAT_INTERVAL;
+        if Instant::now() >= self.next_look {
+            wake = wake.min(self.claim_due().await?);
+        } else {
+            wake = wake.min(self.next_look);
+        }
+        self.beat();
+        if self.place_new().await? {
+            wake = Instant::now();
+        }
+        if Instant::now() >= self.next_sweep {
+            self.next_sweep = Instant::now() + SWEEP_INTERVAL;
+            self.sweep().await?;
+        }
+        Ok(wake)
+    }
+
+    // --- due rows ------------------------------------------------------------------------------------------------
+
+    /// Claims due rows, fairly across lanes; when the next is due.
+    async fn claim_due(&mut self) -> Result<Instant> {
+        let without = self.left_out();
+        let began = Instant::now();
+        let due = self.shared.store.lanes(&without).await?;
+        self.next_look = Instant::now() + began.elapsed() * (LOOK_SHARE - 1);
+        let served = self.served(due).await?;
+        let share = (self.capacity() / served.len().max(1)).max(1);
+        let mut wake = Instant::now() + HEARTBEAT_INTERVAL;
+        if self.forgive(&served) {
+            wake = Instant::now();
+        }
+        let mut asked = Asked::new();
+        for (lane, due) in &served {
+            wake = wake.min(self.ask(lane, due, share, &mut asked));
+        }
+        for ((wanted, until), lanes) in asked {
+            self.beat();
+            if self.claim(wanted, until, &lanes).await? {
+                // More may be due.
+                wake = wake.min(Instant::now() + Duration::from_millis(1));
+            }
+        }
+        Ok(wake)
+    }
+
+    /// Where everybody else of a lane was asked, those that failed are next; whether that is so anywhere.
+    fn forgive(&self, served: &[(Arc<Lane>, LaneDue)]) -> bool {
+        let sound_due: HashSet<&LaneId> = served
+            .iter()
+            .filter(|(_, due)| due.sound_at.is_some_and(|due| due <= self.now))
+            .map(|(lane, _)| &lane.id)
+            .collect();
+        let mut forgiven = false;
+        for lane in self.shared.lanes.all() {
+            let mut tried = lane.tried();
+            if !tried.is_empty() && !sound_due.contains(&lane.id) {
+                tried.clear();
+                forgiven = true;
+            }
+        }
+        forgiven
+    }
+
+    /// What no claim may take now: what is in flight, and what goes behind the others.
+    fn left_out(&self) -> Vec<MessageId> {
+        let mut ids = self.shared.lanes.in_flight();
+        for lane in self.shared.lanes.all() {
+            ids.extend(lane.tried().iter());
+        }
+        ids
+    }
+
+    /// The lanes that are served, of those with placed rows. The rows of the others are placed anew.
+    async fn served(&mut self, due: Vec<LaneDue>) -> Result<Vec<(Arc<Lane>, LaneDue)>> {
+        let lanes = &self.shared.lanes;
+        let (fit, misfits): (Vec<LaneDue>, Vec<LaneDue>) = due
+            .into_iter()
+            .partition(|due| lanes.lane_of(&due.lane).as_ref() == Ok(&due.lane));
+        if !misfits.is_empty() {
+            let in_flight = self.shared.lanes.in_flight();
+            let lanes = misfits.into_iter().map(|due| due.lane).collect();
+            let which = Unplace::Lanes(lanes);
+            while self.shared.store.unplace(&which, &in_flight, SLICE).await? > 0 {
+                self.beat();
+            }
+        }
+        let wanted: Vec<LaneId> = fit.iter().map(|due| due.lane.clone()).collect();
+        self.shared.lanes.load(&wanted, &self.shared).await?;
+        let served = fit
+            .into_iter()
+            .filter_map(|due| Some((self.shared.lanes.get(&due.lane)?, due)));
+        Ok(served.collect())
+    }
+
+    /// Decides what to ask for a lane in this round; when it wants the next at the latest.
+    fn ask(&self, lane: &Arc<Lane>, due: &LaneDue, share: usize, asked: &mut Asked) -> Instant {
+        let here = Instant::now();
+        let at = |due: UnixMs| here + due.since(self.now);
+        let mut wake = here + HEARTBEAT_INTERVAL;
+        if let Some(due) = due.sound_at.filter(|due| *due > self.now) {
+            wake = wake.min(at(due));
+        }
+        let schedule = lane.policy.schedule();
+        let early = schedule
+            .last_chances_until
+            .filter(|until| *until > self.now);
+        let until = early.unwrap_or(self.now);
+        let sound_due = early.is_some() || due.sound_at.is_some_and(|due| due <= self.now);
+        let failing_due = due.failing_at.is_some_and(|due| due <= self.now);
+        if early.is_some() {
+            wake = wake.min(here + EARLY_CHANCES_INTERVAL);
+        }
+        let setup = lane.setup();
+        let retry = &setup.configured.settings.retry;
+        let health = lane.health();
+        let leave = match self.shared.address.banned_until() {
+            Some(until) => Leave::At(until),
+            None => health.leave(here),
+        };
+        let mut want = |wanted, until, rows| {
+            let of_kind = asked.entry((wanted, until)).or_default();
+            of_kind.push((lane.clone(), rows));
+        };
+        match leave {
+            Leave::At(until) => return wake.min(until).max(here + Duration::from_millis(1)),
+            Leave::Probe(_) | Leave::Closed => {
+                if health
+                    .closed()
+                    .is_some_and(|closed| closed.why == Why::Trouble)
+                {
+                    want(Wanted::LastChances, until, share);
+                }
+                match leave {
+                    Leave::Probe(at) if at > here => wake = wake.min(at),
+                    Leave::Probe(_) if lane.busy_claims() > 0 => {}
+                    Leave::Probe(_) if sound_due => want(Wanted::SoundShuffled, until, 1),
+                    Leave::Probe(_) if failing_due => want(Wanted::Failing, self.now, 1),
+                    _ => {}
+                }
+                return wake;
+            }
+            Leave::Open => {}
+        }
+        let rate = usize::try_from(setup.account.calls_per_second).unwrap_or(usize::MAX);
+        let free = self.free_claims(lane, rate.clamp(4, share.max(4)));
+        if free > 0 && sound_due {
+            let recovering = health.is_recovering(here, retry);
+            let wanted = if recovering {
+                Wanted::SoundShuffled
+            } else {
+                Wanted::Sound
+            };
+            want(wanted, until, free);
+        }
+        match (health.failing_from(here, retry), due.failing_at) {
+            (_, None) => {}
+            (_, Some(due)) if due > self.now => wake = wake.min(at(due)),
+            (None, Some(_)) => want(Wanted::Failing, self.now, free),
+            (Some(from), Some(_)) if from > here => wake = wake.min(from),
+            (Some(_), Some(_)) if lane.failing.load(Ordering::Relaxed) == 0 => {
+                want(Wanted::Failing, self.now, free.min(1));
+            }
+            _ => {}
+        }
+        wake
+    }
+
+    /// How many more claims of the lane may be out, of which it may have `most` that do not wait.
+    fn free_claims(&self, lane: &Lane, most: usize) -> usize {
+        let (busy, held) = (lane.busy_claims(), lane.claims.load(Ordering::Relaxed));
+        let all = self.shared.lanes.in_flight_len();
+        if all >= self.capacity() * CLAIMS_WAITING {
+            return 0;
+        }
+        let room = self.capacity().saturating_sub(self.shared.busy_claims());
+        most.saturating_sub(busy)
+            .min(room.max(usize::from(held == 0)))
+    }
+
+    fn capacity(&self) -> usize {
+        self.shared.concurrency * CLAIMS_A_PLACE
+    }
+
+    /// Sends due rows of lanes to the workers, of each lane as many as it may have; whether a lane may have more due.
+    async fn claim(
+        &mut self,
+        wanted: Wanted,
+        until: UnixMs,
+        lanes: &[(Arc<Lane>, usize)],
+    ) -> Result<bool> {
+        let ids: Vec<LaneId> = lanes.iter().map(|(lane, _)| lane.id.clone()).collect();
+        let most = lanes.iter().map(|(_, rows)| *rows).max().unwrap_or(0);
+        let without = self.left_out();
+        let query = DueQuery {
+            lanes: &ids,
+            wanted,
+            now: self.now,
+            last_chances_until: until,
+            without: &without,
+            per_lane: if most == 1 {
+                (LOOKED_AT / ids.len()).max(1)
+            } else {
+                most
+            },
+        };
+        let mut free: HashMap<&LaneId, (&Arc<Lane>, usize)> = lanes
+            .iter()
+            .map(|(lane, rows)| (&lane.id, (lane, *rows)))
+            .collect();
+        let mut more = false;
+        for row in self.shared.store.due(&query).await? {
+            let Some((lane, free)) = free.get_mut(&row.lane) else {
+                continue;
+            };
+            if self.is_too_old(&row) {
+                self.end(&row).await;
+            } else if *free > 0 {
+                *free -= 1;
+                more |= *free == 0;
+                self.start(row, lane, wanted == Wanted::LastChances).await;
+            }
+        }
+        Ok(more && most > 1)
+    }
+
+    /// Sends a row to the workers.
+    async fn start(&self, row: Message, lane: &Arc<Lane>, out_of_turn: bool) {
+        let claim = row.claim();
+        let id = claim.id;
+        let is_failing = row.failed_walks > 0;
+        let recall = self
+            .shared
+            .lanes
+            .take(claim, Some(lane.clone()), is_failing);
+        fail::fail_point!("daemon.claim", |_| std::process::abort());
+        let job = Job {
+            message: row,
+            lane: lane.clone(),
+            out_of_turn,
+            recall,
+        };
+        let heartbeats = self.shared.handle.heartbeats();
+        let sending = self.jobs.send(job);
+        let sent = heartbeats.while_waiting(LoopName::Scheduler, sending).await;
+        if sent.is_err() {
+            self.shared.lanes.free(std::iter::once(id));
+        }
+    }
+
+    // --- new rows ------------------------------------------------------------------------------------------------
+
+    /// Gives a slice of the new rows, of all lanes in turn, their first place; whether there may be more.
+    async fn place_new(&mut self) -> Result<bool> {
+        let after = self.place_after.take();
+        let began_behind = after.is_some();
+        let store = &self.shared.store;
+        let new = store
+            .new_rows(after.as_ref(), PLACED_A_LANE, PLACED_A_ROUND)
+            .await?;
+        let more = new.next.is_some() || began_behind || new.rows.len() >= PLACED_A_LANE;
+        self.place_after = new.next;
+        if new.rows.is_empty() {
+            return Ok(more);
+        }
+        let lanes = &self.shared.lanes;
+        let wanted: HashSet<LaneId> = new
+            .rows
+            .iter()
+            .filter_map(|row| lanes.lane_of(&row.lane).ok())
+            .collect();
+        let wanted: Vec<LaneId> = wanted.into_iter().collect();
+        lanes.load(&wanted, &self.shared).await?;
+        let places: Vec<Placement> = new.rows.iter().map(|row| self.place(row)).collect();
+        {
+            let _counting = lanes.counting().await;
+            self.shared.store.place(&places).await?;
+            self.count_owed(&places);
+        }
+        self.warn_of_waiting(&places);
+        Ok(more)
+    }
+
+    /// The place of a new row in its lane's schedule, or why it waits.
+    fn place(&self, row: &Message) -> Placement {
+        let lanes = &self.shared.lanes;
+        let (id, waits_for) = match lanes.lane_of(&row.lane) {
+            Ok(id) => (id, None),
+            Err(code) => (row.lane.clone(), Some(code)),
+        };
+        let schedule = match lanes.get(&id) {
+            Some(lane) => lane.policy.schedule(),
+            None => lanes.prior(),
+        };
+        let mut message = schedule.place(row, self.now);
+        message.lane = id;
+        if waits_for.is_some() {
+            message.last_chance_at = None;
+        }
+        Placement { message, waits_for }
+    }
+
+    /// Last chances that placed rows owe their budgets.
+    fn count_owed(&self, places: &[Placement]) {
+        for place in places.iter().filter(|place| place.waits_for.is_none()) {
+            if let Some(lane) = self.shared.lanes.get(&place.message.lane) {
+                let budget = &lane.setup().budget;
+                if let Some(month) = budget.month(self.now) {
+                    let owes = place.message.owes_last_chance(UnixMs(month.ends_at));
+                    budget.shift_owed(u64::from(owes), 0);
+                }
+            }
+        }
+    }
+
+    /// One warning for each reason, whatever the number of accounts.
+    fn warn_of_waiting(&self, places: &[Placement]) {
+        let mut waiting: BTreeMap<&str, Vec<&Placement>> = BTreeMap::new();
+        for place in places {
+            if let Some(code) = &place.waits_for {
+                waiting.entry(code.as_str()).or_default().push(place);
+            }
+        }
+        for (code, places) in waiting {
+            let Some(again) = self.shared.warnings.admit(code) else {
+                continue;
+            };
+            let what = match code {
+                "account.unknown" => {
+                    "no [accounts] section of the configuration has this name; add it and reload"
+                }
+                _ => "rows of a third-party app need a corp_id",
+            };
+            let (lane, messages) = (&places[0].message.lane, places.len());
+            tracing::warn!(
+                account = %lane.account,
+                corp_id = lane.corp.as_ref().map(tracing::field::display),
+                error.code = %ErrorCode::from(code),
+                messages.waiting = messages,
+                suppressed = again.count(),
+                "account {lane}: {code}: {what}; {messages} new messages wait, of this account or others{again}"
+            );
+        }
+    }
+
+    // --- the end by age, and clocks that cannot be trusted with it -----------------------------------------------
+
+    /// Whether `row` is ended without a call. After a jump of the wall clock no age can be trusted that no poll confirms.
+    fn is_too_old(&self, row: &Message) -> bool {
+        let trusted = self
+            .jump
+            .is_none_or(|jump| row.last_polled_at.is_some_and(|polled| polled >= jump.at));
+        trusted && self.now >= self.shared.lanes.prior().end_of_life(row)
+    }
+
+    /// Ends a row that is older than `max_age`, without a call.
+    async fn end(&self, row: &Message) {
+        let claim = row.claim();
+        let lane = self.shared.lanes.get(&row.lane);
+        self.shared.lanes.take(claim.clone(), lane, false);
+        let outcome = Outcome::without_call(claim, self.now, WalkEnd::TooOld);
+        let heartbeats = self.shared.handle.heartbeats();
+        let sending = self.outcomes.send(outcome);
+        // A closed channel means that the reconciler is gone, which ends the daemon.
+        let _ = heartbeats.while_waiting(LoopName::Scheduler, sending).await;
+    }
+
+    /// Ends what outlived its age in lanes that may not call, and among rows that wait for the configuration.
+    async fn sweep(&mut self) -> Result<()> {
+        let max_age = self.shared.lanes.configured().settings.cadence.max_age;
+        let closed = |lane: &Arc<Lane>| lane.health().leave(Instant::now()) != Leave::Open;
+        let lanes = self.shared.lanes.all();
+        let closed = lanes.iter().filter(|lane| closed(lane));
+        let of: Vec<Option<LaneId>> = std::iter::once(None)
+            .chain(closed.map(|lane| Some(lane.id.clone())))
+            .collect();
+        for lane in of {
+            self.beat();
+            let in_flight = self.shared.lanes.in_flight();
+            let store = &self.shared.store;
+            let rows = store
+                .overaged(lane.as_ref(), self.now - max_age, &in_flight, SLICE)
+                .await?;
+            for row in rows {
+                if self.is_too_old(&row) {
+                    self.end(&row).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After a step back, what was scheduled by the old clock must not wait for it to come round again; after any step the
+    /// budgets' figures are of another moment.
+    async fn handle_clock_jump(&mut self) -> Result<()> {
+        let reading = self.shared.clock.look();
+        self.now = reading.now;
+        let Some(jump) = reading.jump.filter(|jump| Some(*jump) != self.jump) else {
+            return Ok(());
+        };
+        match jump.step {
+            Step::Forward(by) => tracing::warn!(
+                step_ms = whole_ms(by),
+                "the wall clock was set forward by {}, or the machine slept: no message ends by its age before a poll",
+                humantime::format_duration(Duration::from_secs(by.as_secs()))
+            ),
+            Step::Back(by) => tracing::warn!(
+                step_ms = whole_ms(by),
+                "the wall clock was set back by {}: polls that lie too far ahead are pulled forward",
+                humantime::format_duration(Duration::from_secs(by.as_secs()))
+            ),
+        }
+        self.jump = Some(jump);
+        self.shared.lanes.refresh_budgets(&self.shared).await?;
+        let latest = self.now + self.shared.lanes.configured().settings.cadence.max_interval;
+        while self.shared.store.pull_forward(latest, SLICE).await? > 0 {
+            self.beat();
+        }
+        Ok(())
+    }
+}
