@@ -8,6 +8,7 @@
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Stdio};
 
 use receiptd::sandbox::SandboxConfig;
 use serde_json::Value;
@@ -180,4 +181,89 @@ async fn the_rules_find_the_trouble_in_a_log_and_nothing_in_a_quiet_one() {
             expected.is_subset(&by_line) && expected.is_subset(&by_words)
         })
         .await;
+}
+
+/// Needs a status that was published: up to 5 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_textfile_holds_what_status_says() {
+    let mut house = House::new(SandboxConfig::default(), IN_TROUBLE).await;
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "7d");
+    house.sql(
+        "INSERT INTO messages (process_query_key, account, expected_readers) VALUES
+            ('sb:readers=1,median=1ms,never=0;done', 'default', 1), ('blocked', 'blocked', NULL)",
+    );
+    let file = house.dir.path().join("receiptd.prom");
+    let write = |house: &House| {
+        let binary = std::path::Path::new(env!("CARGO_BIN_EXE_receiptd"));
+        let path = std::env::var("PATH").unwrap();
+        let path = format!("{}:{path}", binary.parent().unwrap().display());
+        let ended = Command::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/deploy/monitoring/receiptd-textfile"
+        ))
+        .arg(&file)
+        .arg("--config")
+        .arg(house.config())
+        .env("PATH", path)
+        .envs(&house.environment)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+        (ended.success(), std::fs::read_to_string(&file).unwrap())
+    };
+    let (ok, text) = write(&house);
+    assert!(ok && text.contains("\nreceiptd_running 0\n"), "{text}");
+    assert!(text.contains("\nreceiptd_stale 1\n"), "{text}");
+
+    house.start();
+    house
+        .until(
+            "SELECT state FROM messages WHERE account = 'default'",
+            "complete",
+        )
+        .await;
+    let blocked =
+        "receiptd_account_condition{account=\"blocked\",corp_id=\"\",condition=\"blocked\"} 1\n";
+    house
+        .until_true("the condition is written", || {
+            write(&house).1.contains(blocked)
+        })
+        .await;
+    let (ok, text) = write(&house);
+    assert!(ok);
+    for line in [
+        "receiptd_status_ok 1",
+        "receiptd_running 1",
+        "receiptd_messages_finished{account=\"default\",corp_id=\"\",state=\"complete\"} 1",
+        "receiptd_messages_pending{account=\"blocked\",corp_id=\"\"} 1",
+        "receiptd_budget_calls{budget=\"account budget\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    // Each metric is told once, before its samples, and every sample has a number.
+    let mut told = BTreeSet::new();
+    let mut metric = "";
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            metric = help.split(' ').next().unwrap();
+            assert!(told.insert(metric), "{metric} twice\n{text}");
+        } else if !line.starts_with('#') {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert_eq!(name.split('{').next().unwrap(), metric, "{text}");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+    // Metrics that the rules for Prometheus speak of.
+    let rules = include_str!("../deploy/monitoring/prometheus-rules.yaml");
+    let spoken = rules.lines().filter(|line| line.contains("expr:"));
+    let names =
+        spoken.flat_map(|line| line.split(|sign: char| !(sign.is_alphanumeric() || sign == '_')));
+    for name in names.filter(|name| name.starts_with("receiptd_")) {
+        assert!(told.contains(name), "{name}\n{text}");
+    }
+
+    std::fs::write(house.config(), "nonsense = 1").unwrap();
+    let (ok, text) = write(&house);
+    assert!(!ok && text.ends_with("\nreceiptd_status_ok 0\n"), "{text}");
+    assert!(!text.contains("receiptd_running"), "{text}");
 }
