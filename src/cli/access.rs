@@ -148,30 +148,6 @@ pub(super) fn denied(database: &Path, role: Role, who: &Who) -> Option<Denied> {
     })
 }
 
-/// Gives what root made in somebody else's directory to that directory's owner: the service could not open it. What
-/// cannot be given (root of a container) stays; whoever misses it is told by [`denied`].
-pub(super) fn hand_over(database: &Path) {
-    let real = std::fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
-    let Ok(directory) = std::fs::metadata(directory_of(&real)) else {
-        return;
-    };
-    if !geteuid().is_root() || directory.uid() == 0 {
-        return;
-    }
-    let (uid, gid) = (Some(directory.uid()), Some(directory.gid()));
-    for file in [
-        real.clone(),
-        beside(&real, "-wal"),
-        beside(&real, "-shm"),
-        lock_path(database),
-    ] {
-        let is_roots = |found: Metadata| found.is_file() && found.uid() == 0;
-        if std::fs::symlink_metadata(&file).is_ok_and(is_roots) {
-            let _ = std::os::unix::fs::lchown(&file, uid, gid);
-        }
-    }
-}
-
 /// The directory of a file.
 pub(super) fn directory_of(file: &Path) -> &Path {
     match file.parent() {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{access, common};
+use super::common;
 use crate::store::Commands as _;
 use crate::store::sqlite::{Role, SqliteStore};
 
@@ -50,7 +50,6 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
     })
     .await;
     let store = opened.map_err(|error| common::not_opened(&database.path, Role::Owner, error))?;
-    access::hand_over(&database.path);
     store.close().await;
     let database = database.path.display().to_string();
     common::tell(args.json, &Migrated { database, steps })?;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::common;
 use super::notify::Opening;
-use super::{access, common};
 use crate::settings::Database;
 use crate::store::StoreError;
 use crate::store::sqlite::{OpenError, Role, SqliteStore};
@@ -48,10 +48,7 @@ pub(super) async fn open(
                 }
                 tokio::time::sleep(AGAIN).await;
             }
-            Ok(store) => {
-                access::hand_over(&database.path);
-                return Ok(store);
-            }
+            Ok(store) => return Ok(store),
             Err(error) => return Err(common::not_opened(&database.path, Role::Owner, error)),
         }
     }

@@ -50,6 +50,8 @@ const A_DAY: Duration = Duration::from_secs(86_400);
 struct Removed {
     messages: u64,
     readers: u64,
+    /// Messages that stay, since rows of another table refer to them.
+    held: u64,
     /// Unix milliseconds: what finished earlier.
     finished_before: i64,
     dry_run: bool,
@@ -68,7 +70,17 @@ impl fmt::Display for Removed {
         write!(
             f,
             "{messages} finished before {before} and {readers} {verb}"
-        )
+        )?;
+        match self.held {
+            0 => Ok(()),
+            held => {
+                let held = common::counted(held, "message");
+                write!(
+                    f,
+                    "; {held} kept, since rows of another table refer to them"
+                )
+            }
+        }
     }
 }
 
@@ -110,6 +122,7 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
     let removed = Removed {
         messages: all.messages,
         readers: all.readers,
+        held: all.held,
         finished_before: before.0,
         dry_run: args.dry_run,
     };

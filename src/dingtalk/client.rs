@@ -1,6 +1,5 @@
 //! The client: one for all accounts, since what tells them apart is the token.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -17,7 +16,7 @@ use super::token::{
 use super::transport::{Written, head_failure, read_body};
 use super::wire::Query;
 use crate::receipt::{Chat, UnixMs};
-use crate::settings::Endpoint;
+use crate::settings::{Endpoint, is_loopback};
 
 /// How long an idle connection is kept: common gateways drop theirs after 30 to 60 s, without a word.
 const IDLE: Duration = Duration::from_secs(20);
@@ -230,16 +229,6 @@ fn join(base: &str, path: &str) -> Result<Url, ClientError> {
         "http" | "https" => Ok(url),
         _ => Err(wrong("neither http nor https")),
     }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || address
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// `Retry-After` in seconds; its other form, a date, is not honoured.
