@@ -77,11 +77,10 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
         tokio::time::sleep(LOOK).await;
         let found = published();
         let reloads = found.as_ref().map(|found| &found.reloads);
-        if let Some(reloads) = reloads.filter(|reloads| reloads.count != before) {
-            match &reloads.refused {
-                None => break,
-                Some(why) => bail!("the new configuration is refused, the old one stays: {why}"),
-            }
+        match reloads.and_then(|reloads| reloads.ending_after(before)) {
+            None => {}
+            Some(None) => break,
+            Some(Some(why)) => bail!("the new configuration is refused, the old one stays: {why}"),
         }
         ensure!(
             DaemonLock::holder(database) == Some(holder),

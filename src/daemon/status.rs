@@ -165,10 +165,7 @@ impl Handle {
 
     /// The caller read the settings again; `refused` says why the old ones stay. It is published at once.
     pub fn reloaded(&self, refused: Option<String>) {
-        self.0.reloads.send_modify(|reloads| {
-            reloads.count += 1;
-            reloads.refused = refused;
-        });
+        self.0.reloads.send_modify(|reloads| reloads.ended(refused));
     }
 
     pub(super) fn took(&self, configured: Arc<Configured>) {
@@ -212,6 +209,31 @@ pub struct Reloads {
     pub count: u64,
     /// Why the last attempt left the old settings in force.
     pub refused: Option<String>,
+    /// How the last attempts ended, the newest last: several may end between two looks at this.
+    #[serde(default)]
+    recent: Vec<Option<String>>,
+}
+
+/// Endings of reloads that are remembered.
+const RECENT_RELOADS: usize = 16;
+
+impl Reloads {
+    fn ended(&mut self, refused: Option<String>) {
+        self.count += 1;
+        self.recent.push(refused.clone());
+        let old = self.recent.len().saturating_sub(RECENT_RELOADS);
+        self.recent.drain(..old);
+        self.refused = refused;
+    }
+
+    /// How the attempt behind the first `count` of them ended: why the old settings stayed, or `None` inside where the new
+    /// ones came into force. `None`: it has not ended.
+    pub fn ending_after(&self, count: u64) -> Option<Option<&str>> {
+        let behind = usize::try_from(self.count.checked_sub(count)?).ok()?;
+        let newest = self.recent.len();
+        let ending = self.recent.get(newest.saturating_sub(behind))?;
+        Some(ending.as_deref())
+    }
 }
 
 /// When a loop turned last.
@@ -291,6 +313,7 @@ pub struct LaneCondition {
     /// The month (`YYYY-MM`, UTC+8) of `calls`; absent where none were made.
     pub month: Option<String>,
     /// Its metered calls in that month, those included whose result is not written yet.
+    #[serde(default)]
     pub calls: u64,
 }
 

@@ -455,15 +455,54 @@ async fn a_lane_is_throttled_no_longer_than_its_window() {
 /// Pages without end were read to the two-hundredth, a metered call each.
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_that_name_nobody_new_are_not_followed_for_long() {
+    let endpoint = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    let address = endpoint.local_addr().unwrap();
+    house.set("RECEIPTD__ENDPOINT__BASE_URL", &format!("http://{address}"));
+    tokio::spawn(pages_without_end(endpoint));
     house.start();
-    house.sql(
-        "INSERT INTO messages (process_query_key, chat) VALUES ('sb:page=empty,readers=1000,median=1ms,never=0;pages', 'group')",
-    );
+    house.sql("INSERT INTO messages (process_query_key, chat) VALUES ('pages', 'group')");
     house
         .until("SELECT last_error FROM messages", "walk.pagesWithoutNews")
         .await;
-    assert_eq!(house.sql("SELECT state FROM messages"), ["pending"]);
-    let first = house.sql("SELECT call_count FROM messages");
-    assert!(first[0].parse::<u32>().unwrap() <= 12, "{first:?}");
+    // Its one reader is recorded, and it is not complete.
+    let found = house.sql("SELECT state, reader_count FROM messages");
+    assert_eq!(found, ["pending|1"]);
+    let polls = "SELECT call_count % 4 FROM messages";
+    assert_eq!(
+        house.sql(polls),
+        ["0"],
+        "a page with news and three without"
+    );
+}
+
+/// A token, and pages that name the same reader, each with another page behind it.
+async fn pages_without_end(endpoint: tokio::net::TcpListener) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut page = 0;
+    loop {
+        let (mut stream, _) = endpoint.accept().await.unwrap();
+        let mut request = Vec::new();
+        // The body of both requests is a JSON object, which ends them.
+        while !request.ends_with(b"}") {
+            if stream.read_buf(&mut request).await.unwrap() == 0 {
+                break;
+            }
+        }
+        page += 1;
+        let body = if request.starts_with(b"POST /v1.0/oauth2") {
+            r#"{"accessToken":"t","expireIn":7200}"#.to_owned()
+        } else {
+            format!(
+                r#"{{"sendStatus":"SUCCESS","readUserIds":["u"],"hasMore":true,"nextToken":"page-{page}"}}"#
+            )
+        };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        let answer = head + &body;
+        // Whoever hung up needs no answer.
+        let _ = stream.write_all(answer.as_bytes()).await;
+    }
 }

@@ -62,7 +62,9 @@ async fn status_shows_what_was_learned_and_where_the_month_will_end() {
     };
     house
         .until_true("the forecast is published", || {
-            json(&house)["budgets"][0]["forecast"].is_u64()
+            let status = json(&house);
+            let reads = status["accounts"][0]["learned"]["reads"].as_f64();
+            status["budgets"][0]["forecast"].is_u64() && reads.is_some_and(|reads| reads > 29.5)
         })
         .await;
     let status = json(&house);

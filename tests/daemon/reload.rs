@@ -24,15 +24,22 @@ async fn another_app_is_asked_with_its_own_token() {
     house.sandbox.add_app(App::internal("other", "other"));
     house.start();
     house.sql(
-        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0,owner=sandbox;old', 1)",
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;old', 1)",
     );
     house.until(&complete("old"), "complete").await;
     let other = DEFAULT_ACCOUNT.replace("\"sandbox\"", "\"other\"");
     reload(&house, &other).await;
     house.sql(
-        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0,owner=other;new', 1)",
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;new', 1)",
     );
     house.until(&complete("new"), "complete").await;
+    let calls = house.sandbox.calls_after(0);
+    let callers = |name: &str| -> Vec<String> {
+        let of = calls.iter().filter(|call| call.key.ends_with(name));
+        of.map(|call| call.caller.clone()).collect()
+    };
+    assert!(callers(";old").iter().all(|caller| caller == "sandbox"));
+    assert!(callers(";new").iter().all(|caller| caller == "other"));
 }
 
 /// 40 calls were made, and a budget of 30 that came by a reload let 30 more out.
