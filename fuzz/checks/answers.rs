@@ -42,7 +42,7 @@ pub fn page(input: &[u8]) {
     let answered = Answered {
         status,
         retry_after: None,
-        body,
+        body: body.into(),
     };
     match read_page(&answered, &[SECRET]) {
         Ok(page) => {
@@ -73,7 +73,7 @@ pub fn refusal(input: &[u8]) {
     let answered = Answered {
         status,
         retry_after: None,
-        body,
+        body: body.into(),
     };
     let failure = read_page(&answered, &[SECRET]).expect_err("no success without a 200");
     told(&failure);

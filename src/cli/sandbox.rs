@@ -56,8 +56,9 @@ Examples:
   receiptd sandbox --fault html=0.02 --fault drop=mid-body=0.01
   receiptd sandbox --suite suite1:secret:ticket:corpA,corpB
 
-Any key has an answer. A key may say what becomes of it, between `sb:` and the first `;`. Times are the time of messages, which
-runs faster than the clock by --time-scale:
+Any key has an answer. A key may say what becomes of it, between `sb:` and the first `;`. Times are \
+in the time of messages, which runs faster than the clock by --time-scale.
+
   sb:readers=350,median=2m;first       350 recipients, half of the readers within 2 minutes
   sb:sent=1790000000000;second         sent at that Unix millisecond; else when it is first asked for
   sb:processing=5m,recall=1h;third     delivered after 5 minutes, recalled after an hour
@@ -66,8 +67,8 @@ runs faster than the clock by --time-scale:
   sb:code=bot.stopped;sixth            an error, always; @2 means only on page two
   sb:code=auth.error/403;seventh       the same with another HTTP status
 
-Items: readers=N median=TIME sigma=F never=SHARE sent=MS generate=TIME processing=TIME recall=TIME expire=TIME
-latency=TIME read_unit=s|ms|zero|absent
+Items: readers=N median=TIME sigma=F never=SHARE sent=MS generate=TIME processing=TIME recall=TIME \
+expire=TIME latency=TIME read_unit=s|ms|zero|absent
 
 What can go wrong, for keys (with @PAGE and *TIMES) and for --fault (with =RATE):
   code=CODE throttle dead-token bare401 redirect banned
@@ -75,8 +76,8 @@ What can go wrong, for keys (with @PAGE and *TIMES) and for --fault (with =RATE)
   html html-ok empty-object empty-body errcode404
   page=repeat page=no-token page=bad-cursor fields=null fields=no-status
 
-While it runs, in JSON: GET /sandbox/truth /sandbox/log /sandbox/violations /sandbox/counts,
-PUT /sandbox/messages. For example:
+While it runs, in JSON: GET /sandbox/truth /sandbox/log /sandbox/violations /sandbox/counts, PUT \
+/sandbox/messages. For example:
   curl -X PUT http://127.0.0.1:8888/sandbox/messages \\
     -d '{\"key\":\"mine\",\"chat\":\"group\",\"readers\":[{\"userId\":\"ann\",\"afterMs\":5000}]}'";
 

@@ -318,7 +318,10 @@ impl Walk {
         drop(permit);
         let code = failure.code;
         match failure.disposition {
-            Disposition::Retry => self.wait(code).await,
+            Disposition::Retry => {
+                self.outcome.failed_calls += 1;
+                self.wait(code).await
+            }
             Disposition::Throttled { .. } => {
                 self.outcome.throttled += 1;
                 None
@@ -353,19 +356,25 @@ impl Walk {
         }
     }
 
-    /// Waits as the backoff says after a call that met upstream trouble; `Some` where the walk ends.
+    /// Waits as the backoff says after upstream trouble; `Some` where the walk ends.
     async fn wait(&mut self, code: ErrorCode) -> Option<WalkEnd> {
-        self.outcome.failed_calls += 1;
         self.last_failure = Some(code.clone());
         if self.job.lane.is_in_trouble() {
             // It is the endpoint and not this key: others probe now.
             return Some(self.give_back());
         }
-        if self.outcome.failed_calls >= self.most_failed_calls() {
-            return Some(WalkEnd::Failed(code));
-        }
-        let Some(wait) = self.retry.next_wait() else {
-            return Some(WalkEnd::Failed(code));
+        let failed = self.outcome.failed_calls;
+        let wait = if failed < self.most_failed_calls() {
+            self.retry.next_wait()
+        } else {
+            None
+        };
+        let Some(wait) = wait else {
+            // Without a token nobody asked for the key, which says nothing of it.
+            return Some(match failed {
+                0 => self.give_back(),
+                _ => WalkEnd::Failed(code),
+            });
         };
         let lane = self.job.lane.clone();
         lane.waiting.fetch_add(1, Ordering::Relaxed);

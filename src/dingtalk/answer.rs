@@ -1,5 +1,6 @@
 //! What a status and a body amount to. Pure, so that any bytes at all can be tried on it.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -23,14 +24,14 @@ pub struct Page {
 }
 
 /// An answer as it came: status, headers that matter, and the whole body.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Answered<'a> {
     /// The HTTP status.
     pub status: u16,
     /// `Retry-After`, within 1 s to 5 min.
     pub retry_after: Option<Duration>,
     /// The body, whole.
-    pub body: &'a [u8],
+    pub body: Cow<'a, [u8]>,
 }
 
 /// The page in an answer to a query. `secrets` are blotted out wherever the answer echoes them.
@@ -41,7 +42,7 @@ pub struct Answered<'a> {
 /// # Errors
 /// Whatever else it was, named by what to do about it.
 pub fn read_page(answered: &Answered<'_>, secrets: &[&str]) -> Result<Page, Failure> {
-    let text = as_text(answered.body);
+    let text = as_text(&answered.body);
     match Answer::parse(&text) {
         Some(Answer {
             send_status: Some(status),
@@ -71,7 +72,7 @@ pub(super) fn read_issued(
     answered: &Answered<'_>,
     secrets: &[&str],
 ) -> Result<IssuedToken, Failure> {
-    let text = as_text(answered.body);
+    let text = as_text(&answered.body);
     let answer = Answer::parse(&text);
     if answered.status == 200
         && let Some(answer) = &answer
@@ -112,7 +113,7 @@ fn failure(answered: &Answered<'_>, answer: Option<&Answer<'_>>, secrets: &[&str
     let disposition = classify(status, said);
     Failure {
         disposition,
-        code: code_of(status, said, answered.body, answer, secrets),
+        code: code_of(status, said, &answered.body, answer, secrets),
         http_status: Some(status),
         retry_after: answered.retry_after,
         metered: is_counted(status, answer)

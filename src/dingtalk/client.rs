@@ -117,7 +117,7 @@ impl Client {
         };
         request.headers_mut().insert(TOKEN_HEADER, token.header());
         let answer = self.call(request, &written).await?;
-        let mut page = read_page(&answer.as_answered(), &[token.expose()])?;
+        let mut page = read_page(&answer, &[token.expose()])?;
         // A list of recipients has no pages, and nowhere to name the next one.
         page.next = page.next.filter(|_| query.chat != Chat::Oto);
         Ok(page)
@@ -146,7 +146,7 @@ impl Client {
         let (request, written) = post(url, body)?;
         let answer = self.call(request, &written).await.map_err(unmetered)?;
         let secrets = [secret.expose_secret(), ticket.unwrap_or_default()];
-        read_token(&answer.as_answered(), &secrets)
+        read_token(&answer, &secrets)
     }
 
     /// The endpoint's clock, to the second, by a call that needs no token and is not metered. `None` if the answer has no
@@ -161,7 +161,11 @@ impl Client {
         Ok(date(response.headers()))
     }
 
-    async fn call(&self, request: Request, written: &Written) -> Result<Answer, Failure> {
+    async fn call(
+        &self,
+        request: Request,
+        written: &Written,
+    ) -> Result<Answered<'static>, Failure> {
         let response = self.http.execute(request).await;
         let response = response.map_err(|error| head_failure(error, written))?;
         let status = response.status().as_u16();
@@ -174,28 +178,11 @@ impl Client {
                 ..failure
             })?
         };
-        Ok(Answer {
+        Ok(Answered {
             status,
             retry_after,
-            body,
+            body: body.into(),
         })
-    }
-}
-
-/// An answer, read whole.
-struct Answer {
-    status: u16,
-    retry_after: Option<Duration>,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn as_answered(&self) -> Answered<'_> {
-        Answered {
-            status: self.status,
-            retry_after: self.retry_after,
-            body: &self.body,
-        }
     }
 }
 

@@ -10,12 +10,13 @@ use super::http::{Reply, Request};
 use super::log::Call;
 use super::pages::{Cursor, Walk, page, read_status};
 use super::random::hash;
-use super::state::{Inner, Shared, Standing};
+use super::state::{Inner, Shared};
+use super::tokens::{Standing, token};
 use crate::receipt::{Chat, QuotaMonth, UnixMs};
 
 /// Why a call is refused.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     code: String,
     status: Option<u16>,
     /// In place of the code's usual text.
@@ -65,7 +66,7 @@ pub(super) fn json(value: &impl Serialize) -> String {
 
 /// What a call asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Asks {
+pub(super) enum Asks {
     /// `privateChatMessages/query`, `groupMessages/query` or `oToMessages/readStatus`
     Readers(Chat),
     /// `oauth2/accessToken`
@@ -164,7 +165,7 @@ pub(super) fn trapped(shared: &Shared, request: &Request) -> Reply {
 }
 
 /// What stands in place of an answer; `None` where the mischief needs the answer.
-fn instead(
+pub(super) fn instead(
     shared: &Shared,
     inner: &mut Inner,
     call: &mut Call,
@@ -204,22 +205,6 @@ struct Question {
     max_results: Option<u32>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct AppCredentials {
-    app_key: String,
-    app_secret: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct SuiteCredentials {
-    suite_key: String,
-    suite_secret: String,
-    auth_corp_id: String,
-    suite_ticket: String,
-}
-
 fn filled<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(from)?;
     match text.is_empty() {
@@ -229,7 +214,7 @@ fn filled<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error
 }
 
 /// The body of a POST.
-fn body<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, String> {
+pub(super) fn body<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, String> {
     if !request.content_type.starts_with("application/json") {
         return Err(format!("content-type is {:?}", request.content_type));
     }
@@ -412,68 +397,4 @@ fn next_mischief(inner: &mut Inner, key: &str, page: u32) -> Option<Mischief> {
         }
     }
     inner.faults.as_ref()?.fault(key, turn).cloned()
-}
-
-fn token(
-    shared: &Shared,
-    inner: &mut Inner,
-    asks: Asks,
-    request: &Request,
-    call: &mut Call,
-) -> Result<Reply, Refusal> {
-    let read = match asks {
-        Asks::Token => body(request).map(
-            |AppCredentials {
-                 app_key,
-                 app_secret,
-             }| (app_key, app_secret, None),
-        ),
-        _ => body(request).map(|suite: SuiteCredentials| {
-            let corp = (suite.auth_corp_id, suite.suite_ticket);
-            (suite.suite_key, suite.suite_secret, Some(corp))
-        }),
-    };
-    // What is wrong with it might be said with a secret in it.
-    let (key, secret, corp) = read.map_err(|_| {
-        inner.log.violation(call, "the body is not as documented");
-        "invalidParameter.param.invalid"
-    })?;
-    let mischief = next_token_mischief(inner, &key);
-    if let Some(what) = &mischief
-        && let Some(answer) = instead(shared, inner, call, what)
-    {
-        return answer;
-    }
-    let wrong = match asks {
-        Asks::Token => "invalidClientIdOrSecret",
-        _ => "invalidSuiteKey",
-    };
-    let app = inner.apps.iter().find(|app| app.key == key);
-    let app = app.filter(|app| app.secret == secret).ok_or(wrong)?;
-    call.caller = match (&app.suite, corp) {
-        (None, None) => key,
-        (Some(suite), Some((_, ticket))) if suite.ticket != ticket => {
-            return Err("invalidSuiteTicket".into());
-        }
-        (Some(suite), Some((corp, _))) if suite.corps.contains(&corp) => format!("{key}/{corp}"),
-        (Some(_), Some(_)) => return Err("invalidAuthInfo".into()),
-        _ => return Err(wrong.into()),
-    };
-    let (seed, life) = (shared.config.seed, shared.config.token_life);
-    let renew = asks == Asks::Token;
-    let text = inner.tokens.give(&call.caller, seed, call.at, life, renew);
-    let life = life.as_secs();
-    let reply = Reply::json(
-        200,
-        format!(r#"{{"accessToken":"{text}","expireIn":{life}}}"#),
-    );
-    Ok(mischief.iter().fold(reply, Reply::spoilt))
-}
-
-fn next_token_mischief(inner: &mut Inner, app: &str) -> Option<Mischief> {
-    let plan = inner.faults.as_ref().filter(|plan| plan.tokens_too)?;
-    let turn = inner.token_turns.entry(app.to_owned()).or_default();
-    let what = plan.fault(&format!("token of {app}"), *turn).cloned();
-    *turn = turn.saturating_add(1);
-    what.filter(Mischief::fits_a_token_call)
 }

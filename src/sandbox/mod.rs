@@ -72,6 +72,7 @@ mod pages;
 mod random;
 mod script;
 mod state;
+mod tokens;
 
 use std::io;
 use std::net::SocketAddr;

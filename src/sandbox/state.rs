@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::config::{App, SandboxConfig};
 use super::faults::{FaultPlan, Mischief};
 use super::log::Log;
-use super::random::hash;
 use super::script::{Crowd, Recipient, Script};
+use super::tokens::Tokens;
 use crate::receipt::{Chat, UnixMs};
 
 /// What every connection shares.
@@ -206,87 +206,6 @@ impl Window {
             self.0.push_back(now);
         }
         fits
-    }
-}
-
-/// What is known of a token that came with a call.
-pub(super) enum Standing {
-    /// Good, and whose it is.
-    Good(String),
-    /// Given out once, but no longer good.
-    Ended,
-    /// Never given out here.
-    Unknown,
-}
-
-/// Every token ever given out; they are few.
-#[derive(Default)]
-pub(super) struct Tokens(HashMap<String, Token>);
-
-struct Token {
-    caller: Arc<str>,
-    /// Sandbox time, milliseconds.
-    ends_at: i64,
-}
-
-impl Tokens {
-    /// A caller's token. With `renew` the living one is handed out again, its life extended; else it is a new one, and
-    /// the one before lives on.
-    pub(super) fn give(
-        &mut self,
-        caller: &str,
-        seed: u64,
-        now: i64,
-        life: Duration,
-        renew: bool,
-    ) -> String {
-        let life_ms = i64::try_from(life.as_millis()).unwrap_or(i64::MAX);
-        let ends_at = now.saturating_add(life_ms);
-        let mut living = self
-            .0
-            .iter_mut()
-            .filter(|(_, token)| &*token.caller == caller && token.ends_at > now);
-        if let Some((text, token)) = living.next().filter(|_| renew) {
-            token.ends_at = ends_at;
-            return text.clone();
-        }
-        let turn = self.0.len() as u64;
-        let (high, low) = (hash(seed, caller, turn), hash(!seed, caller, turn));
-        let text = format!("{high:016x}{low:016x}");
-        let caller = caller.into();
-        self.0.insert(text.clone(), Token { caller, ends_at });
-        text
-    }
-
-    /// All of them, dead ones too.
-    pub(super) fn all(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
-
-    pub(super) fn standing(&self, text: &str, now: i64) -> Standing {
-        match self.0.get(text) {
-            None => Standing::Unknown,
-            Some(token) if token.ends_at <= now => Standing::Ended,
-            Some(token) => Standing::Good(token.caller.to_string()),
-        }
-    }
-
-    pub(super) fn end(&mut self, text: &str) {
-        if let Some(token) = self.0.get_mut(text) {
-            token.ends_at = i64::MIN;
-        }
-    }
-
-    /// Ends every token of an app, or of all; how many were alive.
-    pub(super) fn end_all(&mut self, app: Option<&str>, now: i64) -> usize {
-        let mut ended = 0;
-        for token in self.0.values_mut().filter(|token| token.ends_at > now) {
-            if app.is_none() || token.caller.split('/').next() == app {
-                token.ends_at = i64::MIN;
-                ended += 1;
-            }
-        }
-        ended
     }
 }
 

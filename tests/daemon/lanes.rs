@@ -432,6 +432,41 @@ async fn two_thousand_organisations_hold_up_nobody() {
         .await;
 }
 
+/// After a restart each organisation asked for its token at once, whatever the rates.
+#[tokio::test(flavor = "multi_thread")]
+async fn token_calls_keep_to_the_addresss_rate() {
+    let accounts =
+        "[accounts.suite]\napp = \"third_party\"\napp_key = \"suite\"\napp_secret = \"s3cret\"\n";
+    let mut house = House::new(SandboxConfig::default(), accounts).await;
+    let corps: Vec<String> = (1..=60).map(|n| format!("corp-{n}")).collect();
+    let corps: Vec<&str> = corps.iter().map(String::as_str).collect();
+    house
+        .sandbox
+        .add_app(App::third_party("suite", "s3cret", "ticket", &corps));
+    house.set("RECEIPTD__ENDPOINT__CALLS_PER_SECOND", "20");
+    house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "1h");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "2h");
+    house.sql("INSERT INTO suite_tickets (suite_key, ticket) VALUES ('suite', 'ticket')");
+    house.sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 60)
+         INSERT INTO messages (process_query_key, account, corp_id)
+         SELECT 'sb:readers=1;of-' || i, 'suite', 'corp-' || i FROM n",
+    );
+    house.start();
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE last_complete_at IS NOT NULL",
+            "60",
+        )
+        .await;
+    let calls = house.sandbox.calls_after(0);
+    for (number, first) in calls.iter().enumerate() {
+        let within = |call: &&receiptd::sandbox::Call| call.at < first.at + 1000;
+        let of_a_second = calls[number..].iter().take_while(within).count();
+        assert!(of_a_second <= 20, "{of_a_second} calls from {}", first.at);
+    }
+}
+
 /// Throttled for a second, it was shown as throttled until its next answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_is_throttled_no_longer_than_its_window() {

@@ -1,5 +1,7 @@
 //! What is made from settings goes when they change, and nothing else does.
 
+use std::time::Duration;
+
 use receiptd::sandbox::{App, SandboxConfig};
 
 use super::harness::{DEFAULT_ACCOUNT, House};
@@ -128,4 +130,71 @@ async fn a_reload_ends_no_pause_that_it_has_nothing_to_do_with() {
     let calls = house.sandbox.calls_after(0);
     let asked = calls.iter().filter(|call| call.key.ends_with(";waits"));
     assert_eq!(asked.count(), 1);
+}
+
+/// Rows that were placed under an organisation's name would never have been asked for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_changes_its_kind_takes_its_rows_along() {
+    let suite =
+        "[accounts.default]\napp = \"third_party\"\napp_key = \"suite\"\napp_secret = \"s3cret\"\n";
+    let mut house = House::new(SandboxConfig::default(), suite).await;
+    let app = App::third_party("suite", "s3cret", "ticket", &["corp-a"]);
+    house.sandbox.add_app(app);
+    house.sql("INSERT INTO suite_tickets (suite_key, ticket) VALUES ('suite', 'ticket')");
+    house.start();
+    house.sql(
+        "INSERT INTO messages (process_query_key, corp_id, expected_readers) VALUES
+         ('sb:readers=1,median=2s,sigma=0.01,never=0;moves', 'corp-a', 1)",
+    );
+    let asked =
+        "SELECT count(*) FROM messages WHERE last_complete_at IS NOT NULL AND lane_corp = 'corp-a'";
+    house.until(asked, "1").await;
+    reload(&house, DEFAULT_ACCOUNT).await;
+    house.until(&complete("moves"), "complete").await;
+    let calls = house.sandbox.calls_after(0);
+    let last = calls.iter().rev().find(|call| call.key.ends_with(";moves"));
+    assert_eq!(last.unwrap().caller, "sandbox");
+}
+
+/// A refresh that failed was tried with every query, without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_cannot_be_replaced_serves_on_while_it_lives() {
+    let config = SandboxConfig {
+        token_life: Duration::from_secs(40),
+        ..SandboxConfig::default()
+    };
+    let mut house = House::new(config, "").await;
+    let secret = house.dir.path().join("secret");
+    house.configure(&format!(
+        "[accounts.default]\napp_key = \"sandbox\"\napp_secret_file = \"{}\"\ncalls_per_second = 400\n",
+        secret.display()
+    ));
+    std::fs::write(&secret, "sandbox").unwrap();
+    house.start();
+    let insert = |name: &str| {
+        house.sql(&format!(
+            "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;{name}', 1)"
+        ));
+    };
+    insert("first");
+    house.until(&complete("first"), "complete").await;
+    std::fs::write(&secret, "another").unwrap();
+    // It is asked for anew by a call in the last part of its life.
+    let replaced = || house.log().contains("the token could not be replaced");
+    let mut number = 0;
+    while !replaced() {
+        number += 1;
+        assert!(number < 100, "{}", house.log());
+        insert(&format!("call-{number}"));
+        house
+            .until(&complete(&format!("call-{number}")), "complete")
+            .await;
+    }
+    insert("after");
+    house.until(&complete("after"), "complete").await;
+    let calls = house.sandbox.calls_after(0);
+    let refused = calls
+        .iter()
+        .filter(|call| call.path.contains("accessToken") && call.status != 200);
+    assert!(refused.count() <= 4);
 }

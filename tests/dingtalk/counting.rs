@@ -219,7 +219,7 @@ fn what_dingtalk_answered_counts_and_what_something_else_said_does_not() {
         let answered = Answered {
             status,
             retry_after: None,
-            body: body.as_bytes(),
+            body: body.as_bytes().into(),
         };
         let failure = read_page(&answered, &[]).unwrap_err();
         assert_eq!(failure.metered, counts, "{status} {body}");

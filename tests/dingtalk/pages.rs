@@ -10,7 +10,7 @@ fn answered(status: u16, body: &[u8]) -> Answered<'_> {
     Answered {
         status,
         retry_after: None,
-        body,
+        body: body.into(),
     }
 }
 
@@ -491,7 +491,7 @@ fn holds(status: u16, body: &[u8]) {
     let answered = Answered {
         status,
         retry_after: Some(Duration::from_secs(3)),
-        body,
+        body: body.into(),
     };
     match read_page(&answered, &["SUCCESS"]) {
         Ok(page) => {

@@ -14,7 +14,7 @@ fn read(status: u16, body: &str) -> Result<IssuedToken, TokenRefusal> {
         &Answered {
             status,
             retry_after: None,
-            body: body.as_bytes(),
+            body: body.as_bytes().into(),
         },
         &["s3cret"],
     )
@@ -94,7 +94,7 @@ fn refusals_are_named_by_what_to_do() {
     let throttled = Answered {
         status: 403,
         retry_after: Some(Duration::from_secs(90)),
-        body: body.as_bytes(),
+        body: body.as_bytes().into(),
     };
     let refusal = read_token(&throttled, &[]).unwrap_err();
     assert!(matches!(refusal, TokenRefusal::Throttled { window, .. } if window.as_secs() == 90));
