@@ -101,31 +101,55 @@ impl Scheme {
 /// The optimum: the dynamic programme with the true distribution, no jitter, as many obligations as the cadence has
 /// (the last chance, and the confirming poll).
 pub(crate) fn optimum(crowd: &Crowd, messages: &[Live], rules: &Rules, calls: f64) -> Row {
-    let run = |target: f64| {
+    around(calls, |target| {
         let share = |age: Duration| crowd.share_read(age);
         let policy = Policy::optimal(share, crowd.readers, rules, target);
-        Row::of(&sim::run_ages(
-            messages,
-            rules,
-            true,
-            |row, age, missing| {
-                let missing = if crowd.known {
-                    Missing::Known(missing)
-                } else {
-                    Missing::Unknown
-                };
-                let message = Pending {
-                    missing,
-                    ..row.pending()
-                };
-                let age = Duration::from_millis(age as u64);
-                policy.next_age(message, age).as_millis() as i64
-            },
-        ))
-    };
-    // Two targets around, since what is spent on these messages differs a little from what is expected.
-    let (low, high) = (run(calls * 0.98), run(calls * 1.02));
+        by_policy(crowd, messages, rules, &policy)
+    })
+}
+
+/// The same with a policy for each hour of the week in which a message may be sent.
+pub(crate) fn optimum_by_hour(crowd: &Crowd, messages: &[Live], rules: &Rules, calls: f64) -> Row {
+    let hours: [(f64, f64); 168] = std::array::from_fn(|hour| {
+        let awake = f64::from(u8::from(!crowd.is_quiet(hour as i64)));
+        (
+            awake,
+            f64::from(u8::from(crowd.sends_in(hour as i64 * 3_600_000))),
+        )
+    });
+    let share = |sent: usize, age: Duration| crowd.share_read_of(sent as i64 * 3_600_000, age);
+    around(calls, |target| {
+        let policy = Policy::optimal_by_hour(share, Some(hours), crowd.readers, rules, target);
+        by_policy(crowd, messages, rules, &policy)
+    })
+}
+
+/// Two targets around, since what is spent on these messages differs a little from what is expected.
+fn around(calls: f64, run: impl Fn(f64) -> Row) -> Row {
+    let target = calls * calls / run(calls).calls;
+    let (low, high) = (run(target * 0.98), run(target * 1.02));
     Row::between(low, high, calls)
+}
+
+fn by_policy(crowd: &Crowd, messages: &[Live], rules: &Rules, policy: &Policy) -> Row {
+    Row::of(&sim::run_ages(
+        messages,
+        rules,
+        true,
+        |row, age, missing| {
+            let missing = if crowd.known {
+                Missing::Known(missing)
+            } else {
+                Missing::Unknown
+            };
+            let message = Pending {
+                missing,
+                ..row.pending()
+            };
+            let age = Duration::from_millis(age as u64);
+            policy.next_age(message, age).as_millis() as i64
+        },
+    ))
 }
 
 /// The prior's policy at `calls` a message: since its crowd is not this one, its target is moved until it spends so.

@@ -17,7 +17,16 @@ pub(crate) struct Crowd {
     pub(crate) known: bool,
     /// Hours of the day (UTC) between which nobody reads: who would have, does within ten minutes after.
     pub(crate) quiet: Option<(u32, u32)>,
+    /// Nobody reads on Saturdays and Sundays (UTC) either.
+    pub(crate) weekends: bool,
+    /// Hours of the day (UTC) between which messages are sent.
+    pub(crate) sends: (u32, u32),
 }
+
+const HOUR: i64 = 3_600_000;
+const DAY: i64 = 24 * HOUR;
+/// Who slept has read so many milliseconds after the end of the quiet hours.
+const WAKING: i64 = 600_000;
 
 impl Crowd {
     /// Single readers in one log-normal part.
@@ -29,6 +38,8 @@ impl Crowd {
             readers: 1,
             known: true,
             quiet: None,
+            weekends: false,
+            sends: (0, 24),
         }
     }
 
@@ -47,9 +58,85 @@ impl Crowd {
         ]
     }
 
-    /// The true share of readers that have read by an age; quiet hours left aside.
+    /// The true share of readers that have read by an age, over all moments of sending.
     pub(crate) fn share_read(&self, age: Duration) -> f64 {
-        let age = age.as_secs_f64();
+        if !self.has_rhythm() {
+            return self.share_ready(age.as_secs_f64());
+        }
+        // Each quarter of an hour.
+        let moments: Vec<i64> = (0..if self.weekends { 7 } else { 1 })
+            .flat_map(|day| (0..96).map(move |quarter| day * DAY + quarter * HOUR / 4 + HOUR / 8))
+            .filter(|at| self.sends_in(*at))
+            .collect();
+        let shares = moments.iter().map(|at| self.share_read_of(*at, age));
+        shares.sum::<f64>() / moments.len() as f64
+    }
+
+    /// Whether it matters at which hour a message is sent.
+    pub(crate) fn has_rhythm(&self) -> bool {
+        self.quiet.is_some() || self.weekends
+    }
+
+    /// Whether messages are sent at a moment, in milliseconds since any Monday, 00:00 UTC.
+    pub(crate) fn sends_in(&self, at: i64) -> bool {
+        let hour = at.rem_euclid(DAY) / HOUR;
+        let (from, to) = (i64::from(self.sends.0), i64::from(self.sends.1));
+        if from < to {
+            (from..to).contains(&hour)
+        } else {
+            hour >= from || hour < to
+        }
+    }
+
+    /// When a message is sent that would be sent so long after a beginning if messages were sent at all hours: as many a day.
+    pub(crate) fn in_sending_hours(&self, after: Duration) -> Duration {
+        const DAY: u64 = 86_400;
+        let (day, of_day) = (after.as_secs() / DAY, after.as_secs_f64() % DAY as f64);
+        let hours = (24 + self.sends.1 - self.sends.0 - 1) % 24 + 1;
+        Duration::from_secs(day * DAY + u64::from(self.sends.0) * 3_600)
+            + Duration::from_secs_f64(of_day * f64::from(hours) / 24.0)
+    }
+
+    /// Whether nobody reads in an hour of the week, from Monday, 00:00 UTC.
+    pub(crate) fn is_quiet(&self, hour: i64) -> bool {
+        let of_day = hour.rem_euclid(24);
+        let quiet = self.quiet.is_some_and(|(from, to)| {
+            let (from, to) = (i64::from(from), i64::from(to));
+            if from < to {
+                (from..to).contains(&of_day)
+            } else {
+                of_day >= from || of_day < to
+            }
+        });
+        quiet || (self.weekends && hour.rem_euclid(168) >= 120)
+    }
+
+    /// The true share of readers of a message that have read by an age; it was sent so many milliseconds after any Monday,
+    /// 00:00 UTC.
+    pub(crate) fn share_read_of(&self, sent_at: i64, age: Duration) -> f64 {
+        let now = sent_at + age.as_millis() as i64;
+        let ready = |at: i64| self.share_ready((at - sent_at).max(0) as f64 / 1e3);
+        let hour = now.div_euclid(HOUR);
+        let begin = |mut hour: i64| {
+            while hour * HOUR > sent_at && self.is_quiet(hour - 1) {
+                hour -= 1;
+            }
+            hour * HOUR
+        };
+        if self.is_quiet(hour) {
+            return ready(begin(hour));
+        }
+        let woke = hour * HOUR;
+        let share = self.share_ready(age.as_secs_f64());
+        if self.is_quiet(hour - 1) && now < woke + WAKING && woke > sent_at {
+            let asleep = ready(woke) - ready(begin(hour));
+            return share - asleep * (1.0 - (now - woke) as f64 / WAKING as f64);
+        }
+        share
+    }
+
+    /// The share of readers that would have read by an age in seconds if nobody slept.
+    fn share_ready(&self, age: f64) -> f64 {
         if age <= 0.0 {
             return 0.0;
         }
@@ -84,18 +171,15 @@ impl Crowd {
     }
 
     fn after_quiet(&self, random: &mut fastrand::Rng, sent_at: i64, age: i64) -> i64 {
-        const HOUR: i64 = 3_600_000;
-        let Some((from, to)) = self.quiet else {
+        let ready = sent_at + age - super::sim::START.0;
+        let mut hour = ready.div_euclid(HOUR);
+        if !self.is_quiet(hour) {
             return age;
-        };
-        let of_day = (sent_at + age).rem_euclid(24 * HOUR);
-        let since = (of_day - i64::from(from) * HOUR).rem_euclid(24 * HOUR);
-        let length = (i64::from(to) - i64::from(from)).rem_euclid(24) * HOUR;
-        if since < length {
-            age + (length - since) + (random.f64() * 600_000.0) as i64
-        } else {
-            age
         }
+        while self.is_quiet(hour) {
+            hour += 1;
+        }
+        age + hour * HOUR - ready + (random.f64() * WAKING as f64) as i64
     }
 }
 

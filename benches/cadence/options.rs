@@ -22,6 +22,8 @@ the crowd
   --readers N                    readers a message (default 1)
   --unknown                      expected_readers is not given
   --quiet FROM-TO                hours (UTC) in which nobody reads
+  --weekends                     nobody reads on Saturdays and Sundays (UTC)
+  --sends FROM-TO                hours (UTC) in which messages are sent
 
 the run
   --target CALLS    calls a message (default 8 and 16)
@@ -106,7 +108,7 @@ impl Options {
                 "--daily" => options.daily = read::<u32>(name, &next()?)?.max(1),
                 "--budget" => options.budget = read(name, &next()?)?,
                 "--median" | "--sigma" | "--part" | "--never" | "--readers" | "--unknown"
-                | "--quiet" => {
+                | "--quiet" | "--weekends" | "--sends" => {
                     if options.mode == Mode::Bounds {
                         options.mode = Mode::Crowd;
                     }
@@ -117,7 +119,9 @@ impl Options {
                         "--never" => crowd.never = read(name, &next()?)?,
                         "--readers" => crowd.readers = read(name, &next()?)?,
                         "--unknown" => crowd.known = false,
-                        _ => crowd.quiet = Some(hours(&next()?)?),
+                        "--weekends" => crowd.weekends = true,
+                        "--sends" => crowd.sends = hours(name, &next()?)?,
+                        _ => crowd.quiet = Some(hours(name, &next()?)?),
                     }
                 }
                 _ => return Err(format!("{name} is not known here\n\n{HELP}")),
@@ -158,13 +162,13 @@ fn part(text: &str) -> Result<(f64, f64, f64), String> {
     }
 }
 
-fn hours(text: &str) -> Result<(u32, u32), String> {
+fn hours(name: &str, text: &str) -> Result<(u32, u32), String> {
     let (from, to) = text
         .split_once('-')
-        .ok_or(format!("--quiet wants FROM-TO, not {text:?}"))?;
-    let (from, to) = (read("--quiet", from)?, read("--quiet", to)?);
+        .ok_or(format!("{name} wants FROM-TO, not {text:?}"))?;
+    let (from, to) = (read(name, from)?, read(name, to)?);
     if from > 24 || to > 24 {
-        return Err(format!("--quiet wants hours from 0 to 24, not {text:?}"));
+        return Err(format!("{name} wants hours from 0 to 24, not {text:?}"));
     }
     Ok((from, to))
 }

@@ -10,7 +10,8 @@ use super::options::Options;
 use super::sim;
 
 /// Learned against optimum, learned against fixed, prior against fixed: no more than this, as means over the seeds.
-const BOUNDS: [(&str, f64); 3] = [
+const BOUNDS: [(&str, f64); 4] = [
+    ("learned/optimum by hour", 1.15),
     ("learned/optimum", 1.10),
     ("learned/fixed", 0.42),
     ("prior/fixed", 0.80),
@@ -41,6 +42,9 @@ impl Comparison {
         let confirming = Scheme::Doubling.at(&messages, rules, calls, true);
         let prior = compare::prior(&messages, rules, calls);
         let optimum = compare::optimum(crowd, &messages, rules, calls);
+        let by_hour = crowd
+            .has_rhythm()
+            .then(|| compare::optimum_by_hour(crowd, &messages, rules, calls));
         Self {
             rows: vec![
                 ("fixed", fixed),
@@ -50,6 +54,7 @@ impl Comparison {
                 ("prior", prior),
                 ("learned", learned),
                 ("optimum", optimum),
+                ("optimum by hour", by_hour.unwrap_or(optimum)),
             ],
         }
     }
@@ -88,12 +93,12 @@ impl Comparison {
     fn print(&self) {
         // "and 1": with the call that finds the key expired, which the cadence and the optimum pay.
         println!(
-            "  {:<10} {:>8} {:>10} {:>10} {:>10}",
+            "  {:<15} {:>8} {:>10} {:>10} {:>10}",
             "", "calls", "mean s", "median s", "p95 s"
         );
         for (name, row) in &self.rows {
             println!(
-                "  {name:<10} {:>8.2} {:>10.1} {:>10.1} {:>10.1}",
+                "  {name:<15} {:>8.2} {:>10.1} {:>10.1} {:>10.1}",
                 row.calls, row.mean, row.median, row.p95
             );
         }

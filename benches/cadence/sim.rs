@@ -206,7 +206,9 @@ pub(crate) fn draw(crowd: &Crowd, messages: u64, seed: u64, life: Duration) -> V
     let mut random = fastrand::Rng::with_seed(seed);
     (0..messages)
         .map(|number| {
-            let sent_at = START + Duration::from_secs(random.u64(0..7 * 86_400));
+            let sent_at = std::iter::repeat_with(|| random.u64(0..7 * 86_400_000))
+                .find(|at| crowd.sends_in(*at as i64))
+                .map_or(START, |at| START + Duration::from_millis(at));
             let reads = crowd.reads(&mut random, sent_at.0);
             Live::new(number, crowd, sent_at, reads, life)
         })
@@ -325,7 +327,7 @@ impl Learner {
         let mut alive: Vec<Live> = vec![];
         let mut sent = 0;
         loop {
-            let arrival = from + gap.mul_f64(sent as f64);
+            let arrival = from + crowd.in_sending_hours(gap.mul_f64(sent as f64));
             let first = due.peek().map(|Reverse((at, _))| *at);
             if sent < messages && first.is_none_or(|at| arrival <= at) {
                 let reads = crowd.reads(random, arrival.0);

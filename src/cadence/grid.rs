@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How many octaves below the life of a key the first bin ends: 0.66 s for a day.
 const OCTAVES: u32 = 17;
 /// Bins an octave: neighbours differ by 6 %, finer than any habit that can be learned and than the jitter.
-const BINS_PER_OCTAVE: u32 = 12;
+pub(super) const BINS_PER_OCTAVE: u32 = 12;
 /// No life is shorter than this, in seconds: a setting of zero must not make bins of zero width.
 const SHORTEST_LIFE: f64 = 1e-3;
 

@@ -13,24 +13,19 @@
 //!                        Policy ──next_age──► the schedule (bounds, jitter, last chance)
 //! ```
 
+mod activity;
 mod basis;
 mod budget;
-mod curve;
+mod estimate;
 mod grid;
+mod groups;
 mod habits;
-mod learned;
 mod lifetime;
 mod observe;
 mod plot;
 mod policy;
-mod prior;
-mod problem;
 mod rules;
 mod solve;
-mod spend;
-mod spread;
-mod table;
-mod thinning;
 
 pub use basis::Basis;
 pub use budget::{Call, Month, Threshold};

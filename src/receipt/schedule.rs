@@ -64,10 +64,12 @@ impl Schedule {
         let last_chance = self.last_chance_after(row, now);
         let end_of_life = self.end_of_life(row);
         if row.failed_walks > 0 && self.calls_while_failing(row) == 0 {
-            return last_chance
-                .unwrap_or(end_of_life)
-                .min(end_of_life)
-                .max(soonest);
+            // After its last chance one call is left, to find out whether the key is gone.
+            let check = row.sent_at + self.lifetime + self.rules.last_chance;
+            let check =
+                (now < check && row.failed_calls <= self.calls_a_message()).then_some(check);
+            let next = last_chance.or(check).unwrap_or(end_of_life);
+            return next.min(end_of_life).max(soonest);
         }
         let life_is_over = self.is_last(row, age) && age < self.lifetime + self.rules.last_chance;
         if life_is_over && phase == Phase::Cadence && !self.policy.checks_expiry(row.key.hash()) {
@@ -99,12 +101,18 @@ impl Schedule {
         next.min(end_of_life).max(soonest)
     }
 
-    /// How many calls a walk may make while all of them fail: what is left of `calls_per_message`, the last chance apart.
+    /// How many calls a walk may make while all of them fail: what is left of `calls_per_message`, one of which is kept for
+    /// the check of the expiry. The last chance is apart.
     pub fn calls_while_failing(&self, row: &Message) -> u32 {
+        let calls = self.calls_a_message().saturating_sub(1);
+        calls.saturating_sub(row.failed_calls)
+    }
+
+    fn calls_a_message(&self) -> u32 {
         // A share of a call is a call; what is beyond 32 bits is no bound, and NaN is 0.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let calls = self.rules.calls_per_message.ceil() as u32;
-        calls.saturating_sub(row.failed_calls)
+        calls
     }
 
     /// What a call for `row` at `now` is for, as the budget sees it.
@@ -315,7 +323,7 @@ mod tests {
             assert!(wait(&failed).abs_diff(planned * factor) < Duration::from_millis(5));
         }
         assert_eq!(wait(&failed(40, 6)), last_chance.since(now));
-        assert_eq!(schedule.calls_while_failing(&failed(1, 3)), 9);
+        assert_eq!(schedule.calls_while_failing(&failed(1, 3)), 8);
         assert_eq!(schedule.calls_while_failing(&failed(9, 13)), 0);
         let spent = failed(1, 12);
         assert_eq!(
@@ -326,10 +334,14 @@ mod tests {
             last_polled_at: Some(last_chance),
             ..spent
         };
-        assert_eq!(
-            schedule.next_poll_at(&over, last_chance, Phase::Cadence),
-            schedule.end_of_life(&over)
-        );
+        let check = over.sent_at + schedule.lifetime + schedule.rules.last_chance;
+        let next = |row: &Message, now| schedule.next_poll_at(row, now, Phase::Cadence);
+        assert_eq!(next(&over, last_chance), check);
+        let checked = Message {
+            failed_calls: 13,
+            ..over
+        };
+        assert_eq!(next(&checked, check), schedule.end_of_life(&checked));
     }
 
     #[test]

@@ -229,7 +229,12 @@ fn crowds() -> Vec<Crowd> {
         known: false,
         ..group.clone()
     };
-    vec![single, unknown, group, unknown_group]
+    let weekends = Crowd {
+        quiet: Some((14, 24)),
+        weekends: true,
+        ..Crowd::log_normal(5.0, 1.8, 0.05)
+    };
+    vec![single, unknown, group, unknown_group, weekends]
 }
 
 #[tokio::test]
@@ -242,7 +247,7 @@ async fn the_stores_rows_go_the_same_way_through_daemon_and_simulator() {
     let (mut calls, mut delays) = (0, vec![]);
     let randoms = || fastrand::Rng::with_seed(SEED);
     let (mut here, mut there) = (randoms(), randoms());
-    for (crowd, days) in crowds().iter().zip([0, 10, 20, 30]) {
+    for (crowd, days) in crowds().iter().zip([0, 10, 20, 30, 40]) {
         let from = BEGIN + DAY * days;
         daemon.serve(crowd, from, &mut here).await;
         let tally = learner.feed_watched(

@@ -258,7 +258,7 @@ async fn a_prune_that_was_killed_removed_nothing() {
     let prune = |points| {
         let mut command = house.command("prune");
         command
-            .args(["--older-than", "0s"])
+            .args(["--older-than", "0s", "--yes"])
             .env("FAILPOINTS", points);
         command.output().unwrap().status
     };

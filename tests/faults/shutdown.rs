@@ -95,7 +95,7 @@ async fn in_the_backoff_of_a_walk() {
 /// What could not be written is polled again; the stop does not wait for whoever holds the lock.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_another_process_holds_the_lock() {
-    let rule = "readers=3,median=1ms,never=0,latency=400ms";
+    let rule = "readers=3,median=1ms,never=0,latency=1500ms";
     let mut house = called_house(&[], rule, 3).await;
     let mut neighbour = Neighbour::of(&house.database());
     neighbour.run("BEGIN IMMEDIATE");

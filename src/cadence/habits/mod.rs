@@ -4,17 +4,13 @@ mod stored;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::Rules;
-use super::curve::{Curve, Kind};
+use super::activity::{Activity, HOURS, Rhythm, hour_of_week};
+use super::estimate::{Curve, Kind, Posterior, Seen, Table};
 use super::grid::Grid;
-use super::learned::Learned;
+use super::groups::{MOST_LEVELS, Start, level_of};
 use super::lifetime::Lifetime;
 use super::observe::{Missing, Observation};
-use super::policy::level_of;
-use super::problem::MOST_LEVELS;
-use super::spend::Start;
 
 pub use stored::HabitsError;
 
@@ -22,6 +18,131 @@ pub use stored::HabitsError;
 const PRIOR_START: Start = Start::ONE;
 /// So many walks of one call stand for what is believed of the calls a walk takes.
 const PRIOR_WALKS: f64 = 20.0;
+
+/// The estimate that reads are spread by is computed anew after this many polls at first, later after a larger number.
+const REFRESH_FIRST: u32 = 16;
+/// The recent table forgets this many times as fast: five days of the usual thirty, so that a night or a Sunday is no change.
+const RECENT_FASTER: f64 = 6.0;
+/// Hours are forgotten this many times as fast: there are few of them, and a rhythm that ended keeps calls back.
+const HOURS_FASTER: f64 = 3.0;
+/// What the hours' earlier polls weigh each time that their estimate is computed anew.
+const EARLIER: f64 = 0.8;
+/// How much better, in nats, another estimate must have foretold the polls. By chance alone that happens less than once in
+/// e¹² = 160,000 polls (Lorden 1971).
+const ALARM: f64 = 12.0;
+/// What is left then of the recent past, a part of which is from before the change.
+const AT_A_CHANGE: f64 = 0.5;
+/// No poll says more than this many nats for either: one odd message is no change.
+const MOST_SAID: f64 = 2.0;
+/// Nor do all polls of a day for other habits: a weekend is no change.
+const MOST_A_DAY: f64 = 4.0;
+
+/// When an estimate is computed anew: the more was learned, the less one poll changes.
+#[derive(Clone, Copy, Debug)]
+struct Refresh {
+    since: u32,
+    until: u32,
+}
+
+impl Default for Refresh {
+    fn default() -> Self {
+        Self {
+            since: 0,
+            until: REFRESH_FIRST,
+        }
+    }
+}
+
+impl Refresh {
+    /// Counts a poll. A tenth more polls each time, up to a thousand.
+    fn is_due(&mut self) -> bool {
+        self.since += 1;
+        let due = self.since >= self.until;
+        if due {
+            self.since = 0;
+            self.until = (self.until + self.until / 10 + 1).min(1_000);
+        }
+        due
+    }
+}
+
+/// What is learned of one kind of message, and the watch for the day on which its readers change.
+///
+/// An old habit that merely fades still weighs 1/e after one memory, and most where it hurts: a crowd that turned quick is
+/// polled as a slow one. So the newest messages are counted twice, once more in a table of their own that forgets fast. Each
+/// poll is foretold by both. While habits stand, the short table, being the noisier, foretells worse; when it has foretold
+/// better by [`ALARM`] (Page's cumulative sum of log-likelihood ratios, 1954) the habits have changed, and it takes the
+/// place of the long one.
+#[derive(Clone, Debug)]
+struct Learned {
+    table: Table,
+    /// The estimate that reads are spread by, which lags a little behind the table.
+    curve: Curve,
+    refresh: Refresh,
+    recent: Table,
+    recent_curve: Curve,
+    recent_polls: u32,
+    /// By how many nats the recent table has lately foretold better; never below zero.
+    cusum: f64,
+    /// The same before the present day, and that day.
+    before_today: f64,
+    day: i64,
+}
+
+impl Learned {
+    fn new(table: Table, recent: Table, cusum: f64, grid: &Grid) -> Self {
+        Self {
+            curve: table.curve(grid),
+            table,
+            refresh: Refresh::default(),
+            recent_curve: recent.curve(grid),
+            recent,
+            recent_polls: 0,
+            cusum,
+            before_today: cusum,
+            day: 0,
+        }
+    }
+
+    fn empty(kind: Kind, grid: &Grid) -> Self {
+        Self::new(Table::new(kind, grid), Table::new(kind, grid), 0.0, grid)
+    }
+
+    /// Takes in a poll; returns what it says under the estimate.
+    fn add(&mut self, grid: &Grid, rhythm: Option<&Rhythm>, seen: Seen) -> Option<Posterior> {
+        let posterior = Posterior::new(grid, &self.curve, rhythm, seen)?;
+        let recent = Posterior::new(grid, &self.recent_curve, rhythm, seen)?;
+        if seen.complete {
+            if seen.day() != self.day {
+                (self.day, self.before_today) = (seen.day(), self.cusum);
+            }
+            let llr = recent.log_likelihood() - posterior.log_likelihood();
+            let cusum = self.cusum + llr.clamp(-MOST_SAID, MOST_SAID);
+            self.cusum = cusum.clamp(0.0, self.before_today + MOST_A_DAY);
+        }
+        self.table.add(&posterior);
+        self.recent.add(&recent);
+        self.recent_polls += 1;
+        if self.recent_polls.is_multiple_of(REFRESH_FIRST) {
+            self.recent_curve = self.recent.curve(grid);
+        }
+        if self.refresh.is_due() {
+            self.curve = self.table.curve(grid);
+        }
+        if self.cusum > ALARM {
+            // The habits have changed: only the recent past counts.
+            self.recent.fade(AT_A_CHANGE);
+            *self = Self::new(self.recent.clone(), self.recent.clone(), 0.0, grid);
+        }
+        Some(posterior)
+    }
+
+    /// Lets what was learned fade: after `lives` = 1 it weighs 1/e.
+    fn fade(&mut self, lives: f64) {
+        self.table.fade((-lives).exp());
+        self.recent.fade((-RECENT_FASTER * lives).exp());
+    }
+}
 
 /// What was measured lately, with the same forgetting as the habits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,6 +165,11 @@ pub struct Habits {
     starts: Vec<Start>,
     /// The prior and `starts`, up to the largest seen.
     starts_or_prior: Vec<Start>,
+    activity: Activity,
+    rhythm: Option<Rhythm>,
+    rhythm_refresh: Refresh,
+    /// By how many nats polls have lately been foretold better without the rhythm; never below zero.
+    rhythm_doubt: f64,
     totals: Totals,
     lifetime: Lifetime,
     /// Up to when the past has faded, in Unix milliseconds; zero where nothing was learned yet.
@@ -51,7 +177,7 @@ pub struct Habits {
 }
 
 /// Sums that fade like the tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Totals {
     /// Complete walks, and the calls they took.
     walks: f64,
@@ -65,14 +191,25 @@ struct Totals {
 }
 
 impl Totals {
-    fn each(self, change: impl Fn(f64) -> f64) -> Self {
+    fn to_array(self) -> [f64; 6] {
+        [
+            self.walks,
+            self.walk_calls,
+            self.messages,
+            self.calls,
+            self.reads,
+            self.delay,
+        ]
+    }
+
+    fn from_array([walks, walk_calls, messages, calls, reads, delay]: [f64; 6]) -> Self {
         Self {
-            walks: change(self.walks),
-            walk_calls: change(self.walk_calls),
-            messages: change(self.messages),
-            calls: change(self.calls),
-            reads: change(self.reads),
-            delay: change(self.delay),
+            walks,
+            walk_calls,
+            messages,
+            calls,
+            reads,
+            delay,
         }
     }
 }
@@ -82,13 +219,17 @@ impl Habits {
     pub fn prior(rules: &Rules) -> Self {
         let grid = Grid::new(rules.key_lifetime);
         let [known, unknown] =
-            [Kind::PerReader, Kind::PerMessage].map(|kind| Learned::nothing(kind, &grid));
+            [Kind::PerReader, Kind::PerMessage].map(|kind| Learned::empty(kind, &grid));
         Self {
             grid,
             known,
             unknown,
             starts: vec![Start::default(); MOST_LEVELS],
             starts_or_prior: vec![PRIOR_START],
+            activity: Activity::new(),
+            rhythm: None,
+            rhythm_refresh: Refresh::default(),
+            rhythm_doubt: 0.0,
             totals: Totals::default(),
             lifetime: Lifetime::default(),
             updated_at: 0,
@@ -100,6 +241,7 @@ impl Habits {
         self.totals.calls += f64::from(seen.calls);
         if let Some(missing) = seen.begins {
             self.totals.messages += 1.0;
+            self.activity.sent[hour_of_week(seen.sent_at, 0.0)] += 1.0;
             if let Missing::Known(readers) = missing {
                 self.starts[level_of(readers)].add(readers);
                 self.count_starts();
@@ -114,12 +256,54 @@ impl Habits {
             self.lifetime.expired(answered, seen.age);
         }
         if (seen.complete || seen.new_readers > 0) && seen.seen_until < seen.age {
-            let learned = match seen.still_missing {
-                Some(_) => &mut self.known,
-                None => &mut self.unknown,
-            };
-            self.totals.delay += learned.add(&self.grid, seen);
-            self.totals.reads += f64::from(seen.new_readers);
+            self.learn_reads(seen);
+        }
+    }
+
+    fn learn_reads(&mut self, seen: &Observation) {
+        let learned = match seen.still_missing {
+            Some(_) => &mut self.known,
+            None => &mut self.unknown,
+        };
+        let interval = Seen {
+            sent_at: seen.sent_at,
+            from: seen.seen_until.as_secs_f64(),
+            to: seen.age.as_secs_f64(),
+            reads: f64::from(seen.new_readers),
+            waiting: f64::from(seen.still_missing.unwrap_or(1)),
+            complete: seen.complete,
+        };
+        let rhythm = self.rhythm.as_ref();
+        let Some(posterior) = learned.add(&self.grid, rhythm, interval) else {
+            return;
+        };
+        if interval.reads > 0.0 {
+            self.totals.reads += interval.reads;
+            self.totals.delay += posterior.delay(rhythm);
+        }
+        if !seen.complete {
+            return;
+        }
+        if posterior.is_of_sleep(rhythm)
+            && let Some(sleepless) = Posterior::new(&self.grid, &learned.curve, None, interval)
+        {
+            let llr = sleepless.log_likelihood() - posterior.log_likelihood();
+            self.rhythm_doubt = (self.rhythm_doubt + llr.clamp(-MOST_SAID, MOST_SAID)).max(0.0);
+        }
+        let activity = &mut self.activity;
+        posterior.by_hour(rhythm, |hour, reads, expected| {
+            let usual = rhythm.map_or(1.0, |rhythm| rhythm.usually_awake(hour));
+            activity.add(hour, reads, expected, usual);
+        });
+        if self.rhythm_doubt > ALARM {
+            // People read at other hours than they did.
+            self.rhythm_doubt = 0.0;
+            self.activity.fade_hours(0.0);
+            self.rhythm = None;
+        } else if self.rhythm_refresh.is_due() {
+            self.rhythm = self.activity.rhythm_by_hour();
+            // What was spread by a poorer estimate counts less and less.
+            self.activity.fade_hours(EARLIER);
         }
     }
 
@@ -133,8 +317,9 @@ impl Habits {
         for start in &mut self.starts {
             start.fade(factor);
         }
+        self.activity.fade((-HOURS_FASTER * lives).exp());
         self.count_starts();
-        self.totals = self.totals.each(|total| total * factor);
+        self.totals = Totals::from_array(self.totals.to_array().map(|total| total * factor));
     }
 
     /// [`Self::forget`] for the time from the last call of this to `now` (Unix milliseconds); a clock that stands or runs
@@ -155,8 +340,8 @@ impl Habits {
         learned.unwrap_or(rules.key_lifetime)
     }
 
-    /// The share of readers that have read by `age`, and never more than 1; where the number of readers is unknown, the
-    /// share of those that read within the life of a key.
+    /// The share of readers that have read by `age`, their sleep left aside, and never more than 1; where the number of
+    /// readers is unknown, the share of those that read within the life of a key.
     pub fn share_read_by(&self, age: Duration, known: bool) -> f64 {
         let age = age.as_secs_f64();
         let (learned, whole) = if known {
@@ -173,6 +358,13 @@ impl Habits {
         (self.known.table.weight(), self.unknown.table.weight())
     }
 
+    pub(super) fn reads_of(&self, kind: Kind) -> f64 {
+        match kind {
+            Kind::PerReader => self.known.table.weight(),
+            Kind::PerMessage => self.unknown.table.weight(),
+        }
+    }
+
     /// What was measured lately; `None` before the first message.
     pub fn measured(&self) -> Option<Measured> {
         let totals = &self.totals;
@@ -181,6 +373,18 @@ impl Habits {
             mean_delay: Duration::try_from_secs_f64(totals.delay / totals.reads).ok(),
             messages: totals.messages,
         })
+    }
+
+    /// The share of people that are awake in each hour of the week, from Monday, 00:00 UTC; `None` where no hour was found to
+    /// differ from the others.
+    pub fn awake(&self) -> Option<[f64; HOURS]> {
+        let rhythm = self.rhythm.as_ref()?;
+        Some(std::array::from_fn(|hour| rhythm.awake(hour)))
+    }
+
+    /// The newest estimate of the hours, and how many messages were sent in each hour of the week.
+    pub(super) fn rhythm(&self) -> Option<(Rhythm, &[f64])> {
+        Some((self.activity.rhythm()?, &self.activity.sent))
     }
 
     pub(super) fn grid(&self) -> &Grid {

@@ -4,19 +4,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Habits, Totals};
+use super::{Habits, Learned, Totals};
 use crate::cadence::Rules;
-use crate::cadence::curve::Kind;
+use crate::cadence::activity::{Activity, HOURS};
+use crate::cadence::estimate::{Kind, Table};
 use crate::cadence::grid::Grid;
-use crate::cadence::learned::Learned;
-use crate::cadence::problem::MOST_LEVELS;
-use crate::cadence::spend::Start;
-use crate::cadence::table::Table;
+use crate::cadence::groups::{MOST_LEVELS, Start};
 
 /// Changes when the meaning of the numbers does.
-const VERSION: u32 = 2;
-/// Had no recent past of its own.
-const VERSION_WITHOUT_RECENT: u32 = 1;
+const VERSION: u32 = 3;
 
 /// Why stored habits cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,36 +31,43 @@ pub enum HabitsError {
 impl Habits {
     /// For the store: one line of JSON.
     pub fn to_json(&self) -> String {
-        let rows = |learned: &Learned| Rows {
-            events: short(&learned.table.events),
-            exposure: short(&learned.table.exposure),
-            recent: Some(Recent {
-                events: short(&learned.recent.events),
-                exposure: short(&learned.recent.exposure),
-                ahead: shorten(learned.ahead),
-            }),
+        let rows = |table: &Table| Rows {
+            events: short(&table.events),
+            exposure: short(&table.exposure),
+        };
+        let kind = |learned: &Learned| StoredKind {
+            long: rows(&learned.table),
+            recent: rows(&learned.recent),
+            cusum: shorten(learned.cusum),
         };
         let stored = Stored {
             version: VERSION,
             key_lifetime_s: self.grid.lifetime(),
             updated_at: self.updated_at,
-            known: rows(&self.known),
-            unknown: rows(&self.unknown),
+            known: kind(&self.known),
+            unknown: kind(&self.unknown),
             starts: self
                 .starts
                 .iter()
-                .map(|start| shorten(start.messages))
+                .map(|start| pair(start.messages, start.readers))
                 .collect(),
-            starting_readers: self
-                .starts
+            hours: [
+                short(&self.activity.reads),
+                short(&self.activity.expected),
+                short(&self.activity.sent),
+            ],
+            days: self
+                .activity
+                .days
                 .iter()
-                .map(|start| shorten(start.readers))
+                .map(|day| pair(day.0, day.1))
                 .collect(),
-            totals: self.totals.each(shorten),
+            rhythm_doubt: shorten(self.rhythm_doubt),
+            totals: self.totals.to_array().map(shorten),
             lifetimes: self
                 .lifetime
                 .spans()
-                .map(|(answered, gone)| (shorten(answered), shorten(gone)))
+                .map(|(answered, gone)| pair(answered, gone))
                 .collect(),
         };
         // Numbers and arrays of them cannot fail to become JSON; were it otherwise, an empty text is read as nothing.
@@ -74,10 +77,11 @@ impl Habits {
     /// What [`Self::to_json`] wrote, for the present rules: habits learned under another `key_lifetime` are moved to
     /// its bins.
     pub fn from_json(json: &str, rules: &Rules) -> Result<Self, HabitsError> {
-        let stored: Stored = serde_json::from_str(json).map_err(HabitsError::Unreadable)?;
-        if ![VERSION, VERSION_WITHOUT_RECENT].contains(&stored.version) {
-            return Err(HabitsError::Version(stored.version));
+        let Version { version } = serde_json::from_str(json).map_err(HabitsError::Unreadable)?;
+        if version != VERSION {
+            return Err(HabitsError::Version(version));
         }
+        let stored: Stored = serde_json::from_str(json).map_err(HabitsError::Unreadable)?;
         let lifetime = Duration::try_from_secs_f64(stored.key_lifetime_s)
             .ok()
             .filter(|lifetime| *lifetime > Duration::ZERO)
@@ -85,11 +89,11 @@ impl Habits {
         let mut habits = Self::prior(rules);
         let from = Grid::new(lifetime);
         let same = (from.lifetime() / habits.grid.lifetime() - 1.0).abs() < 1e-9;
-        let table = |kind: Kind, events: Vec<f64>, exposure: Vec<f64>| {
+        let table = |kind: Kind, rows: &Rows| {
             let table = Table {
                 kind,
-                events: possible(events, from.bins())?,
-                exposure: possible(exposure, from.bins())?,
+                events: possible(&rows.events, from.bins())?,
+                exposure: possible(&rows.exposure, from.bins())?,
             };
             Ok::<Table, HabitsError>(if same {
                 table
@@ -97,45 +101,47 @@ impl Habits {
                 table.rebinned(&from, &habits.grid)
             })
         };
-        let read = |kind: Kind, rows: Rows| {
-            let long = table(kind, rows.events, rows.exposure)?;
-            let (recent, ahead) = match rows.recent {
-                Some(recent) => {
-                    let ahead = possible(vec![recent.ahead], 1)?[0];
-                    (table(kind, recent.events, recent.exposure)?, ahead)
-                }
-                None => (Table::new(kind, &habits.grid), 0.0),
-            };
-            Ok::<Learned, HabitsError>(Learned::new(long, recent, ahead, &habits.grid))
+        let kind = |kind: Kind, stored: &StoredKind| {
+            let cusum = sound(stored.cusum)?;
+            let (long, recent) = (table(kind, &stored.long)?, table(kind, &stored.recent)?);
+            Ok::<Learned, HabitsError>(Learned::new(long, recent, cusum, &habits.grid))
         };
-        let known = read(Kind::PerReader, stored.known)?;
-        let unknown = read(Kind::PerMessage, stored.unknown)?;
+        let known = kind(Kind::PerReader, &stored.known)?;
+        let unknown = kind(Kind::PerMessage, &stored.unknown)?;
         (habits.known, habits.unknown) = (known, unknown);
-        let messages = possible(stored.starts, MOST_LEVELS)?;
-        habits.starts = if stored.starting_readers.is_empty() {
-            Start::at_levels(&messages)
-        } else {
-            let readers = possible(stored.starting_readers, MOST_LEVELS)?;
-            let starts = messages.into_iter().zip(readers);
-            starts
-                .map(|(messages, readers)| Start { messages, readers })
-                .collect()
-        };
+        if stored.starts.len() != MOST_LEVELS {
+            return Err(HabitsError::Impossible);
+        }
+        for (start, (messages, readers)) in habits.starts.iter_mut().zip(stored.starts) {
+            *start = Start {
+                messages: sound(messages)?,
+                readers: sound(readers)?,
+            };
+        }
         habits.count_starts();
-        let totals = stored.totals;
-        let sums = [
-            totals.walks,
-            totals.walk_calls,
-            totals.messages,
-            totals.calls,
-            totals.reads,
-            totals.delay,
-        ];
-        possible(sums.to_vec(), sums.len())?;
-        habits.totals = totals;
+        let [reads, expected, sent] = &stored.hours;
+        habits.activity = Activity {
+            reads: possible(reads, HOURS)?,
+            expected: possible(expected, HOURS)?,
+            sent: possible(sent, HOURS)?,
+            days: habits.activity.days,
+        };
+        if stored.days.len() != habits.activity.days.len() {
+            return Err(HabitsError::Impossible);
+        }
+        for (day, (reads, usual)) in habits.activity.days.iter_mut().zip(stored.days) {
+            *day = (sound(reads)?, sound(usual)?);
+        }
+        habits.rhythm = habits.activity.rhythm_by_hour();
+        habits.rhythm_doubt = sound(stored.rhythm_doubt)?;
+        let mut totals = [0.0; 6];
+        for (total, stored) in totals.iter_mut().zip(stored.totals) {
+            *total = sound(stored)?;
+        }
+        habits.totals = Totals::from_array(totals);
         for (answered, gone) in stored.lifetimes {
-            let age = |seconds: f64| {
-                Duration::try_from_secs_f64(seconds).map_err(|_| HabitsError::Impossible)
+            let age = |seconds: f32| {
+                Duration::try_from_secs_f32(seconds).map_err(|_| HabitsError::Impossible)
             };
             habits.lifetime.expired(age(answered)?, age(gone)?);
         }
@@ -144,82 +150,71 @@ impl Habits {
     }
 }
 
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: u32,
     key_lifetime_s: f64,
     updated_at: i64,
-    known: Rows,
-    unknown: Rows,
-    starts: Vec<f64>,
-    /// Readers of those messages; habits that were stored before they were counted have none.
-    #[serde(default)]
-    starting_readers: Vec<f64>,
-    totals: Totals,
-    lifetimes: Vec<(f64, f64)>,
+    known: StoredKind,
+    unknown: StoredKind,
+    starts: Vec<(f32, f32)>,
+    /// Reads, expected reads and messages sent, by hour of the week.
+    hours: [Vec<f32>; 3],
+    /// Reads and usual reads by day of the week.
+    days: Vec<(f32, f32)>,
+    rhythm_doubt: f32,
+    /// See [`Totals::to_array`].
+    totals: [f32; 6],
+    lifetimes: Vec<(f32, f32)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredKind {
+    long: Rows,
+    recent: Rows,
+    cusum: f32,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Rows {
-    events: Vec<f64>,
-    exposure: Vec<f64>,
-    recent: Option<Recent>,
+    events: Vec<f32>,
+    exposure: Vec<f32>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Recent {
-    events: Vec<f64>,
-    exposure: Vec<f64>,
-    ahead: f64,
+/// Seven digits: more would only lengthen the row.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "precision is given up on purpose"
+)]
+fn shorten(number: f64) -> f32 {
+    number as f32
 }
 
-fn short(numbers: &[f64]) -> Vec<f64> {
+fn short(numbers: &[f64]) -> Vec<f32> {
     numbers.iter().copied().map(shorten).collect()
 }
 
-/// Seven digits: more would only lengthen the row. By arithmetic, since a commit shortens a thousand numbers.
-fn shorten(number: f64) -> f64 {
-    let beyond = number.abs().log10().floor() - 6.0;
-    // Powers of ten are exact up to 10²²; one below 1 would not be.
-    let tens = 10f64.powf(beyond.abs());
-    match beyond {
-        _ if !tens.is_normal() => number,
-        0.0.. => (number / tens).round() * tens,
-        _ => (number * tens).round() / tens,
-    }
+fn pair(one: f64, other: f64) -> (f32, f32) {
+    (shorten(one), shorten(other))
 }
 
-/// Refuses what no walk can have brought.
-fn possible(numbers: Vec<f64>, count: usize) -> Result<Vec<f64>, HabitsError> {
-    let sound = numbers.len() == count
-        && numbers
-            .iter()
-            .all(|number| number.is_finite() && *number >= 0.0 && *number < 1e18);
-    if sound {
-        Ok(numbers)
+fn possible(numbers: &[f32], count: usize) -> Result<Vec<f64>, HabitsError> {
+    if numbers.len() != count {
+        return Err(HabitsError::Impossible);
+    }
+    numbers.iter().copied().map(sound).collect()
+}
+
+/// Refuses what no poll can have brought.
+fn sound(number: f32) -> Result<f64, HabitsError> {
+    if number.is_finite() && (0.0..1e18).contains(&number) {
+        Ok(f64::from(number))
     } else {
         Err(HabitsError::Impossible)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_stored_with_seven_digits() {
-        for (number, text) in [
-            (0.0, "0.0"),
-            (1.0, "1.0"),
-            (1.0 / 3.0, "0.3333333"),
-            (2.0 / 3.0 * 1e-5, "6.666667e-6"),
-            (-0.001_234_567_89, "-0.001234568"),
-            (1_234_567.8, "1234568.0"),
-            (98_765_432_198.0, "98765430000.0"),
-            (9.999_999_99, "10.0"),
-            (1e-310, "1e-310"),
-        ] {
-            assert_eq!(serde_json::to_string(&shorten(number)).unwrap(), text);
-        }
     }
 }

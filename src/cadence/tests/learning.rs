@@ -1,6 +1,9 @@
 //! What is learned, forgotten and kept.
 
+use super::super::activity::hour_of_week;
 use super::*;
+
+const DAY_MS: i64 = 86_400_000;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
@@ -9,7 +12,7 @@ proptest! {
     fn habits_survive_their_json(habits in habits_of_any_kind(Rules::default())) {
         let json = habits.to_json();
         let read = Habits::from_json(&json, &Rules::default()).unwrap();
-        prop_assert_eq!(read.to_json(), json);
+        prop_assert!(read.to_json() == json, "not as it was: {}", json.len());
         let (a, b) = (habits.reads(), read.reads());
         prop_assert!((a.0 - b.0).abs() <= 1e-4 * a.0 && (a.1 - b.1).abs() <= 1e-4 * a.1);
     }
@@ -29,32 +32,18 @@ fn stored_habits_of_another_kind_are_refused() {
     let rules = Rules::default();
     let json = Habits::prior(&rules).to_json();
     for (from, to) in [
-        ("\"version\":2", "\"version\":3"),
-        ("\"ahead\":0.0", "\"ahead\":-1.0"),
+        ("\"version\":3", "\"version\":2"),
+        ("\"cusum\":0.0", "\"cusum\":-1.0"),
+        ("\"hours\":[[0.0,", "\"hours\":[["),
         ("\"events\":[0.0,", "\"events\":["),
         ("\"events\":[0.0,", "\"events\":[-1.0,"),
-        ("\"events\":[0.0,", "\"events\":[1e300,"),
+        ("\"events\":[0.0,", "\"events\":[1e30,"),
         ("\"key_lifetime_s\":86400.0", "\"key_lifetime_s\":-1.0"),
     ] {
         let damaged = json.replacen(from, to, 1);
-        assert_ne!(damaged, json);
+        assert!(damaged != json, "{from}");
         assert!(Habits::from_json(&damaged, &rules).is_err(), "{to}");
     }
-}
-
-/// Written before habits had a recent past of their own.
-#[test]
-fn habits_of_version_1_are_read() {
-    let rules = Rules::default();
-    let mut habits = Habits::prior(&rules);
-    (0..100).for_each(|_| habits.learn(&poll(Some(1), Duration::ZERO, HOUR, 1)));
-    let mut json: serde_json::Value = serde_json::from_str(&habits.to_json()).unwrap();
-    json["version"] = 1.into();
-    for kind in ["known", "unknown"] {
-        json[kind].as_object_mut().unwrap().remove("recent");
-    }
-    let read = Habits::from_json(&json.to_string(), &rules).unwrap();
-    assert!((read.reads().0 - 100.0).abs() < 0.1);
 }
 
 /// One message that 90 % read, after an exponential time of `mean` seconds, polled at six ages that vary from message to
@@ -224,4 +213,108 @@ fn a_lifetime_is_learned_from_expiries_and_planned_for() {
     let last_chance = 10 * HOUR - rules.last_chance;
     let ages = ages_from(&policy, pending("k", Missing::Known(1)), last_chance);
     assert_eq!(ages.last(), Some(&last_chance));
+}
+
+/// Messages that are sent at all hours, each read after an exponential time of 10 minutes, but by nobody from 14:00 to 24:00
+/// nor on a Sunday; polled at their policy's ages. Returns the last policy.
+fn weeks_with_nights(
+    habits: &mut Habits,
+    rules: &Rules,
+    weeks: i64,
+    daily: i64,
+    seed: u64,
+) -> Policy {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let begin = SENT - SENT.rem_euclid(DAY_MS);
+    let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap();
+    let quiet = |at: i64| {
+        let hour = hour_of_week(at, 0.0);
+        hour % 24 >= 14 || hour >= 144
+    };
+    let mut policy = Policy::solve(habits, rules, 3.0);
+    for number in 0..weeks * 7 * daily {
+        let sent_at = begin + number * DAY_MS / daily;
+        let mut read = sent_at + ms((HOUR / 6).mul_f64(-(1.0 - random.f64()).ln()));
+        if quiet(read) {
+            while quiet(read) {
+                read += 3_600_000 - read.rem_euclid(3_600_000);
+            }
+            read += random.i64(0..600_000);
+        }
+        if number % (daily / 2) == 0 {
+            habits.forget_until(sent_at, rules.memory);
+            policy = Policy::solve(habits, rules, 3.0);
+        }
+        let message = Pending {
+            sent_at,
+            ..pending(&format!("key-{number}"), Missing::Known(1))
+        };
+        let (mut from, mut seen) = (Duration::ZERO, false);
+        while !seen && from < HOUR * 23 {
+            let age = policy.next_age(message, from);
+            seen = sent_at + ms(age) >= read;
+            habits.learn(&Observation {
+                sent_at,
+                ..poll(Some(1), from, age, u32::from(seen))
+            });
+            from = age;
+        }
+    }
+    policy
+}
+
+#[test]
+fn nights_and_days_off_are_learned_and_no_call_goes_into_them() {
+    let rules = Rules::default();
+    for seed in 1..=2 {
+        let mut habits = Habits::prior(&rules);
+        let policy = weeks_with_nights(&mut habits, &rules, 3, 96, seed);
+        assert!(policy.has_rhythm(), "seed {seed}");
+        let awake = habits.awake().unwrap();
+        // Tuesday noon, Tuesday night, Sunday noon.
+        assert!(
+            awake[36] > 0.7 && awake[42] < 0.15 && awake[156] < 0.15,
+            "seed {seed}: {awake:?}"
+        );
+        // Sent on a Tuesday at 16:20: the first call is at midnight, or in the middle of the night for a few.
+        let monday = SENT - i64::try_from(hour_of_week(SENT, 0.0)).unwrap() * 3_600_000;
+        let sent_at = monday - monday.rem_euclid(3_600_000) + 40 * 3_600_000 + 1_200_000;
+        let first = |number: u32| {
+            let key = pending(&format!("key-{number}"), Missing::Known(1));
+            policy.next_age(Pending { sent_at, ..key }, Duration::ZERO)
+        };
+        let midnight = HOUR * 23 / 3..HOUR * 8;
+        let firsts: Vec<_> = (0..100).map(first).collect();
+        let at_midnight = firsts.iter().filter(|first| midnight.contains(first));
+        assert!(at_midnight.count() > 80, "seed {seed}: {firsts:?}");
+        // What was stored goes on as it was.
+        let read = Habits::from_json(&habits.to_json(), &rules).unwrap();
+        assert!(
+            Policy::solve(&read, &rules, 3.0).has_rhythm(),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn an_account_that_never_had_an_answer_asks_early_whatever_the_hour() {
+    let rules = Rules::default();
+    let mut habits = Habits::prior(&rules);
+    // A month of messages of the day that nobody can be asked of.
+    for number in 0..300 {
+        habits.learn(&Observation {
+            sent_at: SENT + number * DAY_MS / 10,
+            complete: false,
+            ..poll(Some(1), Duration::ZERO, HOUR / 60, 0)
+        });
+    }
+    let policy = Policy::solve(&habits, &rules, 12.0);
+    for hour in 0..168 {
+        let message = Pending {
+            sent_at: SENT + hour * 3_600_000,
+            ..pending("k", Missing::Known(1))
+        };
+        let first = policy.next_age(message, Duration::ZERO);
+        assert!(first < HOUR / 12, "hour {hour}: {first:?}");
+    }
 }

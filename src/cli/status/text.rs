@@ -214,12 +214,16 @@ mod tests {
             name: name.to_owned(),
             turned_ms_ago,
         };
-        let condition = |corp: Option<&str>, condition: &str, code: Option<&str>, at| {
-            let text = serde_json::json!({
-                "account": "a", "corp_id": corp, "condition": condition, "code": code, "last_success_at": at,
-            });
-            serde_json::from_value::<LaneCondition>(text).unwrap()
-        };
+        let condition =
+            |corp: Option<&str>, condition: &str, code: Option<&str>, at| LaneCondition {
+                account: "a".to_owned(),
+                corp_id: corp.map(str::to_owned),
+                condition: condition.to_owned(),
+                code: code.map(str::to_owned),
+                last_success_at: at,
+                month: None,
+                calls: 0,
+            };
         Published {
             pid: 7,
             started_at: 0,
