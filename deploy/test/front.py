@@ -1,6 +1,9 @@
 """What stands between a daemon and its endpoint in the world: names and TLS.
 
-Answers every name with 127.0.0.1 on the DNS port, and hands what comes over TLS on port 443 to the sandbox on port 8888.
+    front.py CERTIFICATE KEY                    answers every name with 127.0.0.1 on the DNS port, and hands what comes over
+                                                TLS on port 443 to the sandbox on port 8888
+    front.py CERTIFICATE KEY ADDRESS SANDBOX    the same for other machines: listens there, hands over to the host SANDBOX,
+                                                and names are somebody else's business
 """
 
 import socket
@@ -36,10 +39,10 @@ def pump(source, sink):
             pass
 
 
-def serve(client, context):
+def serve(client, context, sandbox):
     try:
         outside = context.wrap_socket(client, server_side=True)
-        inside = socket.create_connection(("127.0.0.1", 8888))
+        inside = socket.create_connection((sandbox, 8888))
     except OSError as error:
         print(error, flush=True)
         client.close()
@@ -49,14 +52,16 @@ def serve(client, context):
 
 
 def main():
-    certificate, key = sys.argv[1:]
+    certificate, key, *elsewhere = sys.argv[1:]
+    address, sandbox = elsewhere or ("127.0.0.1", "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    threading.Thread(target=names, daemon=True).start()
-    listener = socket.create_server(("127.0.0.1", 443))
+    if not elsewhere:
+        threading.Thread(target=names, daemon=True).start()
+    listener = socket.create_server((address, 443))
     while True:
         client, _ = listener.accept()
-        threading.Thread(target=serve, args=(client, context), daemon=True).start()
+        threading.Thread(target=serve, args=(client, context, sandbox), daemon=True).start()
 
 
 main()

@@ -1,0 +1,225 @@
+//! The programs in `deploy/examples`: each inserts, follows the cursor and cancels beside a working daemon.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, which may unwrap as tests may"
+)]
+
+mod harness;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use receiptd::sandbox::SandboxConfig;
+
+use harness::{DEFAULT_ACCOUNT, House};
+
+/// The command that runs the example of a language: its program and the first arguments.
+fn example(language: &str) -> Command {
+    let path = |file: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples");
+        path.join(file).into_os_string()
+    };
+    let mut command = match language {
+        "python" => Command::new("python3"),
+        "node" => Command::new("node"),
+        "java" => {
+            let mut java = Command::new("java");
+            java.args(["-cp", &sqlite_jdbc()]);
+            java
+        }
+        _ => Command::new("sh"),
+    };
+    command.arg(match language {
+        "python" => path("python/feeder.py"),
+        "node" => path("node/feeder.js"),
+        "java" => path("java/Feeder.java"),
+        _ => path("shell/feeder"),
+    });
+    command
+}
+
+/// Java's driver for SQLite: Debian's, or the one that is named.
+fn sqlite_jdbc() -> String {
+    std::env::var("SQLITE_JDBC").unwrap_or_else(|_| "/usr/share/java/sqlite-jdbc.jar".to_owned())
+}
+
+fn works(program: &str, arguments: &[&str]) -> bool {
+    let tried = Command::new(program).args(arguments).output();
+    tried.is_ok_and(|output| output.status.success())
+}
+
+/// Inserts two messages, follows their readers through a restart, and cancels one.
+async fn feeds_and_follows(language: &str) {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    // Java compiles its example anew each time: no message may end meanwhile.
+    house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "1h");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "2h");
+    let database = house.database();
+    let run = |arguments: &[&str]| {
+        let mut command = example(language);
+        command.args(arguments);
+        let output = command
+            .env("RECEIPTD_DATABASE", &database)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        (output.status.success(), said, errors)
+    };
+    let read = "sb:readers=2,median=1ms,never=0;it's-read";
+    let unread = "sb:readers=1,never=1;unread";
+
+    let (ok, said, errors) = run(&["add", read, "2"]);
+    assert!(ok && said == "added", "{said} {errors}");
+    let (ok, said, errors) = run(&["add", read, "2"]);
+    assert!(ok && said == "known", "{said} {errors}");
+    let (ok, said, errors) = run(&["add", unread]);
+    assert!(ok && said == "added", "{said} {errors}");
+    // What the table refuses is an error that says why.
+    let (ok, said, errors) = run(&["add", "two words"]);
+    let constraint = "process_query_key_is_1_to_512_printable_ascii_characters";
+    assert!(
+        !ok && said.is_empty() && errors.contains(constraint),
+        "{said} {errors}"
+    );
+    let rows = house
+        .sql("SELECT process_query_key, expected_readers FROM messages ORDER BY expected_readers");
+    assert_eq!(rows, [format!("{unread}|"), format!("{read}|2")]);
+
+    let (ok, said, errors) = run(&["cancel", unread]);
+    assert!(ok && said == "cancelled", "{said} {errors}");
+    let (ok, said, errors) = run(&["cancel", unread]);
+    assert!(ok && said == "not pending", "{said} {errors}");
+
+    house.start();
+    let seen = following(language, &house, 2).await;
+    let readers = house.sql("SELECT user_id FROM readers ORDER BY id");
+    let expected: Vec<String> = readers
+        .iter()
+        .map(|user| format!("{user} has read {read}"))
+        .collect();
+    assert_eq!(seen, expected);
+    // Started again, it goes on behind what it printed.
+    let later = "sb:readers=1,median=1ms,never=0;later";
+    assert_eq!(run(&["add", later, "1"]).1, "added");
+    let seen = following(language, &house, 1).await;
+    let [one] = &seen[..] else {
+        panic!("{seen:?}");
+    };
+    assert!(one.ends_with(&format!(" has read {later}")), "{one}");
+}
+
+/// Lets the example follow until it has printed so many lines and kept its cursor; ends it; all that it printed.
+async fn following(language: &str, house: &House, lines: usize) -> Vec<String> {
+    struct Ended(Child);
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            // It may have ended by itself.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let printed = house.dir.path().join("printed");
+    let cursor = house.dir.path().join("cursor");
+    let program = example(language)
+        .arg("follow")
+        .arg(&cursor)
+        .env("RECEIPTD_DATABASE", house.database())
+        .stdin(Stdio::null())
+        .stdout(std::fs::File::create(&printed).unwrap())
+        .spawn();
+    let program = Ended(program.unwrap());
+    let text = || std::fs::read_to_string(&printed).unwrap_or_default();
+    house
+        .until_true("the example prints the readers", || {
+            text().lines().count() >= lines
+        })
+        .await;
+    let newest = house.sql("SELECT max(id) FROM readers").concat();
+    house
+        .until_true("the example keeps its cursor", || {
+            std::fs::read_to_string(&cursor).is_ok_and(|kept| kept.trim() == newest)
+        })
+        .await;
+    drop(program);
+    text().lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pythons_example_feeds_and_follows() {
+    feeds_and_follows("python").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shells_example_feeds_and_follows() {
+    feeds_and_follows("shell").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_example_feeds_and_follows() {
+    let a_driver = "try { require('node:sqlite') } catch { require('better-sqlite3') }";
+    if !works("node", &["-e", a_driver]) {
+        println!(
+            "SKIPPED: no Node.js with a driver for SQLite (22.13, or better-sqlite3 in $NODE_PATH)"
+        );
+        return;
+    }
+    feeds_and_follows("node").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn javas_example_feeds_and_follows() {
+    if !works("java", &["--version"]) || !Path::new(&sqlite_jdbc()).exists() {
+        println!("SKIPPED: no Java with a driver for SQLite (Debian: libxerial-sqlite-jdbc-java)");
+        return;
+    }
+    feeds_and_follows("java").await;
+}
+
+/// What the official SDK makes of the answer to a send becomes a row. Where it is not installed, an object of the
+/// same shape stands for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_the_official_sdk_becomes_a_row() {
+    let house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    let script = r#"
+import sys
+sys.path.insert(0, sys.argv[1])
+import feeder
+try:
+    from alibabacloud_dingtalk.robot_1_0 import models
+    private, group = models.PrivateChatSendResponse(), models.OrgGroupSendResponse()
+    private.body = models.PrivateChatSendResponseBody().from_map({"processQueryKey": "private+/="})
+    group.body = models.OrgGroupSendResponseBody().from_map({"processQueryKey": "group+/="})
+except ImportError:
+    from types import SimpleNamespace as Object
+    print("the official SDK is not installed: its shape is used")
+    private = Object(body=Object(process_query_key="private+/="))
+    group = Object(body=Object(process_query_key="group+/="))
+db = feeder.connect()
+for _ in range(2):
+    feeder.add_sent(db, private, chat="private", expected_readers=1, robot_code="ding1", open_conversation_id="cid1==")
+    feeder.add_sent(db, group, chat="group", open_conversation_id="cid2==")
+"#;
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/python");
+    let python = std::env::var("RECEIPTD_SDK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let output = Command::new(python)
+        .args(["-B", "-c", script])
+        .arg(directory)
+        .env("RECEIPTD_DATABASE", house.database())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    let rows = house.sql(
+        "SELECT process_query_key, chat, expected_readers, robot_code, open_conversation_id FROM messages ORDER BY id",
+    );
+    assert_eq!(
+        rows,
+        [
+            "private+/=|private|1|ding1|cid1==",
+            "group+/=|group|||cid2=="
+        ]
+    );
+}
