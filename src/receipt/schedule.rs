@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(next(&over, last_chance), check);
         let checked = Message {
             failed_calls: 13,
-            ..over
+            ..over.clone()
         };
         assert!(!schedule.is_spent(&over, last_chance));
         assert!(schedule.is_spent(&checked, check));
