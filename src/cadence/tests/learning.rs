@@ -266,7 +266,7 @@ fn weeks_with_nights(
 #[test]
 fn nights_and_days_off_are_learned_and_no_call_goes_into_them() {
     let rules = Rules::default();
-    for seed in [1] {
+    for seed in 1..2 {
         let mut habits = Habits::prior(&rules);
         let policy = weeks_with_nights(&mut habits, &rules, 3, 96, seed);
         assert!(policy.has_rhythm(), "seed {seed}");
