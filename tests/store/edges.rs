@@ -1,13 +1,17 @@
 //! The behaviour of a store at the edges of its promises: text of all kinds, sizes, repetitions, and what is not its own.
 
 use receiptd::receipt::{
-    ErrorCode, LaneId, Message, RobotCode, SendStatus, State, UnixMs, UserId, WalkEnd,
+    Doubt, ErrorCode, LaneId, Message, Outcome, RobotCode, SendStatus, State, UnixMs, UserId,
+    WalkEnd,
 };
-use receiptd::store::{CallCount, Found, NewMessage, Pruned, Selection, Store, Writes};
+use receiptd::store::{
+    CallCount, Found, NewMessage, Placement, Pruned, Selection, Unplace, Writes,
+};
+use receiptd::store::{Claims as _, Commands as _, Results as _, Upkeep as _};
 
 use super::{
-    Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, polled, pruned, settled,
-    show, walk,
+    Backend, T0, add_placed, at, claim, commit, due_rows, keys, lane, new, new_of, new_rows, place,
+    polled, pruned, settled, show, try_commit, walk,
 };
 
 /// Quotes, wildcards, line ends, other scripts, and what looks like SQL or JSON.
@@ -37,15 +41,15 @@ async fn text_comes_back_as_it_went_in<B: Backend>() {
             account: odd.into(),
             corp: Some(odd.into()),
         };
-        let arrived = store.arrivals(&lane, &[], 9, T0).await.unwrap();
+        let arrived = new_rows(store, 9).await;
         assert_eq!(keys(&arrived), [key.as_str()]);
         let placed = Message {
             next_poll_at: Some(at(1)),
             admitted_at: Some(T0),
             ..arrived[0].clone()
         };
-        store.admit(&[placed]).await.unwrap();
-        let due = store.due(&lane, at(1), at(1), &[], 9).await.unwrap();
+        place(store, &[placed]).await;
+        let due = due_rows(store, &lane, at(1), at(1), &[], 9).await;
         assert_eq!(
             (&due[0].robot_code, &due[0].conversation),
             (&sent.robot_code, &sent.conversation)
@@ -53,14 +57,46 @@ async fn text_comes_back_as_it_went_in<B: Backend>() {
         let mut outcome = walk(&due[0], at(2), &ODD);
         outcome.send_status = Some(SendStatus::Other(odd.to_owned()));
         outcome.end = WalkEnd::Cut(odd.into());
-        store.commit(&[outcome], settled).await.unwrap();
+        let doubt = Doubt {
+            code: odd.into(),
+            at: at(3),
+        };
+        let doubted = |outcomes: &[Outcome], found: &[Found]| {
+            let mut writes = settled(outcomes, found);
+            writes.messages[0].doubt = Some(doubt.clone());
+            writes
+        };
+        commit(store, &[outcome], doubted).await;
         let (row, readers) = show(store, &key).await;
         assert_eq!(readers, ODD.map(|user| UserId::from(user).to_string()));
         assert_eq!(row.send_status, Some(SendStatus::Other(odd.to_owned())));
         assert_eq!(row.last_error, Some(ErrorCode::from(odd)));
-        let code = ErrorCode::from("noted'");
-        let noted = store.note_lane_error(&lane, &code, at(3), 9).await;
-        assert_eq!(noted.unwrap(), 1);
+        assert_eq!(row.doubt, Some(doubt));
+        assert_eq!(store.stale(&[row.claim()]).await.unwrap(), []);
+        let which = Unplace::Lane(lane);
+        assert_eq!(store.unplace(&which, &[], 9).await.unwrap(), 1);
+        let message = new_rows(store, 9).await.remove(0);
+        let waits = Placement {
+            message: Message {
+                admitted_at: Some(at(4)),
+                ..message
+            },
+            waits_for: Some(odd.into()),
+        };
+        store.place(&[waits]).await.unwrap();
+        let (row, _) = show(store, &key).await;
+        assert_eq!(row.last_error, Some(ErrorCode::from(odd)));
+        let which = Unplace::Waiting(odd.into());
+        assert_eq!(store.unplace(&which, &[], 9).await.unwrap(), 1);
+        let rows = new_rows(store, 9).await;
+        place(
+            store,
+            &[Message {
+                admitted_at: Some(at(4)),
+                ..rows[0].clone()
+            }],
+        )
+        .await;
         backend.put_ticket(odd, odd).await;
         let ticket = store.suite_ticket(odd).await.unwrap();
         assert_eq!(ticket.as_deref(), Some(odd));
@@ -81,7 +117,7 @@ async fn organisations_of_an_account_are_lanes_apart<B: Backend>() {
     });
     store.add(&rows).await.unwrap();
     store.add(&[new_of("none", "x")]).await.unwrap();
-    let arrived = arrivals(store, &[], 9, T0).await;
+    let arrived = new_rows(store, 9).await;
     let placed: Vec<_> = arrived
         .into_iter()
         .map(|row| Message {
@@ -90,19 +126,16 @@ async fn organisations_of_an_account_are_lanes_apart<B: Backend>() {
             ..row
         })
         .collect();
-    store.admit(&placed).await.unwrap();
+    place(store, &placed).await;
     for (lane, key) in [(of("1"), "1"), (of("2"), "2"), (lane("x"), "none")] {
-        let due = store.due(&lane, at(1), at(1), &[], 9).await.unwrap();
+        let due = due_rows(store, &lane, at(1), at(1), &[], 9).await;
         assert_eq!(keys(&due), [key]);
-        let old = store.overaged(&lane, at(9), &[], 9).await.unwrap();
+        let old = store.overaged(Some(&lane), at(9), &[], 9).await.unwrap();
         assert_eq!(keys(&old), [key]);
     }
-    let code = ErrorCode::from("invalidSuiteTicket");
-    let noted = store.note_lane_error(&of("1"), &code, at(3), 9).await;
-    assert_eq!(noted.unwrap(), 1);
-    for (key, noted) in [("1", Some(code)), ("2", None), ("none", None)] {
-        assert_eq!(show(store, key).await.0.last_error, noted, "{key}");
-    }
+    let which = Unplace::Lane(of("1"));
+    assert_eq!(store.unplace(&which, &[], 9).await.unwrap(), 1);
+    assert_eq!(keys(&new_rows(store, 9).await), ["1"]);
 }
 
 async fn a_key_named_twice_at_once_is_added_once<B: Backend>() {
@@ -118,19 +151,19 @@ async fn a_key_named_twice_at_once_is_added_once<B: Backend>() {
 async fn a_reader_named_twice_at_once_is_recorded_once<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    admitted(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
+    add_placed(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
     let a = claim(store, "a", at(1)).await;
     let b = claim(store, "b", at(1)).await;
     let outcomes = [
         walk(&a, at(2), &["u", "v", "u"]),
         walk(&b, at(2), &["v", "u"]),
     ];
-    let write = |found: &[Found<'_>]| {
-        assert_eq!(found[0].new_readers, ["u", "v"].map(UserId::from));
-        assert_eq!(found[1].new_readers, ["v", "u"].map(UserId::from));
-        settled(found)
+    let write = |outcomes: &[Outcome], found: &[Found]| {
+        assert_eq!(found[0].new_readers, 2);
+        assert_eq!(found[1].new_readers, 2);
+        settled(outcomes, found)
     };
-    store.commit(&outcomes, write).await.unwrap();
+    commit(store, &outcomes, write).await;
     assert_eq!(show(store, "a").await.1, ["u", "v"]);
     assert_eq!(show(store, "b").await.1, ["v", "u"]);
 }
@@ -142,24 +175,24 @@ async fn a_commit_brings_tens_of_thousands_of_readers<B: Backend>() {
     let store = backend.store();
     let names: Vec<String> = (0..READERS).map(|number| format!("u{number}")).collect();
     let users: Vec<&str> = names.iter().map(String::as_str).collect();
-    admitted(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
+    add_placed(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
     let a = claim(store, "a", at(1)).await;
     let b = claim(store, "b", at(1)).await;
     let outcomes = [
         walk(&a, at(2), &users[..READERS / 2]),
         walk(&b, at(2), &users),
     ];
-    store.commit(&outcomes, settled).await.unwrap();
+    commit(store, &outcomes, settled).await;
     let (row, readers) = show(store, "b").await;
     assert_eq!(row.reader_count as usize, READERS);
     assert_eq!(readers, names);
     let next = row.next_poll_at.unwrap();
     let again = walk(&row, next, &users);
-    let nobody = |found: &[Found<'_>]| {
-        assert!(found[0].new_readers.is_empty());
-        settled(found)
+    let nobody = |outcomes: &[Outcome], found: &[Found]| {
+        assert_eq!(found[0].new_readers, 0);
+        settled(outcomes, found)
     };
-    store.commit(&[again], nobody).await.unwrap();
+    commit(store, &[again], nobody).await;
     assert_eq!(show(store, "a").await.1.len(), READERS / 2);
 }
 
@@ -167,7 +200,7 @@ async fn a_commit_brings_tens_of_thousands_of_readers<B: Backend>() {
 async fn a_commit_dropped_anywhere_and_given_again_counts_once<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    admitted(store, &[("a", "x", at(1))]).await;
+    add_placed(store, &[("a", "x", at(1))]).await;
     let mut now = at(1);
     let mut users = Vec::new();
     for round in 0..60_usize {
@@ -175,16 +208,21 @@ async fn a_commit_dropped_anywhere_and_given_again_counts_once<B: Backend>() {
         users.push(format!("u{round}"));
         let seen: Vec<&str> = users.iter().map(String::as_str).collect();
         let outcomes = [walk(&claimed, now, &seen)];
-        let write = |found: &[Found<'_>]| Writes {
+        let write = |outcomes: &[Outcome], found: &[Found]| Writes {
             calls: vec![CallCount {
                 calls: 1,
                 ..CallCount::nothing(lane("x"), "2023-11".to_owned())
             }],
-            ..settled(found)
+            ..settled(outcomes, found)
         };
-        let dropped = polled(store.commit(&outcomes, write), round / 4, round % 2 == 0).await;
+        let dropped = polled(
+            try_commit(store, &outcomes, write),
+            round / 4,
+            round % 2 == 0,
+        )
+        .await;
         if dropped.is_none() {
-            store.commit(&outcomes, write).await.unwrap();
+            commit(store, &outcomes, write).await;
         }
         let (row, readers) = show(store, "a").await;
         assert_eq!(readers, users);
@@ -203,11 +241,11 @@ async fn a_commit_dropped_anywhere_and_given_again_counts_once<B: Backend>() {
 async fn a_commit_leaves_a_feeders_columns_to_the_feeder<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    admitted(store, &[("a", "x", at(1))]).await;
+    add_placed(store, &[("a", "x", at(1))]).await;
     let claimed = claim(store, "a", at(1)).await;
     let outcome = walk(&claimed, at(2), &[]);
-    let write = |found: &[Found<'_>]| {
-        let decided = settled(found).messages.remove(0);
+    let write = |outcomes: &[Outcome], found: &[Found]| {
+        let decided = settled(outcomes, found).messages.remove(0);
         Writes {
             messages: vec![Message {
                 key: "another".into(),
@@ -222,7 +260,7 @@ async fn a_commit_leaves_a_feeders_columns_to_the_feeder<B: Backend>() {
             ..Writes::default()
         }
     };
-    store.commit(&[outcome], write).await.unwrap();
+    commit(store, &[outcome], write).await;
     let (row, _) = show(store, "a").await;
     assert_eq!(row.call_count, 1, "the rest was written");
     let feeders = |row: &Message| {
@@ -244,18 +282,18 @@ async fn a_retry_leaves_what_ended_well<B: Backend>() {
         ..new_of("complete", "x")
     };
     store.add(&[complete]).await.unwrap();
-    admitted(store, &[("recalled", "x", at(1)), ("pending", "x", at(1))]).await;
-    let arrived = arrivals(store, &[], 9, T0).await;
+    add_placed(store, &[("recalled", "x", at(1)), ("pending", "x", at(1))]).await;
+    let arrived = new_rows(store, 9).await;
     let placed = Message {
         next_poll_at: Some(at(1)),
         admitted_at: Some(T0),
         ..arrived[0].clone()
     };
-    store.admit(&[placed]).await.unwrap();
+    place(store, &[placed]).await;
     let read = walk(&claim(store, "complete", at(1)).await, at(2), &["u"]);
     let mut back = walk(&claim(store, "recalled", at(1)).await, at(2), &["u"]);
     back.send_status = Some(SendStatus::Recalled);
-    store.commit(&[read, back], settled).await.unwrap();
+    commit(store, &[read, back], settled).await;
     for (key, state) in [
         ("complete", State::Complete),
         ("recalled", State::Recalled),
@@ -277,35 +315,31 @@ async fn a_retry_leaves_what_ended_well<B: Backend>() {
 async fn a_group_is_pruned_to_its_last_reader<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    let names: Vec<String> = (0..100).map(|number| format!("u{number}")).collect();
+    let names: Vec<String> = (0..1_000).map(|number| format!("u{number}")).collect();
     let users: Vec<&str> = names.iter().map(String::as_str).collect();
-    admitted(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
+    add_placed(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
     for key in ["a", "b"] {
         let claimed = claim(store, key, at(1)).await;
-        let mut outcome = walk(&claimed, at(2), &users);
+        let mut outcome = walk(&claimed, at(700), &users);
+        outcome.send_status = None;
         outcome.end = WalkEnd::Rejected("bad".into());
-        store.commit(&[outcome], settled).await.unwrap();
+        commit(store, &[outcome], settled).await;
     }
-    let told = store.prunable(at(9), None).await.unwrap();
+    let told = store.prunable(at(900), None).await.unwrap();
     let expected = Pruned {
         messages: 2,
-        readers: 200,
+        readers: 2_000,
+        held: 0,
     };
     assert_eq!(told, expected);
-    let mut sum = Pruned::default();
-    loop {
-        let some = pruned(store, at(9), Some(State::Failed), 1).await;
-        if some == Pruned::default() {
-            break;
-        }
-        assert!(some.messages <= 1);
-        sum.messages += some.messages;
-        sum.readers += some.readers;
-    }
-    assert_eq!(sum, expected);
+    let some = store.prune(at(900), Some(State::Failed)).await.unwrap();
+    assert!(some.readers < expected.readers, "a step is short: {some:?}");
+    let rest = pruned(store, at(900), Some(State::Failed)).await;
+    assert_eq!(some.messages + rest.messages, expected.messages);
+    assert_eq!(some.readers + rest.readers, expected.readers);
     assert_eq!(backend.readers().await, []);
     assert_eq!(
-        store.prunable(at(9), None).await.unwrap(),
+        store.prunable(at(900), None).await.unwrap(),
         Pruned::default()
     );
 }

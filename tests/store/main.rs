@@ -12,9 +12,6 @@
 /// Makes a test of each function, for each backend.
 macro_rules! for_every_backend {
     ($($name:ident)*) => {
-        mod in_memory {
-            $(#[tokio::test] async fn $name() { super::$name::<crate::model::ModelBackend>().await; })*
-        }
         mod in_sqlite {
             $(#[tokio::test] async fn $name() { super::$name::<crate::sqlite::SqliteBackend>().await; })*
         }
@@ -23,7 +20,6 @@ macro_rules! for_every_backend {
 
 mod edges;
 mod history;
-mod model;
 mod readme;
 mod sqlite;
 mod suite;
@@ -34,10 +30,12 @@ use std::time::Duration;
 
 use receiptd::cadence::{Policy, Rules};
 use receiptd::receipt::{
-    Chat, LaneId, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus, State,
+    Chat, LaneId, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus,
     UnixMs, UserId, WalkEnd, settle,
 };
-use receiptd::store::{Found, NewMessage, Pruned, Reader, Store, Writes};
+use receiptd::store::{
+    self, Begun, DueQuery, Found, NewMessage, Placement, Pruned, Reader, Store, Wanted, Writes,
+};
 
 /// A store, and what other processes do to its tables.
 pub(crate) trait Backend: Sized {
@@ -53,10 +51,14 @@ pub(crate) trait Backend: Sized {
     fn delete(&self, key: &str) -> impl Future<Output = ()>;
     /// A feeder gives a row another key.
     fn rename(&self, key: &str, to: &str) -> impl Future<Output = ()>;
+    /// A feeder gives a row another account.
+    fn give_to(&self, key: &str, account: &str) -> impl Future<Output = ()>;
     /// A feeder changes the schedule.
     fn reschedule(&self, key: &str, at: UnixMs) -> impl Future<Output = ()>;
     /// A feeder spoils a row's `chat`, so that it is no message any more.
     fn spoil(&self, key: &str) -> impl Future<Output = ()>;
+    /// A consumer removes a recorded reader.
+    fn remove_reader(&self, key: &str, user: &str) -> impl Future<Output = ()>;
     /// Somebody stores a suite's ticket.
     fn put_ticket(&self, suite: &str, ticket: &str) -> impl Future<Output = ()>;
     /// The table of readers in the order recorded, those of deleted messages included.
@@ -105,31 +107,35 @@ pub(crate) fn keys(rows: &[Message]) -> Vec<&str> {
     rows.iter().map(|row| row.key.as_str()).collect()
 }
 
-/// The first `limit` rows of all lanes that were never admitted, in the order of their insert.
-pub(crate) async fn arrivals<S: Store>(
-    store: &S,
-    in_flight: &[MessageId],
-    limit: usize,
-    now: UnixMs,
-) -> Vec<Message> {
-    let mut arrived = Vec::new();
-    for lane in store.new_lanes().await.unwrap() {
-        arrived.extend(store.arrivals(&lane, in_flight, limit, now).await.unwrap());
-    }
-    arrived.sort_by_key(|row| row.id);
-    arrived.truncate(limit);
-    arrived
+/// The first `limit` rows of all lanes that were never placed, in the order of their insert.
+pub(crate) async fn new_rows<S: Store>(store: &S, limit: usize) -> Vec<Message> {
+    let found = store.new_rows(None, limit, 10_000).await.unwrap();
+    assert_eq!(found.next, None);
+    let mut rows = found.rows;
+    rows.sort_by_key(|row| row.id);
+    rows.truncate(limit);
+    rows
+}
+
+/// Places rows as they stand, each in its lane.
+pub(crate) async fn place<S: Store>(store: &S, rows: &[Message]) {
+    let place = |message: &Message| Placement {
+        message: message.clone(),
+        waits_for: None,
+    };
+    let places: Vec<Placement> = rows.iter().map(place).collect();
+    store.place(&places).await.unwrap();
 }
 
 /// Adds messages and places them at the given due moments, with no last chance.
-pub(crate) async fn admitted<S: Store>(store: &S, rows: &[(&str, &str, UnixMs)]) {
+pub(crate) async fn add_placed<S: Store>(store: &S, rows: &[(&str, &str, UnixMs)]) {
     let new: Vec<_> = rows
         .iter()
         .map(|(key, account, _)| new_of(key, account))
         .collect();
     assert_eq!(store.add(&new).await.unwrap(), rows.len() as u64);
-    let arrived = arrivals(store, &[], 10_000, T0).await;
-    let placed: Vec<_> = arrived
+    let placed: Vec<_> = new_rows(store, 10_000)
+        .await
         .into_iter()
         .filter_map(|row| {
             let due = rows.iter().find(|(key, ..)| *key == row.key.as_str())?.2;
@@ -141,17 +147,45 @@ pub(crate) async fn admitted<S: Store>(store: &S, rows: &[(&str, &str, UnixMs)])
         })
         .collect();
     assert_eq!(placed.len(), rows.len());
-    store.admit(&placed).await.unwrap();
+    place(store, &placed).await;
 }
 
-/// What one batch of at most `limit` messages removed.
+/// What a claim of a lane gives whose walks did not fail.
+pub(crate) async fn due_rows<S: Store>(
+    store: &S,
+    lane: &LaneId,
+    now: UnixMs,
+    last_chances_until: UnixMs,
+    without: &[MessageId],
+    limit: usize,
+) -> Vec<Message> {
+    let query = DueQuery {
+        lanes: std::slice::from_ref(lane),
+        wanted: Wanted::Sound,
+        now,
+        last_chances_until,
+        without,
+        per_lane: limit,
+    };
+    store.due(&query).await.unwrap()
+}
+
+/// All that a prune removes, step by step.
 pub(crate) async fn pruned<S: Store>(
     store: &S,
     before: UnixMs,
-    state: Option<State>,
-    limit: usize,
+    state: Option<receiptd::receipt::State>,
 ) -> Pruned {
-    store.prune(before, state, limit).await.unwrap().pruned
+    let mut sum = Pruned::default();
+    loop {
+        let step = store.prune(before, state).await.unwrap();
+        if step == Pruned::default() {
+            return sum;
+        }
+        sum.messages += step.messages;
+        sum.readers += step.readers;
+        sum.held += step.held;
+    }
 }
 
 /// The row and its readers' ids.
@@ -171,10 +205,7 @@ pub(crate) async fn show<S: Store>(store: &S, key: &str) -> (Message, Vec<String
 /// The one due row of a key's lane.
 pub(crate) async fn claim<S: Store>(store: &S, key: &str, now: UnixMs) -> Message {
     let (message, _) = show(store, key).await;
-    let due = store
-        .due(&message.lane, now, now, &[], 10_000)
-        .await
-        .unwrap();
+    let due = due_rows(store, &message.lane, now, now, &[], 10_000).await;
     due.into_iter()
         .find(|row| row.key.as_str() == key)
         .unwrap_or_else(|| panic!("{key} is not due"))
@@ -192,6 +223,7 @@ pub(crate) fn walk(claimed: &Message, now: UnixMs, readers: &[&str]) -> Outcome 
         ended_at: now + Duration::from_millis(5),
         calls: 1,
         throttled: 0,
+        failed_calls: 0,
         readers: readers.collect(),
         send_status: Some(SendStatus::Success),
         end: WalkEnd::Complete,
@@ -199,23 +231,59 @@ pub(crate) fn walk(claimed: &Message, now: UnixMs, readers: &[&str]) -> Outcome 
 }
 
 /// Settles as the reconciler does.
-pub(crate) fn settled(found: &[Found<'_>]) -> Writes {
+pub(crate) fn settled(outcomes: &[Outcome], found: &[Found]) -> Writes {
     let rules = Rules::default();
-    let policy = Policy::prior(&rules);
     let schedule = Schedule {
-        rules: &rules,
-        policy: &policy,
+        policy: Policy::prior(&rules),
         lifetime: rules.key_lifetime,
-        spread: Duration::ZERO,
+        last_chances_until: None,
+        rules,
     };
-    let messages = found.iter().filter_map(|found| {
-        let new = u32::try_from(found.new_readers.len()).unwrap();
-        Some(settle(found.row.as_ref()?, found.outcome, new, &schedule))
-    });
     Writes {
-        messages: messages.collect(),
+        messages: decided(outcomes, found, &schedule),
         ..Writes::default()
     }
+}
+
+/// The rows as they stand after their outcomes.
+pub(crate) fn decided(outcomes: &[Outcome], found: &[Found], schedule: &Schedule) -> Vec<Message> {
+    let settle_one = |(outcome, found): (&Outcome, &Found)| {
+        let row = found.row.as_ref()?;
+        Some(settle(
+            row,
+            outcome,
+            found.new_readers,
+            found.recorded,
+            schedule,
+        ))
+    };
+    let pairs = outcomes.iter().zip(found);
+    pairs.filter_map(settle_one).collect()
+}
+
+/// A transaction of results, as the reconciler makes it.
+pub(crate) async fn try_commit<S: Store>(
+    store: &S,
+    outcomes: &[Outcome],
+    mut decide: impl FnMut(&[Outcome], &[Found]) -> Writes,
+) -> store::Result<()> {
+    match store.begin(outcomes).await? {
+        Begun::AlreadyCommitted => Ok(()),
+        Begun::Open(transaction) => {
+            assert_eq!(transaction.found().len(), outcomes.len());
+            let writes = decide(outcomes, transaction.found());
+            transaction.commit(&writes).await
+        }
+    }
+}
+
+/// The same, of which nothing goes wrong.
+pub(crate) async fn commit<S: Store>(
+    store: &S,
+    outcomes: &[Outcome],
+    decide: impl FnMut(&[Outcome], &[Found]) -> Writes,
+) {
+    try_commit(store, outcomes, decide).await.unwrap();
 }
 
 /// Polls a future so many times, and drops it then: at once, while what it waits for is under way, or when that is done.

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::process::Command;
 
 use receiptd::receipt::State;
-use receiptd::store::Store as _;
+use receiptd::store::Results as _;
 
 use super::sqlite::SqliteBackend;
-use super::{Backend, T0, admitted, arrivals, at, claim, keys, settled, show, walk};
+use super::{Backend, add_placed, at, claim, commit, keys, new_rows, settled, show, walk};
 
 /// The fenced blocks of one language, with the path of the documentation led to the test's file.
 fn examples(language: &str, database: &Path) -> Vec<String> {
@@ -63,7 +63,7 @@ async fn the_shells_examples_work_as_printed() {
     };
     let said = run(&["sh", "-c"], insert).unwrap();
     assert!(said.ends_with("Kna29Ax0Q=|pending|0\n"), "{said}");
-    let arrived = arrivals(&backend.store, &[], 9, T0).await;
+    let arrived = new_rows(&backend.store, 9).await;
     assert_eq!(keys(&arrived), ["Kna29Ax0Q="]);
     assert_eq!(arrived[0].expected_readers, Some(2));
     let said = run(&["sh", "-c"], cancel).unwrap();
@@ -71,10 +71,10 @@ async fn the_shells_examples_work_as_printed() {
     let (row, _) = show(&backend.store, "Kna29Ax0Q=").await;
     assert_eq!(row.state, State::Cancelled);
     assert!(row.finished_at.is_some());
-    admitted(&backend.store, &[("k", "x", at(1))]).await;
+    add_placed(&backend.store, &[("k", "x", at(1))]).await;
     let claimed = claim(&backend.store, "k", at(1)).await;
     let outcome = walk(&claimed, at(2), &["manager123"]);
-    backend.store.commit(&[outcome], settled).await.unwrap();
+    commit(&backend.store, &[outcome], settled).await;
     let said = run(&["sh", "-c"], list).unwrap();
     assert!(
         said.contains("manager123  2023-11-14 22:13:20  2023-11-14 22:13:22"),
@@ -94,13 +94,13 @@ async fn pythons_examples_work_as_printed() {
     for _ in 0..2 {
         assert_eq!(run(&["python3", "-c"], feed).as_deref(), Some("fed 2\n"));
     }
-    let arrived = arrivals(&backend.store, &[], 9, T0).await;
+    let arrived = new_rows(&backend.store, 9).await;
     assert_eq!(keys(&arrived), ["Kna29By1R=", "Kna29Cz2S="]);
     assert_eq!(run(&["python3", "-c"], follow).as_deref(), Some(""));
-    admitted(&backend.store, &[("k", "x", at(1))]).await;
+    add_placed(&backend.store, &[("k", "x", at(1))]).await;
     let claimed = claim(&backend.store, "k", at(1)).await;
     let outcome = walk(&claimed, at(2), &["u2", "u1"]);
-    backend.store.commit(&[outcome], settled).await.unwrap();
+    commit(&backend.store, &[outcome], settled).await;
     let said = run(&["python3", "-c"], follow).unwrap();
     assert_eq!(said, "u2 has read k\nu1 has read k\n");
 }
@@ -154,6 +154,11 @@ async fn the_columns_are_those_of_the_documentation() {
         "last_chance_at",
         "retried_at",
         "blocked",
+        "lane_corp",
+        "failed_walks",
+        "failed_calls",
+        "doubt",
+        "doubt_at",
     ];
     let columns: Vec<(String,)> = sqlx::query_as("SELECT name FROM pragma_table_info('messages')")
         .fetch_all(&mut connection)

@@ -1,17 +1,20 @@
 //! The behaviour of a store, backend by backend.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use receiptd::receipt::{
-    ErrorCode, LaneId, Message, MessageKey, SendStatus, State, UnixMs, Upcoming, UserId, WalkEnd,
+    ErrorCode, LaneId, Message, MessageKey, Outcome, SendStatus, State, UnixMs, WalkEnd,
 };
 use receiptd::store::{
-    CallCount, HabitsRow, NewMessage, Owed, Pruned, Reader, Selection, Store, Writes,
+    CallCount, DueQuery, Found, HabitsRow, LastChanceFit, NewMessage, NewRows, Owed, Placement,
+    Pruned, Reader, Selection, Store, Unplace, Wanted, Writes,
 };
+use receiptd::store::{Claims as _, Commands as _, Results as _, Upkeep as _};
 
 use super::{
-    Backend, T0, admitted, arrivals, at, claim, keys, lane, new, new_of, pruned, settled, show,
-    walk,
+    Backend, T0, add_placed, at, claim, commit, due_rows, keys, lane, new, new_of, new_rows, place,
+    pruned, settled, show, walk,
 };
 
 async fn an_added_message_arrives_once<B: Backend>() {
@@ -28,7 +31,7 @@ async fn an_added_message_arrives_once<B: Backend>() {
     };
     assert_eq!(store.add(&[new("a"), full.clone()]).await.unwrap(), 2);
     assert_eq!(store.add(&[new("a"), new("c")]).await.unwrap(), 1);
-    let arrived = arrivals(store, &[], 10, T0).await;
+    let arrived = new_rows(store, 10).await;
     assert_eq!(keys(&arrived), ["a", "b", "c"]);
     let [a, b, c] = &arrived[..] else { panic!() };
     assert_eq!(a.lane, lane("default"));
@@ -40,19 +43,16 @@ async fn an_added_message_arrives_once<B: Backend>() {
     assert_eq!(b.chat, full.chat);
     assert_eq!(b.expected_readers, Some(3));
     assert_eq!(b.next_poll_at, Some(at(60)));
-    let rest = arrivals(store, &[a.id], 1, T0).await;
-    assert_eq!(keys(&rest), ["b"]);
     assert_eq!(store.lanes(&[]).await.unwrap(), []);
-    store
-        .admit(&[Message {
-            next_poll_at: Some(at(5)),
-            admitted_at: Some(at(1)),
-            last_chance_at: Some(at(100)),
-            ..c.clone()
-        }])
-        .await
-        .unwrap();
-    assert_eq!(keys(&arrivals(store, &[], 10, T0).await), ["a", "b"]);
+    let placed = Message {
+        next_poll_at: Some(at(5)),
+        admitted_at: Some(at(1)),
+        last_chance_at: Some(at(100)),
+        ..c.clone()
+    };
+    place(store, &[placed]).await;
+    assert_eq!(a.key.as_str(), "a");
+    assert_eq!(keys(&new_rows(store, 10).await), ["a", "b"]);
     let (c, _) = show(store, "c").await;
     assert_eq!(c.next_poll_at, Some(at(5)));
     assert_eq!(c.admitted_at, Some(at(1)));
@@ -63,21 +63,49 @@ async fn an_added_message_arrives_once<B: Backend>() {
 async fn new_rows_are_asked_for_lane_by_lane<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
+    let of_corp = |key: &str, corp: &str| NewMessage {
+        corp: Some(corp.into()),
+        ..new_of(key, "a")
+    };
     store
         .add(&[new_of("a1", "a"), new_of("a2", "a"), new_of("b1", "b")])
         .await
         .unwrap();
-    let lanes = store.new_lanes().await.unwrap();
-    assert_eq!(lanes, [lane("a"), lane("b")]);
-    let first = store.arrivals(&lane("b"), &[], 1, T0).await.unwrap();
-    assert_eq!(keys(&first), ["b1"]);
-    let first = store.arrivals(&lane("a"), &[], 1, T0).await.unwrap();
-    assert_eq!(keys(&first), ["a1"]);
-    // Also those in flight are new, until their first result is written.
-    let taken = [first[0].id];
-    let next = store.arrivals(&lane("a"), &taken, 9, T0).await.unwrap();
-    assert_eq!(keys(&next), ["a2"]);
-    assert_eq!(store.new_lanes().await.unwrap(), lanes);
+    store
+        .add(&[
+            of_corp("ac1", "c"),
+            of_corp("ad1", "d"),
+            of_corp("ac2", "c"),
+        ])
+        .await
+        .unwrap();
+    let lane_of = |corp: &str| LaneId {
+        account: "a".into(),
+        corp: Some(corp.into()),
+    };
+    let ask = async |after: Option<LaneId>, per_lane, limit| {
+        let NewRows { rows, next } = store
+            .new_rows(after.as_ref(), per_lane, limit)
+            .await
+            .unwrap();
+        let keys: Vec<String> = rows.iter().map(|row| row.key.to_string()).collect();
+        (keys.join(" "), next)
+    };
+    let words = |words: &str, next| (words.to_owned(), next);
+    assert_eq!(ask(None, 9, 99).await, words("a1 a2 ac1 ac2 ad1 b1", None));
+    assert_eq!(ask(None, 1, 99).await, words("a1 ac1 ad1 b1", None));
+    let page = ask(None, 1, 2).await;
+    assert_eq!(page, words("a1 ac1", Some(lane_of("c"))));
+    let page = ask(page.1, 1, 2).await;
+    assert_eq!(page, words("ad1 b1", Some(lane("b"))));
+    assert_eq!(ask(page.1, 1, 2).await, words("", None));
+    assert_eq!(
+        ask(None, 9, 3).await,
+        words("a1 a2 ac1", Some(lane_of("c")))
+    );
+    // A lane that has no rows any more, or never had.
+    assert_eq!(ask(Some(lane("aa")), 9, 9).await, words("b1", None));
+    assert_eq!(ask(Some(lane("z")), 9, 9).await, words("", None));
 }
 
 async fn a_message_sent_in_the_future_was_sent_at_its_insert<B: Backend>() {
@@ -93,7 +121,7 @@ async fn a_message_sent_in_the_future_was_sent_at_its_insert<B: Backend>() {
         ..new("b")
     };
     store.add(&[late, now]).await.unwrap();
-    for row in arrivals(store, &[], 10, T0).await {
+    for row in new_rows(store, 10).await {
         assert!(
             row.sent_at > T0 && row.sent_at < future,
             "{:?}",
@@ -103,12 +131,12 @@ async fn a_message_sent_in_the_future_was_sent_at_its_insert<B: Backend>() {
     }
 }
 
-async fn admitting_leaves_a_cancelled_or_admitted_row_alone<B: Backend>() {
+async fn placing_leaves_a_cancelled_or_placed_row_alone<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
     store.add(&[new("a"), new("b")]).await.unwrap();
-    let arrived = arrivals(store, &[], 10, T0).await;
-    let place = |seconds| {
+    let arrived = new_rows(store, 10).await;
+    let placed_at = |seconds| {
         let rows = arrived.iter().map(|row| Message {
             next_poll_at: Some(at(seconds)),
             admitted_at: Some(at(seconds)),
@@ -117,8 +145,8 @@ async fn admitting_leaves_a_cancelled_or_admitted_row_alone<B: Backend>() {
         rows.collect::<Vec<_>>()
     };
     backend.cancel("a").await;
-    store.admit(&place(5)).await.unwrap();
-    store.admit(&place(9)).await.unwrap();
+    place(store, &placed_at(5)).await;
+    place(store, &placed_at(9)).await;
     let (a, _) = show(store, "a").await;
     assert_eq!((a.state, a.next_poll_at), (State::Cancelled, None));
     assert!(a.finished_at.is_some(), "a cancelled row has an end");
@@ -135,26 +163,27 @@ async fn lanes_tell_their_first_due_row_beyond_those_in_flight<B: Backend>() {
         ("c", "y", at(4)),
         ("d", "", at(1)),
     ];
-    admitted(store, &rows[..3]).await;
+    add_placed(store, &rows[..3]).await;
     let corps = ["1", "2"].map(|corp| NewMessage {
         corp: Some(corp.into()),
         ..new_of(corp, "x")
     });
     store.add(&corps).await.unwrap();
-    let arrived = arrivals(store, &[], 10, T0).await;
+    let arrived = new_rows(store, 10).await;
     let placed: Vec<_> = arrived
         .into_iter()
+        .filter(|row| row.lane.corp.is_some())
         .map(|row| Message {
             next_poll_at: Some(at(9)),
             admitted_at: Some(T0),
             ..row
         })
         .collect();
-    store.admit(&placed).await.unwrap();
+    place(store, &placed).await;
     let due = |lanes: Vec<receiptd::store::LaneDue>| {
         let mut due: Vec<_> = lanes
             .into_iter()
-            .map(|due| (due.lane.to_string(), due.next_poll_at))
+            .map(|due| (due.lane.to_string(), due.sound_at.unwrap()))
             .collect();
         due.sort();
         due
@@ -188,24 +217,15 @@ async fn due_rows_come_in_order_and_without_those_in_flight<B: Backend>() {
         ("d", "x", at(4)),
         ("e", "x", at(7)),
     ];
-    admitted(store, &rows).await;
-    let due = store.due(&lane("x"), at(5), at(5), &[], 10).await.unwrap();
+    add_placed(store, &rows).await;
+    let due = due_rows(store, &lane("x"), at(5), at(5), &[], 10).await;
     assert_eq!(keys(&due), ["b", "d", "a"]);
-    let rest = store
-        .due(&lane("x"), at(5), at(5), &[due[1].id], 10)
-        .await
-        .unwrap();
+    let rest = due_rows(store, &lane("x"), at(5), at(5), &[due[1].id], 10).await;
     assert_eq!(keys(&rest), ["b", "a"]);
-    let two = store.due(&lane("x"), at(9), at(9), &[], 2).await.unwrap();
+    let two = due_rows(store, &lane("x"), at(9), at(9), &[], 2).await;
     assert_eq!(keys(&two), ["b", "d"]);
-    assert_eq!(
-        store.due(&lane("x"), at(2), at(2), &[], 9).await.unwrap(),
-        []
-    );
-    assert_eq!(
-        store.due(&lane("z"), at(9), at(9), &[], 9).await.unwrap(),
-        []
-    );
+    assert_eq!(due_rows(store, &lane("x"), at(2), at(2), &[], 9).await, []);
+    assert_eq!(due_rows(store, &lane("z"), at(9), at(9), &[], 9).await, []);
 }
 
 async fn overdue_last_chances_go_first<B: Backend>() {
@@ -215,7 +235,7 @@ async fn overdue_last_chances_go_first<B: Backend>() {
         .add(&[new("a"), new("b"), new("c"), new("d")])
         .await
         .unwrap();
-    let arrived = arrivals(store, &[], 10, T0).await;
+    let arrived = new_rows(store, 10).await;
     let chances = [None, Some(at(8)), Some(at(6)), Some(at(99))];
     let placed: Vec<_> = arrived
         .into_iter()
@@ -228,21 +248,12 @@ async fn overdue_last_chances_go_first<B: Backend>() {
             ..row
         })
         .collect();
-    store.admit(&placed).await.unwrap();
-    let all = store
-        .due(&lane("default"), at(10), at(10), &[], 10)
-        .await
-        .unwrap();
+    place(store, &placed).await;
+    let all = due_rows(store, &lane("default"), at(10), at(10), &[], 10).await;
     assert_eq!(keys(&all), ["c", "b", "a", "d"]);
-    let three = store
-        .due(&lane("default"), at(10), at(10), &[], 3)
-        .await
-        .unwrap();
+    let three = due_rows(store, &lane("default"), at(10), at(10), &[], 3).await;
     assert_eq!(keys(&three), ["c", "b", "a"]);
-    let early = store
-        .due(&lane("default"), at(7), at(7), &[], 10)
-        .await
-        .unwrap();
+    let early = due_rows(store, &lane("default"), at(7), at(7), &[], 10).await;
     assert_eq!(keys(&early), ["c", "a", "d"]);
 }
 
@@ -252,7 +263,7 @@ async fn last_chances_can_be_taken_early<B: Backend>() {
     let store = backend.store();
     let rows = ["soon", "later", "held", "none"].map(new);
     store.add(&rows).await.unwrap();
-    let mut placed = arrivals(store, &[], 9, T0).await;
+    let mut placed = new_rows(store, 9).await;
     let last = [Some(at(20)), Some(at(30)), Some(at(20)), None];
     for (row, last) in placed.iter_mut().zip(last) {
         row.admitted_at = Some(T0);
@@ -261,14 +272,14 @@ async fn last_chances_can_be_taken_early<B: Backend>() {
     }
     // Its feeder wants it later than its last chance.
     placed[2].next_poll_at = Some(at(25));
-    store.admit(&placed).await.unwrap();
+    place(store, &placed).await;
     let x = lane("default");
-    assert_eq!(store.due(&x, at(10), at(10), &[], 9).await.unwrap(), []);
-    let early = store.due(&x, at(10), at(25), &[], 9).await.unwrap();
+    assert_eq!(due_rows(store, &x, at(10), at(10), &[], 9).await, []);
+    let early = due_rows(store, &x, at(10), at(25), &[], 9).await;
     assert_eq!(keys(&early), ["soon"]);
-    let early = store.due(&x, at(10), at(99), &[], 9).await.unwrap();
+    let early = due_rows(store, &x, at(10), at(99), &[], 9).await;
     assert_eq!(keys(&early), ["soon", "later"]);
-    let all = store.due(&x, at(15), at(30), &[], 9).await.unwrap();
+    let all = due_rows(store, &x, at(15), at(30), &[], 9).await;
     assert_eq!(keys(&all), ["soon", "later", "none"]);
 }
 
@@ -277,50 +288,61 @@ async fn last_chances_are_counted_for_the_plans<B: Backend>() {
     let store = backend.store();
     store.add(&["a", "b", "c", "d"].map(new)).await.unwrap();
     store.add(&[new_of("e", "other")]).await.unwrap();
-    let mut placed = arrivals(store, &[], 9, T0).await;
+    let mut placed = new_rows(store, 9).await;
     let last = [Some(at(10)), Some(at(11)), Some(at(70)), None, Some(at(10))];
     for (row, last) in placed.iter_mut().zip(last) {
         row.admitted_at = Some(T0);
         row.next_poll_at = Some(at(5));
         row.last_chance_at = last;
     }
-    store.admit(&placed).await.unwrap();
+    place(store, &placed).await;
     let x = lane("default");
-    let owed = |until, in_all| Owed { until, in_all };
-    assert_eq!(store.owed(&x, at(70)).await.unwrap(), owed(2, 3));
-    assert_eq!(store.owed(&x, at(71)).await.unwrap(), owed(3, 3));
-    let minute = Duration::from_secs(60);
-    let parts = store.last_chances(&x, minute).await.unwrap();
-    let part = |until, count| Upcoming { until, count };
-    assert_eq!(parts, [part(at(11), 2), part(at(70), 1)]);
-    assert_eq!(store.last_chances(&lane("y"), minute).await.unwrap(), []);
+    let owed = |lane: LaneId, until, in_all| Owed {
+        lane,
+        until,
+        in_all,
+    };
+    let other = owed(lane("other"), 1, 1);
+    for (until, of_x) in [(70, 2), (71, 3)] {
+        let expected = [owed(x.clone(), of_x, 3), other.clone()];
+        assert_eq!(store.owed(at(until)).await.unwrap(), expected);
+    }
+    // Three last chances of ten seconds each: two at once, the third a minute later.
+    let fit = |now, slack| LastChanceFit {
+        now,
+        calls_per_second: 0.1,
+        slack: Duration::from_secs(slack),
+        again: Duration::from_secs(5),
+    };
+    let begin = async |lane: &LaneId, fit| store.last_chances_to_begin(lane, &fit).await.unwrap();
+    assert_eq!(begin(&x, fit(T0, 25)).await, None, "each at its moment");
+    assert_eq!(begin(&x, fit(T0, 10)).await, Some(at(11)));
+    assert_eq!(begin(&lane("y"), fit(T0, 1)).await, None);
     let claimed = claim(store, "a", at(5)).await;
-    store
-        .commit(&[walk(&claimed, at(10), &[])], |found| Writes {
-            messages: vec![Message {
-                state: State::Expired,
-                ..found[0].row.clone().unwrap()
-            }],
-            ..Writes::default()
-        })
-        .await
-        .unwrap();
-    assert_eq!(store.owed(&x, at(70)).await.unwrap(), owed(1, 2));
+    let ended = |_: &[Outcome], found: &[Found]| Writes {
+        messages: vec![Message {
+            state: State::Expired,
+            ..found[0].row.clone().unwrap()
+        }],
+        ..Writes::default()
+    };
+    commit(store, &[walk(&claimed, at(10), &[])], ended).await;
+    assert_eq!(store.owed(at(70)).await.unwrap(), [owed(x, 1, 2), other]);
 }
 
 async fn a_walk_records_readers_once_and_moves_the_row_on<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    admitted(store, &[("a", "x", at(5))]).await;
+    add_placed(store, &[("a", "x", at(5))]).await;
     let claimed = claim(store, "a", at(5)).await;
     let first = walk(&claimed, at(6), &["u1", "u2"]);
     let mut decided = 0;
-    let write = |found: &[receiptd::store::Found<'_>]| {
+    let write = |outcomes: &[Outcome], found: &[Found]| {
         decided += 1;
-        assert_eq!(found[0].new_readers, ["u1", "u2"].map(UserId::from));
-        settled(found)
+        assert_eq!((found[0].new_readers, found[0].recorded), (2, Some(2)));
+        settled(outcomes, found)
     };
-    store.commit(&[first], write).await.unwrap();
+    commit(store, &[first], write).await;
     assert_eq!(decided, 1);
     let (row, readers) = store.message(&"a".into()).await.unwrap().unwrap();
     let reader = |user: &str, after, seen| Reader {
@@ -338,7 +360,7 @@ async fn a_walk_records_readers_once_and_moves_the_row_on<B: Backend>() {
     assert!(next > at(6));
     // The second walk names one again, one that is new, and leaves one out: nobody is removed, nobody doubled.
     let again = walk(&row, next, &["u3", "u1"]);
-    store.commit(&[again], settled).await.unwrap();
+    commit(store, &[again], settled).await;
     let (row, readers) = store.message(&"a".into()).await.unwrap().unwrap();
     assert_eq!(row.reader_count, 3);
     assert_eq!(readers[2], reader("u3", at(6), next));
@@ -350,11 +372,8 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
     let store = backend.store();
     let names: Vec<String> = (0..300).map(|number| format!("key-{number:03}")).collect();
     let rows: Vec<_> = names.iter().map(|name| (&**name, "x", at(5))).collect();
-    admitted(store, &rows).await;
-    let due = store
-        .due(&lane("x"), at(5), at(5), &[], 1000)
-        .await
-        .unwrap();
+    add_placed(store, &rows).await;
+    let due = due_rows(store, &lane("x"), at(5), at(5), &[], 1000).await;
     assert_eq!(due.len(), 300);
     let outcomes: Vec<_> = due
         .iter()
@@ -365,7 +384,7 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
         corp: Some("corp".into()),
     };
     for round in 1..=2_u64 {
-        let write = |found: &[receiptd::store::Found<'_>]| Writes {
+        let write = |outcomes: &[Outcome], found: &[Found]| Writes {
             calls: [(lane("x"), 300), (corp.clone(), 7)]
                 .map(|(lane, calls)| CallCount {
                     calls,
@@ -375,13 +394,14 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
                     ..CallCount::nothing(lane, "2023-11".to_owned())
                 })
                 .into(),
-            habits: vec![HabitsRow {
-                lane: corp.clone(),
-                habits: format!("{{\"round\":{round}}}"),
-            }],
-            ..settled(found)
+            ..settled(outcomes, found)
         };
-        store.commit(&outcomes, write).await.unwrap();
+        commit(store, &outcomes, write).await;
+        let habits = HabitsRow {
+            lane: corp.clone(),
+            habits: format!("{{\"round\":{round}}}"),
+        };
+        store.save_habits(&[habits]).await.unwrap();
         let mut calls = store.calls_in("2023-11").await.unwrap();
         calls.sort_by_key(|count| count.lane.clone());
         let figures: Vec<_> = calls
@@ -397,7 +417,9 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
                 (corp.clone(), 7 * round, 2 * round)
             ]
         );
-        let habits = store.habits().await.unwrap();
+        assert_eq!(store.habits(&[lane("x")]).await.unwrap(), []);
+        let habits = store.habits(&[lane("x"), corp.clone()]).await.unwrap();
+        assert_eq!(store.all_habits().await.unwrap(), habits);
         assert_eq!(habits.len(), 1);
         assert_eq!(habits[0].lane, corp);
         assert_eq!(habits[0].habits, format!("{{\"round\":{round}}}"));
@@ -434,8 +456,8 @@ async fn a_stale_claim_adds_its_readers_and_nothing_else<B: Backend>() {
         ("moved", "x", at(5)),
         ("same", "x", at(5)),
     ];
-    admitted(store, &rows).await;
-    let due = store.due(&lane("x"), at(5), at(5), &[], 10).await.unwrap();
+    add_placed(store, &rows).await;
+    let due = due_rows(store, &lane("x"), at(5), at(5), &[], 10).await;
     let claims: Vec<_> = due.iter().map(Message::claim).collect();
     assert_eq!(store.stale(&claims).await.unwrap(), []);
     backend.cancel("cancelled").await;
@@ -451,14 +473,17 @@ async fn a_stale_claim_adds_its_readers_and_nothing_else<B: Backend>() {
     expected.sort();
     assert_eq!(stale, expected);
     let outcomes: Vec<_> = due.iter().map(|row| walk(row, at(6), &["u"])).collect();
-    let write = |found: &[receiptd::store::Found<'_>]| {
-        let gone = found.iter().filter(|found| found.row.is_none());
-        let gone: Vec<_> = gone.map(|found| found.outcome.claim.key.as_str()).collect();
+    let write = |outcomes: &[Outcome], found: &[Found]| {
+        let pairs = outcomes.iter().zip(found);
+        let gone: Vec<_> = pairs
+            .filter(|(_, found)| found.row.is_none())
+            .map(|(outcome, _)| outcome.claim.key.as_str())
+            .collect();
         assert_eq!(gone, ["deleted"]);
-        settled(found)
+        settled(outcomes, found)
     };
     let (ended, _) = show(store, "cancelled").await;
-    store.commit(&outcomes, write).await.unwrap();
+    commit(store, &outcomes, write).await;
     let (cancelled, readers) = show(store, "cancelled").await;
     // Its fence is the same still: what is final is left for that alone.
     let counted = Message {
@@ -482,16 +507,13 @@ async fn a_stale_claim_adds_its_readers_and_nothing_else<B: Backend>() {
 async fn a_key_inserted_again_is_another_message<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    admitted(store, &[("a", "x", at(5))]).await;
+    add_placed(store, &[("a", "x", at(5))]).await;
     let claimed = claim(store, "a", at(5)).await;
     backend.delete("a").await;
     store.add(&[new_of("a", "x")]).await.unwrap();
     let (row, _) = show(store, "a").await;
     assert_ne!(row.id, claimed.id);
-    store
-        .commit(&[walk(&claimed, at(6), &["u"])], settled)
-        .await
-        .unwrap();
+    commit(store, &[walk(&claimed, at(6), &["u"])], settled).await;
     let (after, readers) = show(store, "a").await;
     assert_eq!(after, row);
     assert_eq!(readers, Vec::<String>::new());
@@ -507,16 +529,16 @@ async fn a_row_given_another_key_in_flight_is_another_message<B: Backend>() {
         ..new_of("a", "x")
     };
     store.add(&[first]).await.unwrap();
-    let arrived = arrivals(store, &[], 1, T0).await;
+    let arrived = new_rows(store, 1).await;
     let placed = Message {
         next_poll_at: Some(at(2)),
         admitted_at: Some(T0),
         ..arrived[0].clone()
     };
-    store.admit(&[placed]).await.unwrap();
+    place(store, &[placed]).await;
     let claimed = claim(store, "a", at(5)).await;
     let seen = walk(&claimed, at(6), &["u"]);
-    store.commit(&[seen], settled).await.unwrap();
+    commit(store, &[seen], settled).await;
     let due = show(store, "a").await.0.next_poll_at.unwrap();
     let claimed = claim(store, "a", due).await;
     assert_eq!((claimed.reader_count, claimed.call_count), (1, 1));
@@ -528,13 +550,13 @@ async fn a_row_given_another_key_in_flight_is_another_message<B: Backend>() {
         [claimed.id],
         "its walk is called back"
     );
-    assert_eq!(keys(&arrivals(store, &[], 9, due).await), ["b"]);
-    let write = |found: &[receiptd::store::Found<'_>]| {
+    assert_eq!(keys(&new_rows(store, 9).await), ["b"]);
+    let write = |outcomes: &[Outcome], found: &[Found]| {
         assert!(found[0].row.is_none());
-        settled(found)
+        settled(outcomes, found)
     };
     let late = walk(&claimed, due, &["u", "v"]);
-    store.commit(&[late], write).await.unwrap();
+    commit(store, &[late], write).await;
     assert_eq!(store.message(&"a".into()).await.unwrap(), None);
     let (row, readers) = show(store, "b").await;
     assert_eq!(row.id, claimed.id);
@@ -546,18 +568,15 @@ async fn a_row_given_another_key_in_flight_is_another_message<B: Backend>() {
     assert_eq!((row, readers), (expected, Vec::new()));
 
     // From here on it is a message like others: one reader is one, and not the second.
-    let arrived = arrivals(store, &[], 1, due).await;
+    let arrived = new_rows(store, 1).await;
     let placed = Message {
         next_poll_at: Some(due),
         admitted_at: Some(due),
         ..arrived[0].clone()
     };
-    store.admit(&[placed]).await.unwrap();
+    place(store, &[placed]).await;
     let claimed = claim(store, "b", due).await;
-    store
-        .commit(&[walk(&claimed, due, &["w"])], settled)
-        .await
-        .unwrap();
+    commit(store, &[walk(&claimed, due, &["w"])], settled).await;
     let (row, readers) = show(store, "b").await;
     assert_eq!((row.state, row.reader_count), (State::Pending, 1));
     assert_eq!(readers, ["w"]);
@@ -569,7 +588,7 @@ async fn a_row_given_another_key_in_flight_is_another_message<B: Backend>() {
     assert_eq!((new_key.as_str(), w.user_id.as_str()), ("b", "w"));
     assert_eq!((w.seen_after, w.seen_at), (T0, due));
     // What the old key brought stays until it is pruned, as a deleted message's.
-    let counts = pruned(store, at(1), None, 9).await;
+    let counts = pruned(store, at(1), None).await;
     assert_eq!((counts.messages, counts.readers), (0, 1));
     assert_eq!(show(store, "b").await.1, ["w"]);
 }
@@ -577,11 +596,13 @@ async fn a_row_given_another_key_in_flight_is_another_message<B: Backend>() {
 async fn a_final_row_leaves_the_claims<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    admitted(store, &[("a", "x", at(5)), ("b", "x", at(6))]).await;
+    add_placed(store, &[("a", "x", at(5)), ("b", "x", at(6))]).await;
     let claimed = claim(store, "a", at(5)).await;
-    let mut outcome = walk(&claimed, at(6), &["u"]);
+    // Older than the grace, so that one refusal is enough.
+    let mut outcome = walk(&claimed, at(700), &["u"]);
+    outcome.send_status = None;
     outcome.end = WalkEnd::Rejected("invalid.processQueryKey".into());
-    store.commit(&[outcome], settled).await.unwrap();
+    commit(store, &[outcome], settled).await;
     let (row, _) = show(store, "a").await;
     assert_eq!(row.state, State::Failed);
     assert!(row.finished_at.is_some());
@@ -590,18 +611,18 @@ async fn a_final_row_leaves_the_claims<B: Backend>() {
         Some(ErrorCode::from("invalid.processQueryKey"))
     );
     let lanes = store.lanes(&[]).await.unwrap();
-    assert_eq!(lanes[0].next_poll_at, at(6));
-    let due = store
-        .due(&lane("x"), at(99), at(99), &[], 10)
-        .await
-        .unwrap();
+    assert_eq!(
+        (lanes[0].sound_at, lanes[0].failing_at),
+        (Some(at(6)), None)
+    );
+    let due = due_rows(store, &lane("x"), at(99), at(99), &[], 10).await;
     assert_eq!(keys(&due), ["b"]);
 }
 
 async fn a_row_that_is_no_message_is_set_aside_once_and_stops_nobody<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    admitted(
+    add_placed(
         store,
         &[("a", "x", at(3)), ("b", "x", at(4)), ("c", "x", at(5))],
     )
@@ -611,15 +632,15 @@ async fn a_row_that_is_no_message_is_set_aside_once_and_stops_nobody<B: Backend>
     for key in ["a", "c", "n1"] {
         backend.spoil(key).await;
     }
-    let arrived = arrivals(store, &[], 10, at(1)).await;
+    let arrived = new_rows(store, 10).await;
     assert_eq!(keys(&arrived), ["n2"]);
     let outcomes = [walk(&claimed, at(6), &["u"])];
-    let nobody = |found: &[receiptd::store::Found<'_>]| {
+    let nobody = |outcomes: &[Outcome], found: &[Found]| {
         assert!(found[0].row.is_none());
-        settled(found)
+        settled(outcomes, found)
     };
-    store.commit(&outcomes, nobody).await.unwrap();
-    let due = store.due(&lane("x"), at(5), at(5), &[], 10).await.unwrap();
+    commit(store, &outcomes, nobody).await;
+    let due = due_rows(store, &lane("x"), at(5), at(5), &[], 10).await;
     assert_eq!(keys(&due), ["b"]);
     for key in ["a", "c", "n1"] {
         let (row, _) = show(store, key).await;
@@ -640,7 +661,7 @@ async fn rows_at_the_end_of_their_life_are_found_in_a_blocked_lane<B: Backend>()
         .add(&[sent("old", 0), sent("edge", 10), sent("young", 11)])
         .await
         .unwrap();
-    let arrived = arrivals(store, &[], 10, T0).await;
+    let arrived = new_rows(store, 10).await;
     let placed: Vec<_> = arrived
         .into_iter()
         .map(|row| Message {
@@ -649,58 +670,236 @@ async fn rows_at_the_end_of_their_life_are_found_in_a_blocked_lane<B: Backend>()
             ..row
         })
         .collect();
-    store.admit(&placed).await.unwrap();
-    let old = store.overaged(&lane("x"), at(10), &[], 10).await.unwrap();
+    place(store, &placed).await;
+    let overaged = async |lane: &LaneId, without: &[_]| {
+        let rows = store.overaged(Some(lane), at(10), without, 10);
+        rows.await.unwrap()
+    };
+    let old = overaged(&lane("x"), &[]).await;
     assert_eq!(keys(&old), ["old", "edge"]);
-    let rest = store
-        .overaged(&lane("x"), at(10), &[old[0].id], 10)
-        .await
-        .unwrap();
+    let rest = overaged(&lane("x"), &[old[0].id]).await;
     assert_eq!(keys(&rest), ["edge"]);
-    assert_eq!(
-        store.overaged(&lane("y"), at(10), &[], 10).await.unwrap(),
-        []
-    );
+    assert_eq!(overaged(&lane("y"), &[]).await, []);
+    assert_eq!(store.overaged(None, at(10), &[], 10).await.unwrap(), []);
 }
 
-async fn a_lanes_error_is_noted_in_batches<B: Backend>() {
+/// A row that no lane serves is not due, costs a round nothing, and comes back with its feeder's wish.
+async fn rows_wait_for_the_configuration<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    let rows = [
-        ("a", "x", at(1)),
-        ("b", "x", at(2)),
-        ("c", "x", at(3)),
-        ("d", "y", at(1)),
-    ];
-    admitted(store, &rows).await;
-    let code = ErrorCode::from("account.unknown");
+    let early = NewMessage {
+        next_poll_at: Some(at(7)),
+        ..new_of("b", "nobody")
+    };
+    store.add(&[new_of("a", "nobody"), early]).await.unwrap();
+    let places: Vec<_> = new_rows(store, 9)
+        .await
+        .into_iter()
+        .map(|message| Placement {
+            message: Message {
+                admitted_at: Some(at(3)),
+                ..message
+            },
+            waits_for: Some("account.unknown".into()),
+        })
+        .collect();
+    store.place(&places).await.unwrap();
+    assert_eq!(new_rows(store, 9).await, []);
+    assert_eq!(store.lanes(&[]).await.unwrap(), []);
+    let nobody = lane("nobody");
+    assert_eq!(due_rows(store, &nobody, at(99), at(99), &[], 9).await, []);
+    let old = store.overaged(None, at(9), &[], 9).await.unwrap();
+    assert_eq!(keys(&old), ["a", "b"]);
+    for key in ["a", "b"] {
+        let (row, _) = show(store, key).await;
+        assert_eq!((row.state, &row.lane), (State::Pending, &nobody));
+        assert_eq!(row.last_error, Some(ErrorCode::from("account.unknown")));
+        assert_eq!(row.last_error_at, Some(at(3)));
+    }
+    let totals = store.totals(at(9)).await.unwrap();
+    assert_eq!((totals[0].pending, totals.len()), (2, 1));
+    let which = Unplace::Waiting("nobody".into());
+    assert_eq!(store.unplace(&which, &[old[0].id], 9).await.unwrap(), 1);
+    let fed = new_rows(store, 9).await;
+    assert_eq!((keys(&fed), fed[0].next_poll_at), (vec!["b"], Some(at(7))));
+    assert_eq!(fed[0].last_error, None);
+    assert_eq!(store.unplace(&which, &[], 9).await.unwrap(), 1);
+    // A feeder that names another account has its row looked at again too.
+    store.place(&places).await.unwrap();
+    backend.give_to("a", "somebody").await;
+    let fed = new_rows(store, 9).await;
+    assert_eq!((keys(&fed), &fed[0].lane), (vec!["a"], &lane("somebody")));
+    assert_eq!(fed[0].next_poll_at, None);
+}
+
+/// An internal account is one lane, whatever `corp_id` its rows name; and it may become another kind of account.
+async fn a_lane_is_where_a_row_was_placed<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    let rows = ["1", "2"].map(|corp| NewMessage {
+        corp: Some(corp.into()),
+        ..new_of(corp, "x")
+    });
+    store.add(&rows).await.unwrap();
+    let fed = new_rows(store, 9).await;
+    let placed: Vec<_> = fed
+        .iter()
+        .map(|row| Message {
+            lane: lane("x"),
+            next_poll_at: Some(at(5)),
+            admitted_at: Some(T0),
+            ..row.clone()
+        })
+        .collect();
+    place(store, &placed).await;
+    let lanes = store.lanes(&[]).await.unwrap();
+    assert_eq!(lanes.len(), 1);
     assert_eq!(
-        store
-            .note_lane_error(&lane("x"), &code, at(9), 2)
-            .await
-            .unwrap(),
-        2
+        (&lanes[0].lane, lanes[0].sound_at),
+        (&lane("x"), Some(at(5)))
     );
+    let due = due_rows(store, &lane("x"), at(5), at(5), &[], 9).await;
+    assert_eq!(keys(&due), ["1", "2"]);
+    assert_eq!(due[0].lane, lane("x"));
+    let claims: Vec<_> = due.iter().map(Message::claim).collect();
+    assert_eq!(store.stale(&claims).await.unwrap(), []);
+    commit(store, &[walk(&due[0], at(6), &["u"])], settled).await;
+    let next = show(store, "1").await.0.next_poll_at;
     assert_eq!(
         store
-            .note_lane_error(&lane("x"), &code, at(9), 2)
+            .unplace(&Unplace::Lane(lane("x")), &[], 1)
             .await
             .unwrap(),
         1
     );
     assert_eq!(
         store
-            .note_lane_error(&lane("x"), &code, at(9), 2)
+            .unplace(&Unplace::Lane(lane("x")), &[], 9)
             .await
             .unwrap(),
-        0
+        1
     );
-    for (key, noted) in [("a", true), ("b", true), ("c", true), ("d", false)] {
-        let (row, _) = show(store, key).await;
-        assert_eq!(row.last_error.is_some(), noted, "{key}");
-        assert_eq!(row.last_error_at, noted.then_some(at(9)));
-        assert_eq!(row.state, State::Pending);
+    assert_eq!(store.stale(&claims).await.unwrap().len(), 2);
+    let again = new_rows(store, 9).await;
+    assert_eq!(again[0].lane.corp, Some("1".into()));
+    assert_eq!(
+        (
+            again[0].next_poll_at,
+            again[0].call_count,
+            again[1].next_poll_at
+        ),
+        (next, 1, None),
+        "one was polled and keeps its schedule, the other was not"
+    );
+    let placed: Vec<_> = again
+        .into_iter()
+        .map(|row| Message {
+            next_poll_at: row.next_poll_at.or(Some(at(8))),
+            admitted_at: Some(T0),
+            ..row
+        })
+        .collect();
+    place(store, &placed).await;
+    assert_eq!(store.lanes(&[]).await.unwrap().len(), 2);
+    // A result of the lane before brings facts alone.
+    commit(store, &[walk(&due[1], at(9), &["v"])], settled).await;
+    let (row, readers) = show(store, "2").await;
+    assert_eq!(
+        (row.next_poll_at, row.last_complete_at),
+        (Some(at(8)), None)
+    );
+    assert_eq!((row.call_count, readers), (1, vec!["v".to_owned()]));
+}
+
+async fn a_row_given_to_another_account_is_placed_anew<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    add_placed(store, &[("a", "x", at(5))]).await;
+    let claimed = claim(store, "a", at(5)).await;
+    commit(store, &[walk(&claimed, at(6), &["u"])], settled).await;
+    let (before, _) = show(store, "a").await;
+    backend.give_to("a", "y").await;
+    assert_eq!(store.stale(&[before.claim()]).await.unwrap(), [before.id]);
+    assert_eq!(store.lanes(&[]).await.unwrap(), []);
+    let fed = new_rows(store, 9).await;
+    let expected = Message {
+        lane: lane("y"),
+        admitted_at: None,
+        ..before.clone()
+    };
+    assert_eq!(fed, [expected], "its history and its schedule stay");
+    // Read for its old lane, it is not placed there.
+    place(store, &[before]).await;
+    assert_eq!(new_rows(store, 9).await, fed);
+}
+
+async fn sound_and_failing_rows_are_asked_for_apart<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    let names: Vec<String> = (0..9).map(|number| format!("k{number}")).collect();
+    let rows: Vec<_> = names
+        .iter()
+        .zip(1..)
+        .map(|(name, seconds)| (&**name, "x", at(seconds)))
+        .collect();
+    add_placed(store, &rows).await;
+    add_placed(store, &[("other", "y", at(1))]).await;
+    let x = lane("x");
+    let due = due_rows(store, &x, at(3), at(3), &[], 9).await;
+    let failed: Vec<_> = due
+        .iter()
+        .map(|row| Outcome {
+            failed_calls: 2,
+            ..Outcome::without_call(row.claim(), at(4), WalkEnd::Failed("system.error".into()))
+        })
+        .collect();
+    commit(store, &failed, settled).await;
+    let (row, _) = show(store, "k0").await;
+    assert_eq!((row.failed_walks, row.failed_calls), (1, 2));
+    let ask = async |wanted, lanes: &[LaneId], until, per_lane| {
+        let query = DueQuery {
+            lanes,
+            wanted,
+            now: at(900_000),
+            last_chances_until: until,
+            without: &[],
+            per_lane,
+        };
+        let rows = store.due(&query).await.unwrap();
+        rows.iter()
+            .map(|row| row.key.to_string())
+            .collect::<Vec<_>>()
+    };
+    let both = [x.clone(), lane("y"), lane("z")];
+    let lanes = store.lanes(&[]).await.unwrap();
+    let of_x = lanes.iter().find(|due| due.lane == x).unwrap();
+    assert_eq!(of_x.sound_at, Some(at(4)));
+    let (k0, _) = show(store, "k0").await;
+    assert!(of_x.failing_at <= k0.next_poll_at && of_x.failing_at > Some(at(4)));
+    assert_eq!(
+        ask(Wanted::Sound, &both, T0, 2).await,
+        ["other", "k3", "k4"]
+    );
+    let mut failing = ask(Wanted::Failing, &both, T0, 9).await;
+    failing.sort();
+    assert_eq!(failing, ["k0", "k1", "k2"]);
+    let mut shuffled = BTreeSet::new();
+    for _ in 0..200 {
+        let rows = ask(Wanted::SoundShuffled, std::slice::from_ref(&x), T0, 2).await;
+        assert_eq!(rows.len(), 2);
+        shuffled.extend(rows);
     }
+    let sound = ["k3", "k4", "k5", "k6", "k7", "k8"];
+    assert_eq!(
+        shuffled.into_iter().collect::<Vec<_>>(),
+        sound,
+        "each has its turn"
+    );
+    // The failed ones keep a last chance; the others were placed without one.
+    assert_eq!(ask(Wanted::LastChances, &both, T0, 9).await, [""; 0]);
+    let mut last = ask(Wanted::LastChances, &both, at(900_000), 9).await;
+    last.sort();
+    assert_eq!(last, ["k0", "k1", "k2"]);
 }
 
 async fn a_clock_set_back_pulls_our_own_schedule_forward<B: Backend>() {
@@ -711,20 +910,18 @@ async fn a_clock_set_back_pulls_our_own_schedule_forward<B: Backend>() {
         ("near", "x", at(50)),
         ("far2", "y", at(800)),
     ];
-    admitted(store, &rows).await;
+    add_placed(store, &rows).await;
     let asked = NewMessage {
         next_poll_at: Some(at(700)),
         ..new_of("asked", "x")
     };
     store.add(&[asked]).await.unwrap();
-    let arrived = arrivals(store, &[], 10, T0).await;
-    store
-        .admit(&[Message {
-            admitted_at: Some(T0),
-            ..arrived[0].clone()
-        }])
-        .await
-        .unwrap();
+    let arrived = new_rows(store, 10).await;
+    let placed = Message {
+        admitted_at: Some(T0),
+        ..arrived[0].clone()
+    };
+    place(store, &[placed]).await;
     assert_eq!(store.pull_forward(at(100), 1).await.unwrap(), 1);
     assert_eq!(store.pull_forward(at(100), 9).await.unwrap(), 1);
     assert_eq!(store.pull_forward(at(100), 9).await.unwrap(), 0);
@@ -732,6 +929,15 @@ async fn a_clock_set_back_pulls_our_own_schedule_forward<B: Backend>() {
         let (row, _) = show(store, key).await;
         assert_eq!(row.next_poll_at, Some(at(due)), "{key}");
     }
+}
+
+/// Places new rows with the schedule that they have.
+async fn place_now<S: Store>(store: &S, rows: &[Message], now: UnixMs) {
+    let placed = rows.iter().map(|row| Message {
+        admitted_at: Some(now),
+        ..row.clone()
+    });
+    place(store, &placed.collect::<Vec<_>>()).await;
 }
 
 async fn retry_makes_final_rows_due_and_young_again<B: Backend>() {
@@ -743,28 +949,32 @@ async fn retry_makes_final_rows_due_and_young_again<B: Backend>() {
         ("done", "x", at(1)),
         ("open", "x", at(1)),
     ];
-    admitted(store, &rows).await;
+    add_placed(store, &rows).await;
     backend.cancel("cancelled").await;
     let claimed = claim(store, "failed", at(5)).await;
-    let mut outcome = walk(&claimed, at(6), &["u"]);
+    let mut outcome = walk(&claimed, at(700), &["u"]);
+    outcome.send_status = None;
     outcome.end = WalkEnd::Rejected("bad".into());
     let claimed = claim(store, "done", at(5)).await;
     let mut done = walk(&claimed, at(6), &[]);
     done.send_status = Some(SendStatus::Recalled);
-    store.commit(&[outcome, done], settled).await.unwrap();
-    store.add(&[new("never admitted")]).await.ok();
+    commit(store, &[outcome, done], settled).await;
+    store.add(&[new("never placed")]).await.ok();
     let all = ["failed", "done", "open", "nobody"].map(MessageKey::from);
     let which = Selection::Keys(all.to_vec());
-    assert_eq!(store.retry(&which, at(70), 10).await.unwrap(), 1);
+    assert_eq!(store.retry(&which, at(710), 10).await.unwrap(), 1);
     let (row, readers) = show(store, "failed").await;
     assert_eq!(
         (row.state, row.next_poll_at),
-        (State::Pending, Some(at(70)))
+        (State::Pending, Some(at(710)))
     );
-    assert_eq!((row.lives_from, row.sent_at), (at(70), T0));
+    assert_eq!((row.lives_from, row.sent_at), (at(710), T0));
     assert_eq!((row.last_error, row.finished_at), (None, None));
     assert_eq!((row.reader_count, readers.len()), (1, 1));
-    claim(store, "failed", at(70)).await;
+    // It is placed anew, by the configuration as it is now, and due at once.
+    let arrived = new_rows(store, 9).await;
+    place_now(store, &arrived, at(710)).await;
+    claim(store, "failed", at(710)).await;
     let (done, _) = show(store, "done").await;
     assert_eq!(
         done.state,
@@ -772,14 +982,16 @@ async fn retry_makes_final_rows_due_and_young_again<B: Backend>() {
         "a recalled message stays recalled"
     );
     let cancelled = |account: &str| Selection::InState(State::Cancelled, Some(account.into()));
-    assert_eq!(store.retry(&cancelled("x"), at(80), 10).await.unwrap(), 0);
-    assert_eq!(store.retry(&cancelled("y"), at(80), 10).await.unwrap(), 1);
-    claim(store, "cancelled", at(80)).await;
+    assert_eq!(store.retry(&cancelled("x"), at(720), 10).await.unwrap(), 0);
+    assert_eq!(store.retry(&cancelled("y"), at(720), 10).await.unwrap(), 1);
+    let arrived = new_rows(store, 9).await;
+    place_now(store, &arrived, at(720)).await;
+    claim(store, "cancelled", at(720)).await;
     let recalled = Selection::InState(State::Recalled, None);
-    assert_eq!(store.retry(&recalled, at(80), 10).await.unwrap(), 0);
+    assert_eq!(store.retry(&recalled, at(720), 10).await.unwrap(), 0);
 }
 
-async fn a_row_cancelled_before_it_was_admitted_can_be_retried<B: Backend>() {
+async fn a_row_cancelled_before_it_was_placed_can_be_retried<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
     store.add(&[new("a"), new("b")]).await.unwrap();
@@ -788,10 +1000,9 @@ async fn a_row_cancelled_before_it_was_admitted_can_be_retried<B: Backend>() {
     let all = Selection::InState(State::Cancelled, None);
     assert_eq!(store.retry(&all, at(9), 1).await.unwrap(), 1);
     assert_eq!(store.retry(&all, at(9), 9).await.unwrap(), 1);
-    let due = store
-        .due(&lane("default"), at(9), at(9), &[], 9)
-        .await
-        .unwrap();
+    let arrived = new_rows(store, 9).await;
+    place_now(store, &arrived, at(9)).await;
+    let due = due_rows(store, &lane("default"), at(9), at(9), &[], 9).await;
     assert_eq!(due.len(), 2);
 }
 
@@ -800,32 +1011,37 @@ async fn prune_removes_what_finished_long_ago<B: Backend>() {
     let store = backend.store();
     let names: Vec<String> = (0..6).map(|number| format!("k{number}")).collect();
     let rows: Vec<_> = names.iter().map(|name| (&**name, "x", at(1))).collect();
-    admitted(store, &rows).await;
+    add_placed(store, &rows).await;
     for (seconds, name) in names.iter().enumerate() {
         let claimed = claim(store, name, at(5)).await;
-        let mut outcome = walk(&claimed, at(100 + seconds as u64), &["u", "v"]);
+        let mut outcome = walk(&claimed, at(1_000 + seconds as u64), &["u", "v"]);
         if seconds < 4 {
+            outcome.send_status = None;
             outcome.end = WalkEnd::Rejected("bad".into());
         }
-        store.commit(&[outcome], settled).await.unwrap();
+        commit(store, &[outcome], settled).await;
     }
-    let before = at(103);
-    let counts = |messages, readers| Pruned { messages, readers };
+    let before = at(1_003);
+    let counts = |messages, readers| Pruned {
+        messages,
+        readers,
+        held: 0,
+    };
     assert_eq!(store.prunable(before, None).await.unwrap(), counts(3, 6));
     assert_eq!(
         store.prunable(before, Some(State::Expired)).await.unwrap(),
         counts(0, 0)
     );
     assert_eq!(
-        pruned(store, before, Some(State::Expired), 10).await,
+        pruned(store, before, Some(State::Expired)).await,
         counts(0, 0)
     );
     assert_eq!(
-        pruned(store, before, Some(State::Failed), 2).await,
+        pruned(store, at(1_002), Some(State::Failed)).await,
         counts(2, 4)
     );
-    assert_eq!(pruned(store, before, None, 2).await, counts(1, 2));
-    assert_eq!(pruned(store, before, None, 2).await, counts(0, 0));
+    assert_eq!(pruned(store, before, None).await, counts(1, 2));
+    assert_eq!(pruned(store, before, None).await, counts(0, 0));
     for (name, there) in names.iter().zip([false, false, false, true, true, true]) {
         let row = store.message(&MessageKey::from(&**name)).await.unwrap();
         assert_eq!(row.is_some(), there, "{name}");
@@ -833,23 +1049,20 @@ async fn prune_removes_what_finished_long_ago<B: Backend>() {
     // A feeder deletes: the readers stay until pruned, and go then.
     backend.delete("k5").await;
     assert_eq!(store.prunable(before, None).await.unwrap(), counts(0, 2));
-    assert_eq!(pruned(store, before, None, 2).await, counts(0, 2));
-    assert_eq!(pruned(store, before, None, 2).await, counts(0, 0));
+    assert_eq!(pruned(store, before, None).await, counts(0, 2));
+    assert_eq!(pruned(store, before, None).await, counts(0, 0));
     assert_eq!(show(store, "k4").await.1, ["u", "v"]);
 }
 
 async fn readers_of_a_key_that_came_back_are_kept<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    admitted(store, &[("a", "x", at(1))]).await;
+    add_placed(store, &[("a", "x", at(1))]).await;
     let claimed = claim(store, "a", at(5)).await;
-    store
-        .commit(&[walk(&claimed, at(6), &["u"])], settled)
-        .await
-        .unwrap();
+    commit(store, &[walk(&claimed, at(6), &["u"])], settled).await;
     backend.delete("a").await;
     store.add(&[new_of("a", "x")]).await.unwrap();
-    assert_eq!(pruned(store, at(999), None, 5).await, Pruned::default());
+    assert_eq!(pruned(store, at(999), None).await, Pruned::default());
     assert_eq!(show(store, "a").await.1, ["u"]);
 }
 
@@ -857,11 +1070,11 @@ async fn readers_of_a_key_that_came_back_are_kept<B: Backend>() {
 async fn readers_of_a_key_that_came_back_count<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
-    admitted(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
+    add_placed(store, &[("a", "x", at(1)), ("b", "x", at(1))]).await;
     for key in ["a", "b"] {
         let claimed = claim(store, key, at(5)).await;
         let seen = walk(&claimed, at(6), &["u", "v"]);
-        store.commit(&[seen], settled).await.unwrap();
+        commit(store, &[seen], settled).await;
         backend.delete(key).await;
         let again = NewMessage {
             expected_readers: Some(2),
@@ -869,23 +1082,18 @@ async fn readers_of_a_key_that_came_back_count<B: Backend>() {
         };
         store.add(&[again]).await.unwrap();
     }
-    // Cancelled before it was admitted, and then retried.
+    // Cancelled before it was placed, and then retried.
     backend.cancel("b").await;
     let which = Selection::Keys(vec!["b".into()]);
     assert_eq!(store.retry(&which, at(7), 1).await.unwrap(), 1);
-    let arrived = arrivals(store, &[], 9, at(7)).await;
-    assert_eq!(keys(&arrived), ["a"]);
-    let placed = Message {
-        next_poll_at: Some(at(7)),
-        admitted_at: Some(at(7)),
-        ..arrived[0].clone()
-    };
-    store.admit(&[placed]).await.unwrap();
+    let mut arrived = new_rows(store, 9).await;
+    assert_eq!(keys(&arrived), ["a", "b"]);
+    arrived[0].next_poll_at = Some(at(7));
+    place_now(store, &arrived, at(7)).await;
     for key in ["a", "b"] {
-        assert_eq!(show(store, key).await.0.reader_count, 2, "{key}");
         let claimed = claim(store, key, at(8)).await;
         let seen = walk(&claimed, at(8), &["u", "v"]);
-        store.commit(&[seen], settled).await.unwrap();
+        commit(store, &[seen], settled).await;
         let (row, readers) = show(store, key).await;
         assert_eq!(row.state, State::Complete, "{key}");
         assert_eq!((row.reader_count, readers.len()), (2, 2), "{key}");
@@ -902,12 +1110,12 @@ async fn totals_count_by_lane_and_state<B: Backend>() {
         ("d", "x", at(4)),
         ("e", "x", at(1)),
     ];
-    admitted(store, &rows).await;
+    add_placed(store, &rows).await;
     backend.cancel("e").await;
     let claimed = claim(store, "d", at(5)).await;
     let mut outcome = walk(&claimed, at(6), &[]);
     outcome.send_status = Some(SendStatus::Recalled);
-    store.commit(&[outcome], settled).await.unwrap();
+    commit(store, &[outcome], settled).await;
     let later = NewMessage {
         next_poll_at: Some(at(7)),
         ..new_of("new", "z")
@@ -984,19 +1192,19 @@ async fn housekeeping_may_be_called_at_any_time<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
     for _ in 0..2 {
-        store.checkpoint().await.unwrap();
-        store.optimize().await.unwrap();
+        store.maintain().await.unwrap();
         store.add(&[new("a")]).await.unwrap();
     }
-    assert_eq!(store.checkpoint().await.unwrap().held_bytes, 0);
-    assert_eq!(keys(&arrivals(store, &[], 9, T0).await), ["a"]);
+    let health = store.maintain().await.unwrap();
+    assert_eq!((health.wal_held_bytes, health.warning), (0, None));
+    assert_eq!(keys(&new_rows(store, 9).await), ["a"]);
 }
 
 for_every_backend! {
     an_added_message_arrives_once
     new_rows_are_asked_for_lane_by_lane
     a_message_sent_in_the_future_was_sent_at_its_insert
-    admitting_leaves_a_cancelled_or_admitted_row_alone
+    placing_leaves_a_cancelled_or_placed_row_alone
     lanes_tell_their_first_due_row_beyond_those_in_flight
     due_rows_come_in_order_and_without_those_in_flight
     overdue_last_chances_go_first
@@ -1010,10 +1218,13 @@ for_every_backend! {
     a_final_row_leaves_the_claims
     a_row_that_is_no_message_is_set_aside_once_and_stops_nobody
     rows_at_the_end_of_their_life_are_found_in_a_blocked_lane
-    a_lanes_error_is_noted_in_batches
+    rows_wait_for_the_configuration
+    a_lane_is_where_a_row_was_placed
+    a_row_given_to_another_account_is_placed_anew
+    sound_and_failing_rows_are_asked_for_apart
     a_clock_set_back_pulls_our_own_schedule_forward
     retry_makes_final_rows_due_and_young_again
-    a_row_cancelled_before_it_was_admitted_can_be_retried
+    a_row_cancelled_before_it_was_placed_can_be_retried
     prune_removes_what_finished_long_ago
     readers_of_a_key_that_came_back_are_kept
     readers_of_a_key_that_came_back_count

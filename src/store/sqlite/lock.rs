@@ -45,8 +45,7 @@ impl DaemonLock {
             path: path.clone(),
             error,
         };
-        let mut file = open_for_all(&path).map_err(failed)?;
-        is_itself(&path, &file).map_err(failed)?;
+        let mut file = open_beside(&path).map_err(failed)?;
         // Whoever asks for the holder (`status`) holds the file for a moment itself: not every refusal is a daemon.
         const ATTEMPTS: u32 = 5;
         for attempt in 1..=ATTEMPTS {
@@ -103,45 +102,80 @@ pub fn lock_path(database: &Path) -> PathBuf {
     beside(database, ".lock")
 }
 
-/// A file beside the database, named after it.
+/// A file beside the database, named after it. The database need not be there yet, not even where a symbolic link leads to:
+/// whatever it is called, there is one such file.
 pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let real = std::fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
-    let mut name = real.into_os_string();
+    let mut name = real_path(database).into_os_string();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+fn real_path(path: &Path) -> PathBuf {
+    /// As many links as Linux follows.
+    const LINKS: usize = 40;
+    let mut real = path.to_owned();
+    for _ in 0..LINKS {
+        let Ok(target) = std::fs::read_link(&real) else {
+            break;
+        };
+        // A relative target counts from the link's directory; an absolute one takes its place.
+        real = real.parent().unwrap_or(Path::new("")).join(target);
+    }
+    let directory = match real.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
+    };
+    match (std::fs::canonicalize(directory), real.file_name()) {
+        (Ok(directory), Some(name)) => directory.join(name),
+        _ => real,
+    }
 }
 
 /// Opens for reading and writing, and creates with all that the umask leaves to owner and group: feeders in the group
 /// write here too.
 pub(super) fn open_for_all(path: &Path) -> io::Result<File> {
+    open_with(path, 0)
+}
+
+/// The same of a file beside the database. A link is refused before anything is written: a feeder may write to this
+/// directory, and a link that it left here could lead to any file of ours.
+fn open_beside(path: &Path) -> io::Result<File> {
+    #[cfg(unix)]
+    let opened = open_with(path, rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    #[cfg(not(unix))]
+    let opened = open_with(path, 0);
+    let no_file = || {
+        io::Error::other(
+            "it is a link or no regular file: find out who put it there, and remove it",
+        )
+    };
+    match opened {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => Err(no_file()),
+        Err(error) if is_link(&error) => Err(no_file()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a file could not be opened since it is a link.
+fn is_link(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    return error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
+    #[cfg(not(unix))]
+    return false;
+}
+
+fn open_with(path: &Path, flags: i32) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o660);
+        options.mode(0o660).custom_flags(flags);
     }
+    #[cfg(not(unix))]
+    let _ = flags;
     options.open(path)
-}
-
-/// Refuses a link, before anything is written: a feeder may write to this directory, and a link that it left here could
-/// lead to any file of ours.
-#[cfg(unix)]
-fn is_itself(path: &Path, opened: &File) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let named = std::fs::symlink_metadata(path)?;
-    let opened = opened.metadata()?;
-    if named.is_file() && (named.dev(), named.ino()) == (opened.dev(), opened.ino()) {
-        return Ok(());
-    }
-    Err(io::Error::other(
-        "it is a link or no regular file: find out who put it there, and remove it",
-    ))
-}
-
-#[cfg(not(unix))]
-fn is_itself(_path: &Path, _opened: &File) -> io::Result<()> {
-    Ok(())
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -200,14 +234,26 @@ mod tests {
     #[test]
     fn a_symbolic_link_leads_to_the_same_lock() {
         let dir = tempfile::tempdir().unwrap();
-        let database = dir.path().join("receiptd.db");
-        let link = dir.path().join("link.db");
-        File::create(&database).unwrap();
-        std::os::unix::fs::symlink(&database, &link).unwrap();
-        let _first = DaemonLock::acquire(&database).unwrap();
-        assert!(matches!(
-            DaemonLock::acquire(&link),
-            Err(LockError::Held { .. })
-        ));
+        let (database, link) = (
+            dir.path().join("data/receiptd.db"),
+            dir.path().join("link.db"),
+        );
+        let chain = dir.path().join("chain.db");
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        std::os::unix::fs::symlink("data/receiptd.db", &link).unwrap();
+        std::os::unix::fs::symlink(&link, &chain).unwrap();
+        // Before the first start there is nothing behind the link, and afterwards there is.
+        let _first = DaemonLock::acquire(&chain).unwrap();
+        for there in [false, true] {
+            for name in [&database, &link, &chain] {
+                let second = DaemonLock::acquire(name);
+                assert!(
+                    matches!(second, Err(LockError::Held { .. })),
+                    "{there}: {name:?}"
+                );
+                assert_eq!(DaemonLock::holder(name), Some(std::process::id()));
+            }
+            File::create(&database).unwrap();
+        }
     }
 }

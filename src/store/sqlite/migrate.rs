@@ -1,15 +1,17 @@
 //! The schema's versions, embedded.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Row as _, SqlSafeStr as _};
 
+use super::error::failure;
 use super::open::OpenError;
 use crate::store::StoreError;
 
-/// A migration that is about to run.
+/// A change of the schema that is about to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct Migrating<'a> {
     /// The version it leads to.
@@ -18,12 +20,19 @@ pub struct Migrating<'a> {
     pub description: &'a str,
 }
 
-/// Every migration: version, name, text. One that was released is never changed again: its checksum is in the files.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "tables",
-    include_str!("../../../migrations/sqlite/0001_tables.sql"),
-)];
+/// Every migration: version, name, text. None is ever changed again: its checksum is in the files.
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "tables",
+        include_str!("../../../migrations/sqlite/0001_tables.sql"),
+    ),
+    (
+        2,
+        "lanes",
+        include_str!("../../../migrations/sqlite/0002_lanes.sql"),
+    ),
+];
 
 fn migrator() -> Migrator {
     let migrations = MIGRATIONS.iter().map(|&(version, name, text)| {
@@ -59,7 +68,7 @@ pub(super) async fn migrate(
     let mut transaction = connection
         .begin_with("BEGIN IMMEDIATE")
         .await
-        .map_err(|error| refused(error.into()))?;
+        .map_err(|error| refused(failure(error)))?;
     let applied = applied(path, &mut transaction).await?;
     let migrator = migrator();
     for migration in migrator.iter() {
@@ -81,30 +90,130 @@ pub(super) async fn migrate(
         .run_direct(None, &mut *transaction, false)
         .await
         .map_err(|source| failed(path, source))?;
+    mend(path, &mut transaction, migrating).await?;
     transaction
         .commit()
         .await
-        .map_err(|error| refused(error.into()))
+        .map_err(|error| refused(failure(error)))
 }
 
-/// Refuses a schema that is not today's.
+/// Makes indexes and triggers that were lost or changed as the migrations made them.
+async fn mend(
+    path: &Path,
+    connection: &mut SqliteConnection,
+    migrating: &mut (dyn FnMut(Migrating<'_>) + Send),
+) -> Result<(), OpenError> {
+    let refused = |error: sqlx::Error| OpenError::Store {
+        path: path.to_owned(),
+        error: failure(error),
+    };
+    let lost = lost(connection).await.map_err(refused)?;
+    if let Some(Lost { name, .. }) = lost.iter().find(|lost| lost.remade.is_none()) {
+        return Err(OpenError::Incomplete {
+            path: path.to_owned(),
+            missing: name.clone(),
+        });
+    }
+    for Lost {
+        name,
+        there,
+        remade,
+    } in lost
+    {
+        migrating(Migrating {
+            version: known(),
+            description: &name,
+        });
+        let drop = there.then(|| format!("DROP {name}"));
+        for statement in drop.into_iter().chain(remade) {
+            // Names and texts of our own migrations.
+            sqlx::query(sqlx::AssertSqlSafe(statement))
+                .execute(&mut *connection)
+                .await
+                .map_err(refused)?;
+        }
+    }
+    // It does not survive a dump.
+    sqlx::query("PRAGMA application_id = 1919119476")
+        .execute(connection)
+        .await
+        .map_err(refused)?;
+    Ok(())
+}
+
+/// Something that the migrations made and the file does not have, or not so.
+struct Lost {
+    /// Such as `index messages_due`.
+    name: String,
+    /// It is there, but another one.
+    there: bool,
+    /// The statement that makes it anew; `None` for a table or a column.
+    remade: Option<String>,
+}
+
+/// What the file lacks of today's schema, found by comparing it with one that was just made.
+async fn lost(connection: &mut SqliteConnection) -> Result<Vec<Lost>, sqlx::Error> {
+    /// Columns, and what has a text of its own.
+    const SCHEMA: &str = "SELECT 'column ' || m.name || '.' || c.name, NULL
+        FROM sqlite_master AS m CROSS JOIN pragma_table_info(m.name) AS c
+        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%'
+        UNION ALL
+        SELECT type || ' ' || name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL";
+    type Named = (String, Option<String>);
+    let mut model = SqliteConnection::connect("sqlite::memory:").await?;
+    migrator()
+        .run_direct(None, &mut model, false)
+        .await
+        .map_err(|error| sqlx::Error::Migrate(Box::new(error)))?;
+    let wanted: Vec<Named> = sqlx::query_as(SCHEMA).fetch_all(&mut model).await?;
+    let found: Vec<Named> = sqlx::query_as(SCHEMA).fetch_all(connection).await?;
+    let found: HashMap<String, Option<String>> = found.into_iter().collect();
+    let words = |sql: &Option<String>| {
+        let text = sql.as_deref().unwrap_or_default();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    Ok(wanted
+        .into_iter()
+        .filter_map(|(name, sql)| {
+            let there = found.get(&name);
+            let same = there.is_some_and(|found| words(found) == words(&sql));
+            (!same).then(|| Lost {
+                there: there.is_some(),
+                name,
+                remade: sql,
+            })
+        })
+        .collect())
+}
+
+/// Refuses a schema that is not today's, or not whole.
 pub(super) async fn check(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let applied = applied(path, connection).await?;
     if MIGRATIONS
         .iter()
-        .all(|(version, ..)| applied.contains(version))
+        .any(|(version, ..)| !applied.contains(version))
     {
-        Ok(())
-    } else {
-        Err(OpenError::Outdated(path.to_owned()))
+        return Err(OpenError::Outdated(path.to_owned()));
     }
+    let lost = lost(connection).await.map_err(|error| OpenError::Store {
+        path: path.to_owned(),
+        error: failure(error),
+    })?;
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = lost.into_iter().map(|lost| lost.name).collect();
+    Err(OpenError::Incomplete {
+        path: path.to_owned(),
+        missing: names.join(", "),
+    })
 }
 
 /// The versions in the file, none of them newer than we are.
 async fn applied(path: &Path, connection: &mut SqliteConnection) -> Result<Vec<i64>, OpenError> {
     let refused = |error: sqlx::Error| OpenError::Store {
         path: path.to_owned(),
-        error: error.into(),
+        error: failure(error),
     };
     let table = sqlx::query("SELECT 1 FROM sqlite_master WHERE name = '_sqlx_migrations'")
         .fetch_all(&mut *connection)
@@ -137,11 +246,11 @@ fn failed(path: &Path, error: MigrateError) -> OpenError {
     let path = path.to_owned();
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-            match StoreError::from(error) {
+            match failure(error) {
                 error @ (StoreError::Busy | StoreError::Full) => OpenError::Store { path, error },
                 error => OpenError::Migration {
                     path,
-                    error: error.told(),
+                    error: error.with_source(),
                 },
             }
         }
@@ -161,7 +270,7 @@ mod tests {
         assert!(MIGRATIONS.is_sorted_by(|a, b| a.0 < b.0));
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/sqlite");
         assert_eq!(std::fs::read_dir(dir).unwrap().count(), MIGRATIONS.len());
-        assert_eq!(known(), 1);
+        assert_eq!(known(), 2);
     }
 
     /// Whoever opens waits for room, and must hear that there is none.

@@ -1,12 +1,15 @@
-//! Opening the file: whose it is, in which mode, and that every pragma took.
+//! Opening the file: whose it is, and in which mode.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions};
+use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use tokio::sync::Mutex;
 
+use super::error::failure;
 use super::lock::open_for_all;
 use super::migrate::{self, Migrating};
 use super::wakeup::{FileId, Wakeup};
@@ -65,19 +68,31 @@ pub enum OpenError {
     /// Written by an earlier receiptd, and this role does not migrate.
     #[error("{}: its schema is of an earlier receiptd: `receiptd migrate` brings it up to date", .0.display())]
     Outdated(PathBuf),
-    /// A pragma did not take.
-    #[error("{}: {pragma} is {found}, not {wanted}{hint}", path.display())]
-    Pragma {
+    /// Something that the statements or the contract need is not there: the schema was rebuilt by another tool, or restored
+    /// in part.
+    #[error(
+        "{}: its schema lacks {missing}: `receiptd migrate` makes missing indexes and triggers anew; a table or column that \
+         is missing has to come from a backup",
+        path.display()
+    )]
+    Incomplete {
         /// The database.
         path: PathBuf,
-        /// Which one.
-        pragma: &'static str,
+        /// What is missing, by name.
+        missing: String,
+    },
+    /// The file is not in the mode in which daemon and feeders can use it side by side.
+    #[error(
+        "{}: its journal_mode is {found}, not wal: `receiptd migrate` sets it (a restored file has lost it), unless another \
+         process holds the file in that mode, or its file system has no shared memory for a write-ahead log (a network \
+         share)",
+        path.display()
+    )]
+    JournalMode {
+        /// The database.
+        path: PathBuf,
         /// What it is.
         found: String,
-        /// What it should be.
-        wanted: String,
-        /// What the reason may be.
-        hint: &'static str,
     },
     /// A migration failed, and was rolled back.
     #[error("{}: the schema could not be brought up to date, nothing was changed: {error}", path.display())]
@@ -88,22 +103,13 @@ pub enum OpenError {
         error: String,
     },
     /// SQLite refused.
-    #[error("{}: {}", path.display(), error.told())]
+    #[error("{}: {}", path.display(), error.with_source())]
     Store {
         /// The database.
         path: PathBuf,
         /// Why.
         error: StoreError,
     },
-}
-
-impl From<OpenError> for StoreError {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::Store { error, .. } => error,
-            other => Self::Unusable(other.to_string()),
-        }
-    }
 }
 
 /// The WAL is cut back to this many bytes when it starts anew after it had to grow (a long reader).
@@ -117,7 +123,7 @@ const READERS: u32 = 3;
 /// each page once, while every commit empties the cache; all of them full would be most of the daemon's memory.
 const READERS_CACHE_KIB: u32 = 500;
 
-/// Opens connections to one file, each checked.
+/// Opens connections to one file.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     path: PathBuf,
@@ -158,37 +164,19 @@ impl Connector {
     }
 
     /// A connection that writes, or as much of one as the role allows.
-    pub(super) async fn connect(&self) -> Result<SqliteConnection, OpenError> {
-        let mut connection = self.connect_unchecked().await?;
-        self.check_pragmas(&mut connection).await?;
-        Ok(connection)
+    pub(super) async fn connect(&self) -> Result<SqliteConnection, StoreError> {
+        self.options().connect().await.map_err(failure)
     }
 
-    /// A connection that can't write.
-    pub(super) async fn connect_reading(&self) -> Result<SqliteConnection, OpenError> {
-        let reading = self.reading_options().connect().await;
-        let mut connection = reading.map_err(|error| self.failed(error))?;
-        self.check_pragmas(&mut connection).await?;
-        Ok(connection)
-    }
-
-    async fn connect_unchecked(&self) -> Result<SqliteConnection, OpenError> {
-        self.options()
-            .connect()
-            .await
-            .map_err(|error| self.failed(error))
-    }
-
-    fn failed(&self, error: impl Into<StoreError>) -> OpenError {
+    fn failed(&self, error: StoreError) -> OpenError {
         OpenError::Store {
             path: self.path.clone(),
-            error: error.into(),
+            error,
         }
     }
 
     /// A pool of connections that can't write. They are never retired nor tested: a file does not hang up.
     fn reading_pool(&self) -> SqlitePool {
-        let checker = self.clone();
         SqlitePoolOptions::new()
             .max_connections(READERS)
             .min_connections(0)
@@ -196,95 +184,52 @@ impl Connector {
             .idle_timeout(None)
             .max_lifetime(None)
             .acquire_timeout(Duration::from_secs(4))
-            .after_connect(move |connection, _| {
-                let checker = checker.clone();
-                Box::pin(async move {
-                    let checked = checker.check_pragmas(connection).await;
-                    checked.map_err(|error| sqlx::Error::Configuration(Box::new(error)))
-                })
-            })
             .connect_lazy_with(self.reading_options())
     }
 
-    /// Reads back every pragma that matters: SQLite ignores what it does not like.
-    async fn check_pragmas(&self, connection: &mut SqliteConnection) -> Result<(), OpenError> {
-        let wal_hint = ": another process holds the file in that mode, or its file system has no shared memory for a \
-                        write-ahead log (a network share?)";
-        let synchronous = match self.synchronous {
-            Synchronous::Full => 2,
-            Synchronous::Normal => 1,
-        };
-        let wanted = [
-            ("journal_mode", "wal".to_owned(), wal_hint),
-            ("synchronous", synchronous.to_string(), ""),
-            ("foreign_keys", "1".to_owned(), ""),
-            ("busy_timeout", LOCK_PATIENCE.as_millis().to_string(), ""),
-            ("journal_size_limit", JOURNAL_SIZE_LIMIT.to_string(), ""),
-            ("wal_autocheckpoint", AUTOCHECKPOINT_PAGES.to_string(), ""),
-            ("trusted_schema", "0".to_owned(), ""),
-            ("cell_size_check", "1".to_owned(), ""),
-        ];
-        for (pragma, wanted, hint) in wanted {
-            let found = self.pragma(connection, pragma).await?;
-            if found != wanted {
-                return Err(OpenError::Pragma {
-                    path: self.path.clone(),
-                    pragma,
-                    found,
-                    wanted,
-                    hint,
-                });
-            }
+    /// SQLite ignores what it cannot set; the other pragmas always take.
+    async fn check_journal_mode(&self, connection: &mut SqliteConnection) -> Result<(), OpenError> {
+        let found: String = self.pragma(connection, "PRAGMA journal_mode").await?;
+        if found == "wal" {
+            return Ok(());
         }
-        Ok(())
+        Err(OpenError::JournalMode {
+            path: self.path.clone(),
+            found,
+        })
     }
 
-    async fn pragma(
+    async fn pragma<T>(
         &self,
         connection: &mut SqliteConnection,
-        pragma: &'static str,
-    ) -> Result<String, OpenError> {
-        let statement = match pragma {
-            "journal_mode" => "PRAGMA journal_mode",
-            "synchronous" => "PRAGMA synchronous",
-            "foreign_keys" => "PRAGMA foreign_keys",
-            "busy_timeout" => "PRAGMA busy_timeout",
-            "journal_size_limit" => "PRAGMA journal_size_limit",
-            "wal_autocheckpoint" => "PRAGMA wal_autocheckpoint",
-            "trusted_schema" => "PRAGMA trusted_schema",
-            "cell_size_check" => "PRAGMA cell_size_check",
-            _ => "PRAGMA application_id",
+        statement: &'static str,
+    ) -> Result<T, OpenError>
+    where
+        T: for<'r> sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>,
+    {
+        let read = async {
+            let rows = sqlx::query(statement).fetch_all(connection).await?;
+            rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
         };
-        let rows = sqlx::query(statement)
-            .fetch_all(connection)
-            .await
-            .map_err(|error| self.failed(error))?;
-        let first = rows.first();
-        let number = first.and_then(|row| row.try_get::<i64, _>(0).ok());
-        let text = first.and_then(|row| row.try_get::<String, _>(0).ok());
-        Ok(number
-            .map(|number| number.to_string())
-            .or(text)
-            .unwrap_or_else(|| "unknown".to_owned()))
+        read.await.map_err(|error| self.failed(failure(error)))
     }
 
-    /// Refuses another program's file; whether the file is still empty.
+    /// Refuses another program's file; whether the file is still empty. A file that was restored from a dump has lost its
+    /// application id, and is known by its tables.
     async fn is_empty(&self, connection: &mut SqliteConnection) -> Result<bool, OpenError> {
-        let id = self.pragma(connection, "application_id").await?;
-        if id == APPLICATION_ID.to_string() {
+        let id: i32 = self.pragma(connection, "PRAGMA application_id").await?;
+        if id == APPLICATION_ID {
             return Ok(false);
         }
-        let rows = sqlx::query("SELECT name FROM sqlite_master ORDER BY rowid LIMIT 1")
-            .fetch_all(connection)
-            .await
-            .map_err(|error| self.failed(error))?;
-        let table = rows
-            .first()
-            .map(|row| row.try_get::<String, _>(0).unwrap_or_default());
-        match table {
-            None if id == "0" => Ok(true),
-            None => Err(self.foreign(format!("its application_id is {id}"))),
-            Some(table) => Err(self.foreign(format!("it holds {table:?}"))),
+        let tables = "SELECT ifnull((SELECT name FROM sqlite_master ORDER BY rowid LIMIT 1), '')";
+        let table: String = self.pragma(connection, tables).await?;
+        let ours = "SELECT count(*) = 4 FROM sqlite_master
+            WHERE type = 'table' AND name IN ('_sqlx_migrations', 'messages', 'readers', 'suite_tickets')";
+        match &*table {
+            "" if id == 0 => Ok(true),
+            "" => Err(self.foreign(format!("its application_id is {id}"))),
+            _ if id == 0 && self.pragma::<bool>(connection, ours).await? => Ok(false),
+            table => Err(self.foreign(format!("it holds {table:?}"))),
         }
     }
 
@@ -302,7 +247,7 @@ impl Connector {
             let turned = sqlx::query("PRAGMA journal_mode = WAL")
                 .execute(&mut *connection)
                 .await
-                .map_err(StoreError::from);
+                .map_err(failure);
             match turned {
                 Ok(_) => return Ok(()),
                 Err(StoreError::Busy) if started.elapsed() < LOCK_PATIENCE => {
@@ -339,7 +284,13 @@ pub(super) async fn open(
         synchronous: database.synchronous,
         role,
     };
-    let mut connection = connector.connect_unchecked().await?;
+    let connect = || async {
+        connector
+            .connect()
+            .await
+            .map_err(|error| connector.failed(error))
+    };
+    let mut connection = connect().await?;
     let empty = connector.is_empty(&mut connection).await?;
     if role == Role::Owner {
         connector.turn_wal_on(&mut connection).await?;
@@ -349,9 +300,10 @@ pub(super) async fn open(
     } else {
         migrate::check(path, &mut connection).await?;
     }
-    connector.check_pragmas(&mut connection).await?;
+    connector.check_journal_mode(&mut connection).await?;
     let file = FileId::of(path).map_err(file_error)?;
-    let watching = connector.connect_reading().await?;
+    let watching = connector.reading_options().connect().await;
+    let watching = watching.map_err(|error| connector.failed(failure(error)))?;
     let first = if role == Role::Reader {
         // Opened for reading only: an attempt to write says so.
         let _ = connection.close().await;
@@ -363,6 +315,8 @@ pub(super) async fn open(
         readers: connector.reading_pool(),
         wakeup: Wakeup::new(path.clone(), file, watching),
         writer: Writer::new(connector, first),
-        unsure: tokio::sync::Mutex::new(None),
+        unsure: AtomicBool::new(false),
+        held: Mutex::new(None),
+        optimized: Mutex::new(None),
     })
 }

@@ -1,41 +1,151 @@
 //! The reconciler's group commit: many outcomes, one transaction, a handful of statements.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use sqlx::sqlite::SqliteConnection;
+use async_trait::async_trait;
+use sqlx::SqliteExecutor;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
-use super::batch::{self, Select, Source, select};
-use super::claims::set_aside;
-use super::rows::Cells;
-use super::writes::{json, write};
-use super::{SqliteStore, ids_json, lane_of, not_json};
-use crate::receipt::{Message, MessageId, Outcome, UserId};
-use crate::store::{Found, HabitsRow, Result, Writes};
+use super::claims::{Unreadable, message_or_bad, set_aside};
+use super::rows::{number, read, select_messages, text};
+use super::writer::Transaction;
+use super::{SqliteStore, corp_param, execute, ids_json, json};
+use crate::receipt::{
+    Doubt, ErrorCode, LaneId, Message, MessageId, Outcome, SendStatus, State, UnixMs,
+};
+use crate::store::{
+    Begun, CallCount, Found, HabitsRow, Owed, Result, Results, ResultsTransaction, Writes,
+};
 
 /// ?1: ids.
-pub(super) const ROWS: Select =
-    select!(" FROM messages WHERE id IN (SELECT value FROM json_each(?1))");
+pub(super) const ROWS: &str =
+    select_messages!(" FROM messages AS m WHERE m.id IN (SELECT value FROM json_each(?1))");
+
+/// ?1: keys, ?2: how many readers at most. The recorded readers as `[place of the key, user_id]`: to read all that are
+/// known of a group costs less than to look for each that a poll names, and far less than to insert it again. A spoilt
+/// `user_id` is left out, but not from the count.
+pub(super) const KNOWN_READERS: &str = "SELECT json_group_array(json_array(key, user_id)) FROM (
+        SELECT k.key, iif(r.user_id >= x'' OR octet_length(r.user_id) > 512, NULL, r.user_id) AS user_id
+        FROM json_each(?1) AS k CROSS JOIN readers AS r ON r.process_query_key = k.value
+        LIMIT +?2
+    )";
+
+/// ?1: keys. How many readers are recorded of each.
+const COUNTED_READERS: &str = "SELECT json_group_array(json_array(
+        (SELECT count(*) FROM readers WHERE process_query_key = k.value)
+    )) FROM json_each(?1) AS k";
 
 /// ?1: readers as `[process_query_key, user_id, seen_after, seen_at]`. Who is known already stays as recorded.
 const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1) WHERE true
     ON CONFLICT DO NOTHING";
 
-/// ?1: keys, ?2: how many readers at most. As one text: see [`batch`].
-const KNOWN_READERS: &str = "SELECT json_group_array(json_array(process_query_key, user_id)) FROM (
-        SELECT process_query_key, user_id FROM readers
-        WHERE process_query_key IN (SELECT value FROM json_each(?1))
-            AND typeof(user_id) = 'text' AND octet_length(user_id) <= 512
-        LIMIT +?2
-    )";
+/// ?1: rows in the order of [`Owned`], of which the columns are set that are given. `jsonb_each` hands each row on as SQLite's
+/// own binary form, out of which a cell is taken without parsing the row again (`json_each` took half as long again).
+macro_rules! update {
+    ($($also:literal)?) => {
+        concat!(
+            "UPDATE messages
+            SET next_poll_at = value ->> 1, reader_count = value ->> 2, call_count = value ->> 3,
+                last_polled_at = value ->> 4, last_complete_at = value ->> 5, answered_at = value ->> 6,
+                blocked = value ->> 7, send_status = value ->> 8, last_error = value ->> 9,
+                last_error_at = value ->> 10",
+            $($also,)?
+            " FROM jsonb_each(?1) AS new WHERE messages.id = new.value ->> 0"
+        )
+    };
+}
 
-const LAST_READER: &str = "SELECT ifnull(max(id), 0) FROM readers";
+/// A row that changes its state or its place.
+pub(super) const UPDATE: &str = update!(
+    ", state = value ->> 11, finished_at = value ->> 12, admitted_at = value ->> 13, last_chance_at = value ->> 14,
+        failed_walks = value ->> 15, failed_calls = value ->> 16, doubt = value ->> 17, doubt_at = value ->> 18"
+);
 
-/// ?1: the last reader before. As one text: see [`batch`].
-const NEW_READERS: &str = "SELECT json_group_array(json_array(process_query_key, user_id))
-    FROM (SELECT process_query_key, user_id FROM readers WHERE id > ?1 ORDER BY id)";
+/// A row that stays pending, as most do: every column that is left out saves the indexes that depend on it, and the
+/// triggers.
+pub(super) const UPDATE_PENDING: &str = update!();
+
+/// ?1: counts as `[account, corp_id, month, calls, throttled, messages, first_at]`.
+const CALLS: &str =
+    "INSERT INTO api_calls (account, corp_id, month, calls, throttled, messages, first_at)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6
+    FROM jsonb_each(?1) WHERE true
+    ON CONFLICT (account, corp_id, month) DO UPDATE
+    SET calls = calls + excluded.calls, throttled = throttled + excluded.throttled,
+        messages = messages + excluded.messages,
+        first_at = min(ifnull(first_at, excluded.first_at), ifnull(excluded.first_at, first_at))";
+
+/// ?1: habits as `[account, corp_id, habits]`.
+const SAVE_HABITS: &str = "INSERT INTO habits (account, corp_id, habits)
+    SELECT value ->> 0, value ->> 1, value ->> 2 FROM jsonb_each(?1) WHERE true
+    ON CONFLICT (account, corp_id) DO UPDATE SET habits = excluded.habits";
+
+/// A row of `habits AS h`. They are longer than other text.
+macro_rules! habits {
+    ($tail:literal) => {
+        concat!(
+            "SELECT json_group_array(json_array(",
+            text!("h.account"),
+            ", ",
+            text!("h.corp_id"),
+            ", iif(h.habits >= x'', 0, h.habits)))",
+            $tail
+        )
+    };
+}
+
+/// ?1: lanes as `[account, corp_id]`.
+const HABITS: &str = habits!(
+    " FROM json_each(?1) AS lane CROSS JOIN habits AS h
+    ON h.account = lane.value ->> 0 AND h.corp_id = lane.value ->> 1"
+);
+
+pub(super) const ALL_HABITS: &str = habits!(" FROM habits AS h");
+
+/// ?1: the month.
+const CALLS_IN: &str = concat!(
+    "SELECT json_group_array(json_array(",
+    text!("account"),
+    ", ",
+    text!("corp_id"),
+    ", ",
+    number!("calls"),
+    ", ",
+    number!("throttled"),
+    ", ",
+    number!("messages"),
+    ", ",
+    number!("first_at"),
+    "))
+    FROM api_calls WHERE month = ?1"
+);
+
+/// ?1: until when.
+pub(super) const OWED: &str = concat!(
+    "SELECT json_group_array(json_array(account, lane_corp, until, in_all)) FROM (
+        SELECT ",
+    text!("account"),
+    " AS account, ",
+    text!("lane_corp"),
+    " AS lane_corp,
+            sum(last_chance_at < ?1) AS until, count(*) AS in_all
+        FROM messages INDEXED BY messages_last_chance
+        WHERE state = 'pending' AND lane_corp IS NOT NULL AND last_chance_at IS NOT NULL
+        GROUP BY messages.account, messages.lane_corp
+    )"
+);
+
+/// ?1: the suite.
+const TICKET: &str = concat!(
+    "SELECT json_group_array(json_array(",
+    text!("ticket"),
+    ")) FROM suite_tickets WHERE suite_key = ?1"
+);
+
+const LAST_COMMIT: &str = "SELECT json_group_array(json_array(token)) FROM last_commit";
 
 /// ?1: the transaction's token.
 const MARK: &str = "INSERT INTO last_commit (only_row, token) VALUES (1, ?1)
@@ -45,17 +155,196 @@ const MARK: &str = "INSERT INTO last_commit (only_row, token) VALUES (1, ?1)
 const READERS_A_STATEMENT: usize = 10_000;
 
 /// Known readers that are asked for: bounds the text that they come in.
-const MOST_KNOWN: i64 = 100_000;
+const MOST_KNOWN: usize = 100_000;
 
-/// A commit of which it is not known whether it took place.
-#[derive(Debug)]
-pub(super) struct Unsure {
-    token: String,
-    outcomes: u64,
+#[async_trait]
+impl Results for SqliteStore {
+    async fn begin<'s>(&'s self, outcomes: &[Outcome]) -> Result<Begun<'s>> {
+        let token = token(outcomes);
+        let mut transaction = self.writer.begin().await?;
+        let connection = &mut transaction.connection;
+        // Asked within the transaction: a COMMIT that was dropped on its way holds the lock until it is done.
+        if self.unsure.load(Ordering::Acquire) {
+            let took_place = last_token(&mut *connection).await?.as_ref() == Some(&token);
+            self.unsure.store(false, Ordering::Release);
+            if took_place {
+                transaction.commit().await?;
+                return Ok(Begun::AlreadyCommitted);
+            }
+        }
+        let mut found = find(connection, outcomes).await?;
+        record_readers(connection, outcomes, &mut found).await?;
+        Ok(Begun::Open(Box::new(Open {
+            transaction,
+            found,
+            token,
+            unsure: &self.unsure,
+            readers: &self.readers,
+        })))
+    }
+
+    async fn habits(&self, lanes: &[LaneId]) -> Result<Vec<HabitsRow>> {
+        let lanes: Vec<_> = lanes
+            .iter()
+            .map(|lane| (lane.account.as_str(), corp_param(lane)))
+            .collect();
+        self.read_habits(sqlx::query(HABITS).bind(json(&lanes)?))
+            .await
+    }
+
+    async fn save_habits(&self, habits: &[HabitsRow]) -> Result<()> {
+        if habits.is_empty() {
+            return Ok(());
+        }
+        let habits: Vec<_> = habits
+            .iter()
+            .map(|row| {
+                (
+                    row.lane.account.as_str(),
+                    corp_param(&row.lane),
+                    &row.habits,
+                )
+            })
+            .collect();
+        self.write(sqlx::query(SAVE_HABITS).bind(json(&habits)?))
+            .await?;
+        Ok(())
+    }
+
+    async fn calls_in(&self, month: &str) -> Result<Vec<CallCount>> {
+        let query = sqlx::query(CALLS_IN).bind(month);
+        let rows = read(&self.readers, query, |cells| {
+            let count = CallCount {
+                lane: cells.lane(),
+                month: month.to_owned(),
+                calls: cells.count("calls"),
+                throttled: cells.count("throttled"),
+                messages: cells.count("messages"),
+                first_at: cells.moment("first_at"),
+            };
+            cells.valid(count)
+        });
+        Ok(rows.await?.into_iter().flatten().collect())
+    }
+
+    async fn owed(&self, until: UnixMs) -> Result<Vec<Owed>> {
+        let query = sqlx::query(OWED).bind(until.0);
+        let rows = read(&self.readers, query, |cells| {
+            let owed = Owed {
+                lane: cells.lane(),
+                until: cells.count("until"),
+                in_all: cells.count("in_all"),
+            };
+            cells.valid(owed)
+        });
+        Ok(rows.await?.into_iter().flatten().collect())
+    }
+
+    async fn count_calls(&self, calls: &[CallCount]) -> Result<()> {
+        if calls.is_empty() {
+            return Ok(());
+        }
+        let calls = call_rows(calls)?;
+        self.write(sqlx::query(CALLS).bind(calls)).await?;
+        Ok(())
+    }
+
+    async fn suite_ticket(&self, suite_key: &str) -> Result<Option<String>> {
+        let query = sqlx::query(TICKET).bind(suite_key);
+        let rows = read(&self.readers, query, |cells| {
+            cells.text("ticket").map(std::borrow::Cow::into_owned)
+        });
+        Ok(rows.await?.pop().flatten())
+    }
 }
 
-/// Tells a repeated batch from another one: no walk starts and ends twice.
-fn fingerprint(outcomes: &[Outcome]) -> u64 {
+impl SqliteStore {
+    pub(super) async fn read_habits(
+        &self,
+        query: super::rows::Query<'_>,
+    ) -> Result<Vec<HabitsRow>> {
+        let rows = read(&self.readers, query, |cells| {
+            let row = HabitsRow {
+                lane: cells.lane(),
+                habits: cells.required_text("habits").into_owned(),
+            };
+            cells.valid(row)
+        });
+        Ok(rows.await?.into_iter().flatten().collect())
+    }
+}
+
+/// An open transaction of results.
+struct Open<'s> {
+    transaction: Transaction<'s>,
+    found: Vec<Found>,
+    token: String,
+    unsure: &'s AtomicBool,
+    readers: &'s SqlitePool,
+}
+
+#[async_trait]
+impl ResultsTransaction for Open<'_> {
+    fn found(&self) -> &[Found] {
+        &self.found
+    }
+
+    async fn commit(self: Box<Self>, writes: &Writes) -> Result<()> {
+        let Self {
+            mut transaction,
+            found,
+            token,
+            unsure,
+            readers,
+        } = *self;
+        let connection = &mut transaction.connection;
+        let before: HashMap<MessageId, &Message> = found
+            .iter()
+            .filter_map(|found| found.row.as_ref())
+            .map(|row| (row.id, row))
+            .collect();
+        let (pending, changed): (Vec<&Message>, Vec<&Message>) =
+            writes.messages.iter().partition(|row| {
+                before
+                    .get(&row.id)
+                    .is_some_and(|old| stays_pending(old, row))
+            });
+        for (statement, rows) in [(UPDATE_PENDING, pending), (UPDATE, changed)] {
+            if !rows.is_empty() {
+                let rows: Vec<Owned<'_>> = rows.into_iter().map(owned).collect();
+                execute(connection, sqlx::query(statement).bind(json(&rows)?)).await?;
+            }
+        }
+        if !writes.calls.is_empty() {
+            let query = sqlx::query(CALLS).bind(call_rows(&writes.calls)?);
+            execute(connection, query).await?;
+        }
+        execute(connection, sqlx::query(MARK).bind(&*token)).await?;
+        fail::fail_point!("store.commit.before", |_| std::process::abort());
+        // Before the COMMIT and not after its failure: this future may be dropped while it waits for it.
+        unsure.store(true, Ordering::Release);
+        if let Err(error) = transaction.commit().await {
+            // Ask at once: mostly the answer is clear. Where it can't be had, the repeat asks. On a connection that reads
+            // what is committed, which the writer's may not after a failure.
+            let Ok(last) = last_token(readers).await else {
+                return Err(error);
+            };
+            unsure.store(false, Ordering::Release);
+            if last != Some(token) {
+                return Err(error);
+            }
+        }
+        unsure.store(false, Ordering::Release);
+        fail::fail_point!("store.commit.after", |_| std::process::abort());
+        Ok(())
+    }
+}
+
+/// Tells a batch from every other: no walk starts and ends twice.
+///
+/// Written with the batch, it tells whether a COMMIT whose outcome was unknown took place. The rows alone could not: an
+/// outcome without a call leaves no trace on its row, and one whose row was deleted has none, while both are counted.
+fn token(outcomes: &[Outcome]) -> String {
     let mut hasher = DefaultHasher::new();
     for outcome in outcomes {
         let Outcome {
@@ -63,319 +352,248 @@ fn fingerprint(outcomes: &[Outcome]) -> u64 {
             started_at,
             ended_at,
             calls,
+            throttled,
             ..
         } = outcome;
-        (claim.id, claim.fence, started_at, ended_at, calls).hash(&mut hasher);
+        (
+            claim.id,
+            claim.fence,
+            started_at,
+            ended_at,
+            calls,
+            throttled,
+        )
+            .hash(&mut hasher);
     }
-    hasher.finish()
-}
-
-impl SqliteStore {
-    pub(super) async fn commit_outcomes<D>(&self, outcomes: &[Outcome], mut decide: D) -> Result<()>
-    where
-        D: FnMut(&[Found<'_>]) -> Writes + Send,
-    {
-        // Held to the end: there is one reconciler, and a repeat must see what the attempt before it left here.
-        let mut unsure = self.unsure.lock().await;
-        let mut transaction = self.writer.begin().await?;
-        let connection = &mut transaction.connection;
-        if let Some(attempt) = &*unsure {
-            // Asked within the transaction: a COMMIT that was dropped on its way holds the lock until it is done.
-            let took_place = last_token(&mut *connection).await?.as_ref() == Some(&attempt.token);
-            let repeated = attempt.outcomes == fingerprint(outcomes);
-            *unsure = None;
-            if took_place && repeated {
-                return Ok(());
-            }
-        }
-        let mut found = find(connection, outcomes).await?;
-        record_readers(connection, &mut found).await?;
-        let writes = decide(&found);
-        write(connection, &found, &writes).await?;
-        let token = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-        sqlx::query(MARK)
-            .bind(&*token)
-            .execute(&mut *connection)
-            .await?;
-        fail::fail_point!("store.commit.before", |_| std::process::abort());
-        // Before the COMMIT and not after its failure: this future may be dropped while it waits for it.
-        *unsure = Some(Unsure {
-            token: token.clone(),
-            outcomes: fingerprint(outcomes),
-        });
-        if let Err(error) = transaction.commit().await {
-            // Ask at once: mostly the answer is clear. Where it can't be had, the repeat asks.
-            // On a connection that reads what is committed, which the writer's may not after a failure.
-            let took_place = match last_token(&self.readers).await {
-                Ok(last) => last == Some(token),
-                Err(_) => return Err(error),
-            };
-            if !took_place {
-                *unsure = None;
-                return Err(error);
-            }
-        }
-        *unsure = None;
-        fail::fail_point!("store.commit.after", |_| std::process::abort());
-        Ok(())
-    }
-
-    pub(super) async fn stored_habits(&self) -> Result<Vec<HabitsRow>> {
-        let rows = sqlx::query("SELECT account, corp_id, habits FROM habits")
-            .fetch_all(&self.readers)
-            .await?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| {
-                let mut cells = Cells::new(row);
-                Some(HabitsRow {
-                    lane: lane_of(&mut cells)?,
-                    habits: cells.text("habits")?.to_owned(),
-                })
-            })
-            .collect())
-    }
+    format!("{:016x}", hasher.finish())
 }
 
 /// The token of the last transaction of results.
-async fn last_token(source: impl sqlx::SqliteExecutor<'_>) -> Result<Option<String>> {
-    let rows = sqlx::query("SELECT token FROM last_commit")
-        .fetch_all(source)
-        .await?;
-    Ok(rows
-        .first()
-        .and_then(|row| Cells::new(row).text("token").map(str::to_owned)))
+async fn last_token(source: impl SqliteExecutor<'_>) -> Result<Option<String>> {
+    let tokens = read(source, sqlx::query(LAST_COMMIT), |cells| {
+        cells.text("token").map(std::borrow::Cow::into_owned)
+    });
+    Ok(tokens.await?.pop().flatten())
 }
 
 /// The outcomes' rows as they are now.
-async fn find<'a>(
-    connection: &mut SqliteConnection,
-    outcomes: &'a [Outcome],
-) -> Result<Vec<Found<'a>>> {
+async fn find(connection: &mut SqliteConnection, outcomes: &[Outcome]) -> Result<Vec<Found>> {
     let ids: Vec<MessageId> = outcomes.iter().map(|outcome| outcome.claim.id).collect();
-    let ids = ids_json(&ids);
-    let source = Source::Connection(&mut *connection);
-    let rows = batch::read(source, &ROWS, |query| query.bind(ids.clone())).await?;
-    let mut messages: HashMap<MessageId, Message> = HashMap::with_capacity(rows.len());
-    let mut bad = Vec::new();
-    for decoded in rows {
-        match decoded.invalid {
-            // Spoiled in flight: as good as deleted.
-            Some(column) => bad.push((decoded.message.id, column)),
-            None => drop(messages.insert(decoded.message.id, decoded.message)),
-        }
-    }
+    let query = sqlx::query(ROWS).bind(ids_json(&ids));
+    let mut bad = Unreadable::new();
+    let rows = read(&mut *connection, query, |cells| {
+        message_or_bad(cells, &mut bad)
+    })
+    .await?;
     if !bad.is_empty() {
+        // Spoiled in flight: as good as deleted.
         let now = outcomes.iter().map(|outcome| outcome.ended_at).max();
         set_aside(connection, &bad, now).await?;
     }
+    let rows = rows.into_iter().flatten().map(|row| (row.id, row));
+    let mut rows: HashMap<MessageId, Message> = rows.collect();
     Ok(outcomes
         .iter()
         .map(|outcome| Found {
-            outcome,
             // A row that bears another key by now is another message.
-            row: messages
+            row: rows
                 .remove(&outcome.claim.id)
                 .filter(|row| row.key == outcome.claim.key),
-            new_readers: Vec::new(),
+            new_readers: 0,
+            recorded: None,
         })
         .collect())
 }
 
-/// The readers that are recorded of messages that had some, as one JSON text of `[key, user_id]`. A group names all its
-/// readers at each poll, and to find each known costs a third of an attempt to insert it. What is left out here is found at
-/// the INSERT.
-async fn known_readers(connection: &mut SqliteConnection, found: &[Found<'_>]) -> Result<String> {
-    let keys: Vec<&str> = found
-        .iter()
-        .filter(|found| !found.outcome.readers.is_empty())
-        .filter_map(|found| found.row.as_ref())
-        .filter(|row| row.reader_count > 0)
-        .map(|row| row.key.as_str())
+/// Whether a message's recorded readers are counted: where readers were named, on its first poll (its key may have been
+/// deleted and inserted again), and where it would complete by what was counted so far.
+fn counts_readers(row: &Message, outcome: &Outcome) -> bool {
+    !outcome.readers.is_empty()
+        || row.last_polled_at.is_none() && outcome.attempted()
+        || row
+            .expected_readers
+            .is_some_and(|expected| row.reader_count >= expected)
+}
+
+/// Inserts the readers, and notes how many were new and how many are recorded now.
+async fn record_readers(
+    connection: &mut SqliteConnection,
+    outcomes: &[Outcome],
+    found: &mut [Found],
+) -> Result<()> {
+    let counted: Vec<usize> = (0..found.len())
+        .filter(|&place| {
+            let row = found.get(place).and_then(|found| found.row.as_ref());
+            let outcome = outcomes.get(place);
+            row.zip(outcome)
+                .is_some_and(|(row, outcome)| counts_readers(row, outcome))
+        })
         .collect();
-    if keys.is_empty() {
-        return Ok("[]".to_owned());
+    if counted.is_empty() {
+        return Ok(());
     }
-    let rows = sqlx::query(KNOWN_READERS)
-        .bind(json(&keys)?)
-        .bind(MOST_KNOWN)
-        .fetch_all(connection)
-        .await?;
-    let text = rows.first().and_then(|row| Cells::new(row).text("readers"));
-    Ok(text.unwrap_or("[]").to_owned())
-}
-
-/// Readers as `[key, user_id]`.
-fn named(text: &str) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>> {
-    serde_json::from_str(text).map_err(not_json)
-}
-
-/// Inserts the readers, and notes which were new.
-async fn record_readers(connection: &mut SqliteConnection, found: &mut [Found<'_>]) -> Result<()> {
-    let known = known_readers(&mut *connection, found).await?;
-    // A neighbour's row that is no JSON costs the short cut, not the commit.
-    let known = named(&known).unwrap_or_default();
-    let known: HashSet<(&str, &str)> = known.iter().map(|(key, user)| (&**key, &**user)).collect();
-    let mut readers = Vec::new();
-    // Whose a reader is; of a key's readers named twice in a batch, the first counts.
-    let mut owner: HashMap<(&str, &str), usize> = HashMap::new();
-    for (index, found) in found.iter().enumerate() {
-        let Some(row) = &found.row else { continue };
+    let keys: Vec<&str> = counted
+        .iter()
+        .filter_map(|&place| outcomes.get(place))
+        .map(|outcome| outcome.claim.key.as_str())
+        .collect();
+    let keys = json(&keys)?;
+    let mut known: Vec<Known> = counted.iter().map(|_| Known::default()).collect();
+    let query = sqlx::query(KNOWN_READERS)
+        .bind(&*keys)
+        .bind(super::limit_param(MOST_KNOWN));
+    let mut read_readers = 0;
+    read(&mut *connection, query, |cells| {
+        read_readers += 1;
+        let place = usize::try_from(cells.required_number("key")).unwrap_or(usize::MAX);
+        if let Some(known) = known.get_mut(place) {
+            known.count += 1;
+            known
+                .users
+                .extend(cells.text("user_id").map(std::borrow::Cow::into_owned));
+        }
+    })
+    .await?;
+    let all_read = read_readers < MOST_KNOWN;
+    if !all_read {
+        for (known, count) in known
+            .iter_mut()
+            .zip(count_readers(connection, &keys).await?)
+        {
+            known.count = count;
+        }
+    }
+    let mut new_rows = Vec::new();
+    for (&place, known) in counted.iter().zip(&mut known) {
+        let (Some(outcome), Some(row)) = (
+            outcomes.get(place),
+            found.get(place).and_then(|found| found.row.as_ref()),
+        ) else {
+            continue;
+        };
         let seen_after = row.last_complete_at.unwrap_or(row.sent_at);
-        for reader in &found.outcome.readers {
-            let key = found.outcome.claim.key.as_str();
-            let user = reader.user_id.as_str();
-            if known.contains(&(key, user)) {
-                continue;
+        for reader in &outcome.readers {
+            // Of a reader named twice, the first counts.
+            if known.users.insert(reader.user_id.as_str().to_owned()) {
+                known.new += 1;
+                let key = outcome.claim.key.as_str();
+                new_rows.push((key, reader.user_id.as_str(), seen_after.0, reader.seen_at.0));
             }
-            owner.entry((key, user)).or_insert(index);
-            readers.push((key, user, seen_after.0, reader.seen_at.0));
         }
     }
-    if readers.is_empty() {
-        return Ok(());
+    let mut inserted = 0;
+    for rows in new_rows.chunks(READERS_A_STATEMENT) {
+        inserted += execute(connection, sqlx::query(READERS).bind(json(rows)?)).await?;
     }
-    let rows = sqlx::query(LAST_READER).fetch_all(&mut *connection).await?;
-    let last = rows
-        .first()
-        .map_or(0, |row| Cells::new(row).required_number("max"));
-    let mut recorded = 0;
-    for chunk in readers.chunks(READERS_A_STATEMENT) {
-        recorded += sqlx::query(READERS)
-            .bind(json(chunk)?)
-            .execute(&mut *connection)
-            .await?
-            .rows_affected();
-    }
-    if recorded == 0 {
-        return Ok(());
-    }
-    // Nobody else writes in this transaction, and ids only grow: what lies beyond the last one is ours.
-    let rows = sqlx::query(NEW_READERS)
-        .bind(last)
-        .fetch_all(&mut *connection)
-        .await?;
-    let text = rows.first().and_then(|row| Cells::new(row).text("readers"));
-    let recorded = named(text.unwrap_or("[]"))?;
-    let mut new: Vec<(usize, UserId)> = Vec::with_capacity(recorded.len());
-    for (key, user) in &recorded {
-        if let Some(&index) = owner.get(&(&**key, &**user)) {
-            new.push((index, UserId::from(&**user)));
-        }
-    }
-    drop(owner);
-    for (index, user) in new {
-        if let Some(found) = found.get_mut(index) {
-            found.new_readers.push(user);
+    let counts = if all_read && inserted == new_rows.len() as u64 {
+        known.iter().map(|known| known.count + known.new).collect()
+    } else {
+        // Some were known that could not be read as text, or lie behind what is read at most.
+        count_readers(connection, &keys).await?
+    };
+    for ((place, known), recorded) in counted.into_iter().zip(known).zip(counts) {
+        if let Some(found) = found.get_mut(place) {
+            found.new_readers = recorded.saturating_sub(known.count);
+            found.recorded = Some(recorded);
         }
     }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::testing;
-    use super::*;
-    use crate::receipt::{Claim, SeenReader, State, UnixMs, WalkEnd};
-    use crate::store::{CallCount, Store as _};
+/// The recorded readers of a key.
+#[derive(Default)]
+struct Known {
+    users: HashSet<String>,
+    /// Those that cannot be read included.
+    count: u32,
+    new: u32,
+}
 
-    /// A COMMIT that failed may have taken place all the same: repeated, its calls must not be counted twice.
-    #[tokio::test]
-    async fn a_repeated_commit_that_took_place_is_not_counted_twice() {
-        let (_dir, store) = testing::store().await;
-        store.add(&[testing::new("a")]).await.unwrap();
-        let lane = store.new_lanes().await.unwrap().remove(0);
-        let arrived = store.arrivals(&lane, &[], 1, UnixMs(0)).await.unwrap();
-        let row = arrived[0].clone();
-        let outcome = Outcome {
-            claim: row.claim(),
-            started_at: UnixMs(1),
-            ended_at: UnixMs(2),
-            calls: 3,
-            throttled: 0,
-            readers: Vec::new(),
-            send_status: None,
-            end: WalkEnd::Released,
-        };
-        let outcomes = [outcome];
-        let decide = |found: &[Found<'_>]| Writes {
-            messages: vec![Message {
-                state: State::Expired,
-                ..found[0].row.clone().unwrap()
-            }],
-            calls: vec![CallCount {
-                lane: row.lane.clone(),
-                month: "2026-11".to_owned(),
-                calls: 3,
-                throttled: 1,
-                messages: 1,
-                first_at: None,
-            }],
-            habits: Vec::new(),
-        };
-        store.commit(&outcomes, decide).await.unwrap();
-        let counted = store.calls_in("2026-11").await.unwrap();
-        let unsure = |token: String| Unsure {
-            token,
-            outcomes: fingerprint(&outcomes),
-        };
-        let token = last_token(&store.readers).await.unwrap().unwrap();
-        *store.unsure.lock().await = Some(unsure(token));
-        store.commit(&outcomes, decide).await.unwrap();
-        assert_eq!(store.calls_in("2026-11").await.unwrap(), counted);
-        // One that did not take place is done now.
-        *store.unsure.lock().await = Some(unsure("another".to_owned()));
-        store.commit(&outcomes, decide).await.unwrap();
-        assert_eq!(store.calls_in("2026-11").await.unwrap()[0].calls, 6);
-    }
+/// How many readers are recorded of each key.
+async fn count_readers(connection: &mut SqliteConnection, keys: &str) -> Result<Vec<u32>> {
+    let query = sqlx::query(COUNTED_READERS).bind(keys);
+    read(connection, query, |cells| {
+        u32::try_from(cells.count("count")).unwrap_or(u32::MAX)
+    })
+    .await
+}
 
-    /// A group's readers come again with every poll, and a neighbour may have put anything beside them.
-    #[tokio::test]
-    async fn known_readers_use_up_no_ids_and_spoiled_ones_stop_no_commit() {
-        let (_dir, store) = testing::store().await;
-        store.add(&[testing::new("a")]).await.unwrap();
-        let lane = store.new_lanes().await.unwrap().remove(0);
-        let row = store.arrivals(&lane, &[], 1, UnixMs(0)).await.unwrap();
-        let claim = row[0].claim();
-        assert_eq!(new_readers(&store, &claim, 3).await, 3);
-        assert_eq!(new_readers(&store, &claim, 4).await, 1);
-        let rows = sqlx::query(LAST_READER).fetch_all(&store.readers).await;
-        assert_eq!(Cells::new(&rows.unwrap()[0]).required_number("max"), 4);
-        let mut transaction = store.writer.begin().await.unwrap();
-        sqlx::raw_sql(
-            "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
-             VALUES ('a', x'ff00', 1, 1), ('a', CAST(x'ff' AS TEXT), 1, 1)",
-        )
-        .execute(&mut transaction.connection)
-        .await
-        .unwrap();
-        transaction.commit().await.unwrap();
-        assert_eq!(new_readers(&store, &claim, 5).await, 1);
-    }
+/// Whether [`UPDATE_PENDING`] writes all that differs.
+fn stays_pending(old: &Message, new: &Message) -> bool {
+    old.state == State::Pending
+        && new.state == State::Pending
+        && old.admitted_at == new.admitted_at
+        && old.last_chance_at == new.last_chance_at
+        && old.finished_at == new.finished_at
+        && old.failed_walks == new.failed_walks
+        && old.failed_calls == new.failed_calls
+        && old.doubt == new.doubt
+}
 
-    /// Commits a walk that saw so many readers; how many of them were new.
-    async fn new_readers(store: &SqliteStore, claim: &Claim, users: u32) -> usize {
-        let reader = |number| SeenReader {
-            user_id: UserId::from(format!("user-{number}")),
-            seen_at: UnixMs(2),
-        };
-        let outcome = Outcome {
-            readers: (0..users).map(reader).collect(),
-            ..Outcome::without_call(claim.clone(), UnixMs(1), WalkEnd::Complete)
-        };
-        let mut new = 0;
-        let decide = |found: &[Found<'_>]| {
-            new = found[0].new_readers.len();
-            let row = found[0].row.clone().unwrap();
-            Writes {
-                messages: vec![Message {
-                    reader_count: users,
-                    ..row
-                }],
-                ..Writes::default()
-            }
-        };
-        store.commit(&[outcome], decide).await.unwrap();
-        new
-    }
+/// Counts as [`CALLS`] takes them.
+fn call_rows(calls: &[CallCount]) -> Result<String> {
+    let calls: Vec<_> = calls
+        .iter()
+        .map(|count| {
+            (
+                count.lane.account.as_str(),
+                corp_param(&count.lane),
+                &count.month,
+                count.calls,
+                count.throttled,
+                count.messages,
+                count.first_at.map(|at| at.0),
+            )
+        })
+        .collect();
+    json(&calls)
+}
+
+/// What receiptd owns of a row, in the order of [`UPDATE`].
+#[derive(serde::Serialize)]
+struct Owned<'a>(
+    i64,
+    Option<i64>,
+    u32,
+    u32,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    u8,
+    Option<&'a str>,
+    Option<&'a str>,
+    Option<i64>,
+    &'a str,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    u32,
+    u32,
+    Option<&'a str>,
+    Option<i64>,
+);
+
+fn owned(row: &Message) -> Owned<'_> {
+    let moment = |at: Option<UnixMs>| at.map(|at| at.0);
+    Owned(
+        row.id.0,
+        moment(row.next_poll_at),
+        row.reader_count,
+        row.call_count,
+        moment(row.last_polled_at),
+        moment(row.last_complete_at),
+        moment(row.answered_at),
+        u8::from(row.blocked),
+        row.send_status.as_ref().map(SendStatus::as_str),
+        row.last_error.as_ref().map(ErrorCode::as_str),
+        moment(row.last_error_at),
+        row.state.as_str(),
+        moment(row.finished_at),
+        moment(row.admitted_at),
+        moment(row.last_chance_at),
+        row.failed_walks,
+        row.failed_calls,
+        row.doubt.as_ref().map(|Doubt { code, .. }| code.as_str()),
+        row.doubt.as_ref().map(|doubt| doubt.at.0),
+    )
 }

@@ -1,237 +1,245 @@
-//! A row of `messages` as a [`Message`]: cell by cell and suspiciously, since other processes write that table.
+//! Rows as they come from SQLite, cell by cell and suspiciously, since other processes write the tables.
+//!
+//! A statement that reads many rows gives them as one JSON text: a row that sqlx hands over costs a duplicate of each value
+//! and, mostly, a wake-up of the waiting thread, more than all that SQLite does for it. [`text!`] and [`number!`] make a
+//! cell that JSON cannot hold, or that is larger than any should be, one of the wrong type: it costs its own row alone.
 
-use serde::Deserialize;
-use sqlx::sqlite::{Sqlite, SqliteRow};
-use sqlx::{Decode, Row, TypeInfo, ValueRef};
+use std::borrow::Cow;
+use std::fmt;
 
-use crate::receipt::{Chat, LaneId, Message, MessageId, MessageKey, SendStatus, State, UnixMs};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use sqlx::sqlite::{Sqlite, SqliteArguments};
+use sqlx::{Row as _, SqliteExecutor, ValueRef as _};
 
-/// A cell that a feeder may have written, as long as it may be: one that went round the checks can hold a gigabyte, and
-/// nothing of it is loaded. What is too long is a BLOB here, which no column may be. Of text `octet_length` asks the record's
-/// head alone; a number has few digits (and `typeof` to find the numbers costs more than to count those).
-macro_rules! bounded {
+use super::error::failure;
+use crate::receipt::{
+    Chat, Doubt, LaneId, Message, MessageId, MessageKey, SendStatus, State, UnixMs,
+};
+use crate::store::{Result, StoreError};
+
+/// A cell of text that somebody else may have written: a BLOB, which is greater than any text, and text of more than 4 KiB
+/// come as a number. Of text `octet_length` asks the record's head alone, so that nothing large is loaded.
+macro_rules! text {
     ($cell:literal) => {
-        concat!("iif(octet_length(", $cell, ") > 4096, x'', ", $cell, ")")
+        concat!(
+            "iif(",
+            $cell,
+            " >= x'' OR octet_length(",
+            $cell,
+            ") > 4096, 0, ",
+            $cell,
+            ")"
+        )
     };
 }
-pub(super) use bounded;
+pub(super) use text;
 
-/// A list of cells, each under a name that is no column's: ORDER BY shall mean the column and its index.
-macro_rules! cells {
-    ($($cell:literal),+) => {
-        /// The cells that [`decode`] reads, in its order.
-        macro_rules! columns {
-            () => {
-                concat!("id AS c_id" $(, ", ", $crate::store::sqlite::rows::bounded!($cell), " AS c_", $cell)+)
-            };
+/// A cell that holds a whole number: text, BLOBs and infinite numbers come as text.
+macro_rules! number {
+    ($cell:literal) => {
+        concat!(
+            "iif(",
+            $cell,
+            " BETWEEN -9223372036854775808 AND 9223372036854775807, ",
+            $cell,
+            ", iif(",
+            $cell,
+            " IS NULL, NULL, ''))"
+        )
+    };
+}
+pub(super) use number;
+
+/// The cells of a row of `messages AS m` as a JSON array, in the order in which [`Cells::message`] takes them.
+macro_rules! message {
+    () => {
+        $crate::store::sqlite::rows::message!(
+            text "process_query_key", text "account", text "corp_id", text "lane_corp", text "robot_code",
+            text "open_conversation_id", text "chat", number "expected_readers", number "sent_at",
+            number "inserted_at", number "retried_at", text "state", number "next_poll_at",
+            number "admitted_at", number "last_polled_at", number "last_complete_at", number "answered_at",
+            number "reader_count", number "blocked", text "last_error", number "last_error_at",
+            number "failed_walks", number "failed_calls", text "doubt", number "doubt_at", text "send_status",
+            number "call_count", number "last_chance_at", number "finished_at"
+        )
+    };
+    ($($kind:ident $column:literal),+) => {
+        concat!("json_array(m.id" $(, ", ", $crate::store::sqlite::rows::message!(@$kind $column))+, ")")
+    };
+    (@text $column:literal) => {
+        concat!(
+            "iif(m.", $column, " >= x'' OR octet_length(m.", $column, ") > 4096, 0, m.", $column, ")"
+        )
+    };
+    (@number $column:literal) => {
+        concat!(
+            "iif(m.", $column, " BETWEEN -9223372036854775808 AND 9223372036854775807, m.", $column,
+            ", iif(m.", $column, " IS NULL, NULL, ''))"
+        )
+    };
+}
+pub(super) use message;
+
+/// A SELECT that gives many rows of `messages AS m` as one text; what follows the columns is given, for `concat!`.
+macro_rules! select_messages {
+    ($($tail:tt)+) => {
+        concat!(
+            "SELECT json_group_array(",
+            $crate::store::sqlite::rows::message!(),
+            ")",
+            $($tail)+
+        )
+    };
+}
+pub(super) use select_messages;
+
+/// A statement with what is bound to it.
+pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+/// Reads the rows of a statement whose one row holds them all as a JSON array of arrays.
+pub(super) async fn read<T>(
+    source: impl SqliteExecutor<'_>,
+    query: Query<'_>,
+    mut decode: impl FnMut(&mut Cells<'_>) -> T,
+) -> Result<Vec<T>> {
+    let found = query.fetch_all(source).await.map_err(failure)?;
+    let Some(row) = found.first() else {
+        return Ok(Vec::new());
+    };
+    let value = row.try_get_raw(0).map_err(failure)?;
+    if value.is_null() {
+        return Ok(Vec::new());
+    }
+    let bytes = <&[u8] as sqlx::Decode<'_, Sqlite>>::decode(value)
+        .map_err(|error| StoreError::Other(sqlx::Error::Decode(error)))?;
+    let text = marked(bytes);
+    let rows: Vec<Vec<Cell<'_>>> = serde_json::from_str(&text)
+        .map_err(|error| StoreError::Other(sqlx::Error::Decode(Box::new(error))))?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            decode(&mut Cells {
+                cells: row.into_iter(),
+                invalid: None,
+            })
+        })
+        .collect())
+}
+
+/// Stands for bytes that are no UTF-8. It is no character, so that no text of anybody's holds it.
+const NO_TEXT: char = '\u{fdd0}';
+
+/// The text, with [`NO_TEXT`] in place of what is no UTF-8.
+fn marked(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::with_capacity(bytes.len() + 8);
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            text.push(NO_TEXT);
         }
-        /// Their names in a SELECT from [`columns!`].
-        macro_rules! column_names {
-            () => {
-                concat!("c_id" $(, ", c_", $cell)+)
-            };
+    }
+    Cow::Owned(text)
+}
+
+/// A cell of a row.
+#[derive(Debug)]
+enum Cell<'a> {
+    Null,
+    Number(i64),
+    Text(Cow<'a, str>),
+    /// Of no use to anybody: a number with a fraction, text that is none.
+    Other,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Cell<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct OneCell;
+        impl<'de> Visitor<'de> for OneCell {
+            type Value = Cell<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a cell")
+            }
+
+            fn visit_unit<E>(self) -> std::result::Result<Self::Value, E> {
+                Ok(Cell::Null)
+            }
+
+            fn visit_i64<E>(self, number: i64) -> std::result::Result<Self::Value, E> {
+                Ok(Cell::Number(number))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> std::result::Result<Self::Value, E> {
+                Ok(i64::try_from(number).map_or(Cell::Other, Cell::Number))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> std::result::Result<Self::Value, E> {
+                Ok(Cell::Other)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> std::result::Result<Self::Value, E> {
+                Ok(Cell::Other)
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> std::result::Result<Self::Value, E> {
+                Ok(as_text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> std::result::Result<Self::Value, E> {
+                Ok(as_text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut cells: A,
+            ) -> std::result::Result<Self::Value, A::Error> {
+                while cells.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Cell::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut cells: A,
+            ) -> std::result::Result<Self::Value, A::Error> {
+                while cells.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Cell::Other)
+            }
         }
-    };
-}
-
-cells!(
-    "process_query_key",
-    "account",
-    "corp_id",
-    "robot_code",
-    "open_conversation_id",
-    "chat",
-    "expected_readers",
-    "sent_at",
-    "inserted_at",
-    "retried_at",
-    "state",
-    "next_poll_at",
-    "admitted_at",
-    "last_polled_at",
-    "last_complete_at",
-    "answered_at",
-    "reader_count",
-    "blocked",
-    "last_error",
-    "last_error_at",
-    "send_status",
-    "call_count",
-    "last_chance_at",
-    "finished_at"
-);
-pub(super) use {column_names, columns};
-
-/// A decoded row, and the first column that could not be read, if any; what could not be read is then a default.
-pub(super) struct Decoded {
-    pub(super) message: Message,
-    pub(super) invalid: Option<&'static str>,
-}
-
-/// The cells of [`columns!`] in its order, of the right types.
-#[derive(Deserialize)]
-pub(super) struct Raw<'a> {
-    id: i64,
-    process_query_key: &'a str,
-    account: &'a str,
-    corp_id: Option<&'a str>,
-    robot_code: Option<&'a str>,
-    open_conversation_id: Option<&'a str>,
-    chat: &'a str,
-    expected_readers: Option<i64>,
-    sent_at: i64,
-    inserted_at: i64,
-    retried_at: Option<i64>,
-    state: &'a str,
-    next_poll_at: Option<i64>,
-    admitted_at: Option<i64>,
-    last_polled_at: Option<i64>,
-    last_complete_at: Option<i64>,
-    answered_at: Option<i64>,
-    reader_count: i64,
-    blocked: i64,
-    last_error: Option<&'a str>,
-    last_error_at: Option<i64>,
-    send_status: Option<&'a str>,
-    call_count: i64,
-    last_chance_at: Option<i64>,
-    finished_at: Option<i64>,
-}
-
-/// Reads a row of [`columns!`].
-pub(super) fn decode(row: &SqliteRow) -> Decoded {
-    let mut cells = Cells::new(row);
-    let raw = Raw {
-        id: cells.required_number("id"),
-        process_query_key: cells.required_text("process_query_key"),
-        account: cells.required_text("account"),
-        corp_id: cells.text("corp_id"),
-        robot_code: cells.text("robot_code"),
-        open_conversation_id: cells.text("open_conversation_id"),
-        chat: cells.required_text("chat"),
-        expected_readers: cells.number("expected_readers"),
-        sent_at: cells.required_number("sent_at"),
-        inserted_at: cells.required_number("inserted_at"),
-        retried_at: cells.number("retried_at"),
-        state: cells.required_text("state"),
-        next_poll_at: cells.number("next_poll_at"),
-        admitted_at: cells.number("admitted_at"),
-        last_polled_at: cells.number("last_polled_at"),
-        last_complete_at: cells.number("last_complete_at"),
-        answered_at: cells.number("answered_at"),
-        reader_count: cells.required_number("reader_count"),
-        blocked: cells.required_number("blocked"),
-        last_error: cells.text("last_error"),
-        last_error_at: cells.number("last_error_at"),
-        send_status: cells.text("send_status"),
-        call_count: cells.required_number("call_count"),
-        last_chance_at: cells.number("last_chance_at"),
-        finished_at: cells.number("finished_at"),
-    };
-    let decoded = raw.decoded();
-    Decoded {
-        // A cell of the wrong type reads as a default, which need not pass either: the type is what is wrong.
-        invalid: cells.invalid.or(decoded.invalid),
-        ..decoded
+        deserializer.deserialize_any(OneCell)
     }
 }
 
-impl Raw<'_> {
-    /// The message, and the first column whose value is none.
-    pub(super) fn decoded(self) -> Decoded {
-        let chat = Chat::parse(self.chat);
-        let state = State::parse(self.state);
-        // Whatever its state: such a row can't be written back as it is.
-        let unscheduled = self.admitted_at.is_some() && self.next_poll_at.is_none();
-        let wrong = [
-            ("process_query_key", !is_key(self.process_query_key)),
-            ("account", self.account.is_empty()),
-            ("corp_id", self.corp_id == Some("")),
-            ("robot_code", self.robot_code == Some("")),
-            (
-                "open_conversation_id",
-                self.open_conversation_id == Some(""),
-            ),
-            ("chat", chat.is_none()),
-            (
-                "expected_readers",
-                self.expected_readers.is_some_and(|n| n < 1),
-            ),
-            ("state", state.is_none()),
-            ("next_poll_at", unscheduled),
-        ];
-        let sent_at = UnixMs(self.sent_at.min(self.inserted_at));
-        let moment = |at: Option<i64>| at.map(UnixMs);
-        let message = Message {
-            id: MessageId(self.id),
-            key: MessageKey::from(self.process_query_key),
-            lane: LaneId {
-                account: self.account.into(),
-                corp: self.corp_id.map(Into::into),
-            },
-            robot_code: self.robot_code.map(Into::into),
-            conversation: self.open_conversation_id.map(Into::into),
-            chat: chat.unwrap_or(Chat::Private),
-            expected_readers: self.expected_readers.map(clamp),
-            sent_at,
-            lives_from: moment(self.retried_at).map_or(sent_at, |retried| retried.max(sent_at)),
-            state: state.unwrap_or(State::Failed),
-            next_poll_at: moment(self.next_poll_at),
-            admitted_at: moment(self.admitted_at),
-            last_polled_at: moment(self.last_polled_at),
-            last_complete_at: moment(self.last_complete_at),
-            answered_at: moment(self.answered_at),
-            reader_count: clamp(self.reader_count),
-            blocked: self.blocked != 0,
-            last_error: self.last_error.map(Into::into),
-            last_error_at: moment(self.last_error_at),
-            send_status: self.send_status.map(SendStatus::parse),
-            call_count: clamp(self.call_count),
-            last_chance_at: moment(self.last_chance_at),
-            finished_at: moment(self.finished_at),
-        };
-        let invalid = wrong.iter().find(|(_, wrong)| *wrong);
-        Decoded {
-            message,
-            invalid: invalid.map(|(column, _)| *column),
-        }
+fn as_text(text: Cow<'_, str>) -> Cell<'_> {
+    if text.contains(NO_TEXT) {
+        Cell::Other
+    } else {
+        Cell::Text(text)
     }
 }
 
-/// What the schema's CHECK says of a key, for rows that went round it.
-fn is_key(text: &str) -> bool {
-    (1..=512).contains(&text.len()) && text.bytes().all(|byte| (b'!'..=b'~').contains(&byte))
-}
-
-fn clamp(number: i64) -> u32 {
-    u32::try_from(number.max(0)).unwrap_or(u32::MAX)
-}
-
-/// The cells of a row, taken in order. sqlx would read NULL as 0 or "", and a BLOB as text: here a cell is what its
-/// storage class says, or it is refused.
+/// The cells of a row, taken in order: each is of the type that is asked for, or it is refused.
 pub(super) struct Cells<'r> {
-    row: &'r SqliteRow,
-    next: usize,
+    cells: std::vec::IntoIter<Cell<'r>>,
     /// The first column refused.
     pub(super) invalid: Option<&'static str>,
 }
 
 impl<'r> Cells<'r> {
-    pub(super) fn new(row: &'r SqliteRow) -> Self {
-        Self {
-            row,
-            next: 0,
-            invalid: None,
-        }
-    }
-
     fn refuse(&mut self, column: &'static str) {
         self.invalid.get_or_insert(column);
     }
 
     /// A number or NULL.
     pub(super) fn number(&mut self, column: &'static str) -> Option<i64> {
-        self.cell(column, "INTEGER", |value| i64::decode(value).ok())
+        match self.cells.next() {
+            Some(Cell::Number(number)) => return Some(number),
+            Some(Cell::Null) => {}
+            _ => self.refuse(column),
+        }
+        None
     }
 
     /// A number.
@@ -243,18 +251,28 @@ impl<'r> Cells<'r> {
         number.unwrap_or_default()
     }
 
+    /// A number of things.
+    pub(super) fn count(&mut self, column: &'static str) -> u64 {
+        u64::try_from(self.required_number(column)).unwrap_or(0)
+    }
+
     /// A time or NULL.
     pub(super) fn moment(&mut self, column: &'static str) -> Option<UnixMs> {
         self.number(column).map(UnixMs)
     }
 
     /// Text or NULL.
-    pub(super) fn text(&mut self, column: &'static str) -> Option<&'r str> {
-        self.cell(column, "TEXT", |value| <&str>::decode(value).ok())
+    pub(super) fn text(&mut self, column: &'static str) -> Option<Cow<'r, str>> {
+        match self.cells.next() {
+            Some(Cell::Text(text)) => return Some(text),
+            Some(Cell::Null) => {}
+            _ => self.refuse(column),
+        }
+        None
     }
 
     /// Text.
-    pub(super) fn required_text(&mut self, column: &'static str) -> &'r str {
+    pub(super) fn required_text(&mut self, column: &'static str) -> Cow<'r, str> {
         let text = self.text(column);
         if text.is_none() {
             self.refuse(column);
@@ -262,23 +280,111 @@ impl<'r> Cells<'r> {
         text.unwrap_or_default()
     }
 
-    fn cell<T>(
-        &mut self,
-        column: &'static str,
-        class: &str,
-        read: impl FnOnce(<Sqlite as sqlx::Database>::ValueRef<'r>) -> Option<T>,
-    ) -> Option<T> {
-        let index = self.next;
-        self.next += 1;
-        let value = self.row.try_get_raw(index).ok();
-        let cell = match value {
-            Some(value) if value.is_null() => return None,
-            Some(value) if value.type_info().name() == class => read(value),
-            _ => None,
-        };
-        if cell.is_none() {
-            self.refuse(column);
+    /// The lane in the next two cells; where it cannot be read, a column is refused.
+    pub(super) fn lane(&mut self) -> LaneId {
+        let account = self.required_text("account");
+        let corp = self.text("corp_id").filter(|corp| !corp.is_empty());
+        if account.is_empty() {
+            self.refuse("account");
         }
-        cell
+        LaneId {
+            account: (*account).into(),
+            corp: corp.map(|corp| (*corp).into()),
+        }
     }
+
+    /// What was read, unless something of it was refused.
+    pub(super) fn valid<T>(&self, read: T) -> Option<T> {
+        self.invalid.is_none().then_some(read)
+    }
+
+    /// The message in the cells of [`message!`]. What cannot be read is a default, and refused.
+    pub(super) fn message(&mut self) -> Message {
+        let id = MessageId(self.required_number("id"));
+        let key = self.required_text("process_query_key");
+        let account = self.required_text("account");
+        let fed_corp = self.text("corp_id");
+        let lane_corp = self.text("lane_corp");
+        let robot_code = self.text("robot_code");
+        let conversation = self.text("open_conversation_id");
+        let chat = Chat::parse(&self.required_text("chat"));
+        let expected_readers = self.number("expected_readers");
+        let sent_at = UnixMs(self.required_number("sent_at"));
+        let sent_at = sent_at.min(UnixMs(self.required_number("inserted_at")));
+        let lives_from = self
+            .moment("retried_at")
+            .map_or(sent_at, |retried| retried.max(sent_at));
+        let state = State::parse(&self.required_text("state"));
+        let next_poll_at = self.moment("next_poll_at");
+        let admitted_at = self.moment("admitted_at");
+        for (column, wrong) in [
+            ("process_query_key", !is_key(&key)),
+            ("account", account.is_empty()),
+            ("corp_id", fed_corp.as_deref() == Some("")),
+            ("robot_code", robot_code.as_deref() == Some("")),
+            ("open_conversation_id", conversation.as_deref() == Some("")),
+            ("chat", chat.is_none()),
+            ("expected_readers", expected_readers.is_some_and(|n| n < 1)),
+            ("state", state.is_none()),
+            // Whatever its state: such a row can't be written back as it is.
+            (
+                "next_poll_at",
+                admitted_at.is_some() && next_poll_at.is_none(),
+            ),
+        ] {
+            if wrong {
+                self.refuse(column);
+            }
+        }
+        let corp = lane_corp.or(fed_corp).filter(|corp| !corp.is_empty());
+        Message {
+            id,
+            key: MessageKey::from(&*key),
+            lane: LaneId {
+                account: (*account).into(),
+                corp: corp.map(|corp| (*corp).into()),
+            },
+            robot_code: robot_code.map(|text| (*text).into()),
+            conversation: conversation.map(|text| (*text).into()),
+            chat: chat.unwrap_or(Chat::Private),
+            expected_readers: expected_readers.map(clamp),
+            sent_at,
+            lives_from,
+            state: state.unwrap_or(State::Failed),
+            next_poll_at,
+            admitted_at,
+            last_polled_at: self.moment("last_polled_at"),
+            last_complete_at: self.moment("last_complete_at"),
+            answered_at: self.moment("answered_at"),
+            reader_count: clamp(self.required_number("reader_count")),
+            blocked: self.required_number("blocked") != 0,
+            last_error: self.text("last_error").map(|text| (*text).into()),
+            last_error_at: self.moment("last_error_at"),
+            failed_walks: clamp(self.required_number("failed_walks")),
+            failed_calls: clamp(self.required_number("failed_calls")),
+            doubt: {
+                let code = self.text("doubt");
+                let at = self.moment("doubt_at");
+                code.zip(at).map(|(code, at)| Doubt {
+                    code: (*code).into(),
+                    at,
+                })
+            },
+            send_status: self
+                .text("send_status")
+                .map(|text| SendStatus::parse(&text)),
+            call_count: clamp(self.required_number("call_count")),
+            last_chance_at: self.moment("last_chance_at"),
+            finished_at: self.moment("finished_at"),
+        }
+    }
+}
+
+/// What the schema's CHECK says of a key, for rows that went round it.
+fn is_key(text: &str) -> bool {
+    (1..=512).contains(&text.len()) && text.bytes().all(|byte| (b'!'..=b'~').contains(&byte))
+}
+
+fn clamp(number: i64) -> u32 {
+    u32::try_from(number.max(0)).unwrap_or(u32::MAX)
 }

@@ -14,6 +14,7 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::error::failure;
 use crate::store::{Result, StoreError};
 
 /// The beat beside inotify.
@@ -127,7 +128,7 @@ impl Wakeup {
         }
     }
 
-    /// See [`crate::store::Store::changed`].
+    /// See [`crate::store::Claims::changed`].
     pub(super) async fn changed(&self) -> Result<()> {
         let mut watch = self.watch.lock().await;
         let watch = &mut *watch;
@@ -190,9 +191,10 @@ impl Watch {
 async fn data_version(connection: &mut SqliteConnection) -> Result<i64> {
     let rows = sqlx::query("PRAGMA data_version")
         .fetch_all(connection)
-        .await?;
+        .await
+        .map_err(failure)?;
     match rows.first() {
-        Some(row) => Ok(row.try_get(0)?),
+        Some(row) => row.try_get(0).map_err(failure),
         None => Err(StoreError::Other(sqlx::Error::RowNotFound)),
     }
 }

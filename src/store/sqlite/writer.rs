@@ -6,6 +6,7 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use super::error::failure;
 use super::open::Connector;
 use crate::store::{Result, StoreError};
 
@@ -56,8 +57,8 @@ impl Writer {
             Some(connection) => connection,
             None => self.connector.connect().await?,
         };
-        // Deferred, it would fail at its first write whenever another process committed in between. In so many words
-        // and not by sqlx's `begin_with`, whose book-keeping is what goes wrong after a failure.
+        // Deferred, it would fail at its first write whenever another process committed in between. By a
+        // statement and not by sqlx's `begin_with`, whose book-keeping is what goes wrong after a failure.
         match sqlx::query("BEGIN IMMEDIATE")
             .execute(&mut connection)
             .await
@@ -68,7 +69,7 @@ impl Writer {
                 began: Instant::now(),
             }),
             Err(error) => {
-                let error = StoreError::from(error);
+                let error = failure(error);
                 if matches!(error, StoreError::Busy) {
                     idle.connection = Some(connection);
                 }
@@ -117,7 +118,7 @@ impl Transaction<'_> {
         let committed = sqlx::query("COMMIT").execute(&mut self.connection).await;
         let held = self.began.elapsed();
         self.idle.rests_until = Instant::now() + held.clamp(SHORTEST_REST, LONGEST_REST);
-        committed?;
+        committed.map_err(failure)?;
         self.idle.connection = Some(self.connection);
         Ok(())
     }
@@ -127,7 +128,7 @@ impl Transaction<'_> {
 mod tests {
     use super::super::testing;
     use super::*;
-    use crate::store::Store as _;
+    use crate::store::Commands as _;
 
     /// After one SQLITE_FULL inside a transaction the connection was wedged: every later transaction failed.
     #[tokio::test]

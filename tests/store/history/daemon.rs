@@ -9,11 +9,14 @@ use proptest_state_machine::StateMachineTest;
 use receiptd::cadence::{Policy, Rules};
 use receiptd::receipt::{
     Chat, ErrorCode, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus,
-    UnixMs, UserId, WalkEnd, settle,
+    UnixMs, UserId, WalkEnd,
 };
-use receiptd::store::{CallCount, Found, NewMessage, Selection, Store, Writes};
+use receiptd::store::{
+    CallCount, DueQuery, Found, NewMessage, Placement, Selection, Unplace, Wanted, Writes,
+};
+use receiptd::store::{Claims as _, Commands as _, Results as _};
 
-use super::super::{Backend, arrivals, lane, polled};
+use super::super::{Backend, decided, lane, new_rows, polled, pruned, try_commit};
 use super::rules::{self, Calls, Tables};
 use super::steps::{ACCOUNTS, Drop, End, KEYS, Meanwhile, Step, Walk, World};
 
@@ -21,17 +24,18 @@ use super::steps::{ACCOUNTS, Drop, End, KEYS, Meanwhile, Step, Walk, World};
 /// while its dead key still answers; a clock set back by days costs as many again, and never hundreds.
 const MOST_POLLS: usize = 150;
 
-static RULES: LazyLock<Rules> = LazyLock::new(Rules::default);
-static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy::prior(&RULES));
-
-fn schedule() -> Schedule<'static> {
+static SCHEDULE: LazyLock<Schedule> = LazyLock::new(|| {
+    let rules = Rules::default();
     Schedule {
-        rules: &RULES,
-        policy: &POLICY,
-        lifetime: RULES.key_lifetime,
-        spread: Duration::ZERO,
+        policy: Policy::prior(&rules),
+        lifetime: rules.key_lifetime,
+        last_chances_until: None,
+        rules,
     }
-}
+});
+
+/// What a row waits for that no lane serves.
+pub(super) const UNKNOWN: &str = "account.unknown";
 
 /// A history on one backend.
 pub(super) struct History<B>(PhantomData<B>);
@@ -132,7 +136,7 @@ impl<B: Backend> Daemon<B> {
         match step {
             Step::Read { .. } | Step::Pass(_) => {}
             Step::SetBack(_) => {
-                let latest = now + RULES.max_interval;
+                let latest = now + SCHEDULE.rules.max_interval;
                 let pulled = self.wait(self.store().pull_forward(latest, 100)).unwrap();
                 let before = self.look();
                 rules::pulled(&before, &self.tables, latest, pulled);
@@ -159,14 +163,16 @@ impl<B: Backend> Daemon<B> {
                 let before = self.look();
                 rules::inserted(&before, &self.tables, &new, added.unwrap());
             }
-            Step::Admit { limit } => self.admit(limit, now),
-            Step::Claim { account, limit } => {
+            Step::Place { limit, some_wait } => self.place(limit, some_wait, now),
+            Step::Claim {
+                account,
+                failing,
+                limit,
+            } => {
                 let ids = self.ids();
-                let lane = lane(account);
-                let due = self.store().due(&lane, now, now, &ids, limit);
-                let due = self.wait(due).unwrap();
+                let due = self.due(account, failing, now, limit);
                 let before = self.look();
-                rules::claimed(&before, &due, account, now, &ids, limit);
+                rules::claimed(&before, &due, account, failing, now, &ids, limit);
                 rules::unchanged(&before, &self.tables);
                 self.in_flight
                     .extend(due.into_iter().map(|row| (row.id, row)));
@@ -212,30 +218,54 @@ impl<B: Backend> Daemon<B> {
                 let before = self.look();
                 rules::renamed(&before, &self.tables, key, to);
             }
+            Step::GiveTo { key, account } if self.is_pending(key) => {
+                self.wait(self.backend().give_to(key, account));
+                let before = self.look();
+                rules::given(&before, &self.tables, key, account);
+            }
             Step::Cancel { .. }
             | Step::Delete { .. }
             | Step::Rename { .. }
+            | Step::GiveTo { .. }
             | Step::Reschedule { .. } => {}
             Step::RetryKey { key } => self.retry(&Selection::Keys(vec![key.into()]), now, 9),
             Step::RetryState { state, limit } => {
                 self.retry(&Selection::InState(state, None), now, limit);
             }
-            Step::Prune { older_than, limit } => {
-                let limits = now - older_than;
-                let pruned = self
-                    .wait(self.store().prune(limits, None, limit))
-                    .unwrap()
-                    .pruned;
+            Step::Unplace {
+                account,
+                waiting,
+                limit,
+            } => {
+                let which = if waiting {
+                    Unplace::Waiting(account.into())
+                } else {
+                    Unplace::Lane(lane(account))
+                };
+                let ids = self.ids();
+                let unplaced = self.wait(self.store().unplace(&which, &ids, limit));
                 let before = self.look();
-                rules::pruned(&before, &self.tables, limits, limit, &pruned);
+                let unplaced = unplaced.unwrap();
+                rules::unplaced(
+                    &before,
+                    &self.tables,
+                    account,
+                    waiting,
+                    &ids,
+                    limit,
+                    unplaced,
+                );
             }
-            Step::NoteError { account } => {
-                let code = ErrorCode::from("account.unknown");
-                let lane = lane(account);
-                let noted = self.store().note_lane_error(&lane, &code, now, 100);
-                let noted = self.wait(noted).unwrap();
+            Step::Prune { older_than } => {
+                let limits = now - older_than;
+                let pruned = self.wait(pruned(self.store(), limits, None));
                 let before = self.look();
-                rules::noted(&before, &self.tables, account, &code, noted);
+                rules::pruned(&before, &self.tables, limits, &pruned);
+            }
+            Step::RemoveReader { key, user } => {
+                self.wait(self.backend().remove_reader(key, user));
+                let before = self.look();
+                rules::reader_removed(&before, &self.tables, key, user);
             }
         }
     }
@@ -251,6 +281,7 @@ impl<B: Backend> Daemon<B> {
             Meanwhile::Reschedules(seconds) => {
                 self.take(world, Step::Reschedule { key, seconds });
             }
+            Meanwhile::GivesTo(account) => self.take(world, Step::GiveTo { key, account }),
             Meanwhile::Retries => {
                 self.take(world, Step::Cancel { key });
                 self.take(world, Step::RetryKey { key });
@@ -258,19 +289,38 @@ impl<B: Backend> Daemon<B> {
         }
     }
 
-    fn admit(&mut self, limit: usize, now: UnixMs) {
-        let ids = self.ids();
-        self.wait(async {
-            let arrived = arrivals(self.store(), &ids, limit, now).await;
-            assert!(arrived.len() <= limit);
-            let placed: Vec<Message> = arrived
-                .iter()
-                .map(|row| schedule().admit(row, now))
-                .collect();
-            self.store().admit(&placed).await.unwrap();
+    fn place(&mut self, limit: usize, some_wait: bool, now: UnixMs) {
+        let waits = |place: usize| some_wait && place % 2 == 1;
+        let placed: Vec<Placement> = self.wait(async {
+            let rows = new_rows(self.store(), limit).await;
+            let place = |(place, row): (usize, &Message)| Placement {
+                message: SCHEDULE.place(row, now),
+                waits_for: waits(place).then(|| ErrorCode::from(UNKNOWN)),
+            };
+            let places: Vec<Placement> = rows.iter().enumerate().map(place).collect();
+            self.store().place(&places).await.unwrap();
+            places
         });
         let before = self.look();
-        rules::admitted(&before, &self.tables, &schedule(), &ids, limit, now);
+        rules::placed(&before, &self.tables, &SCHEDULE, &placed, limit, now);
+    }
+
+    fn due(&self, account: &str, failing: bool, now: UnixMs, limit: usize) -> Vec<Message> {
+        let ids = self.ids();
+        let lane = lane(account);
+        let query = DueQuery {
+            lanes: std::slice::from_ref(&lane),
+            wanted: if failing {
+                Wanted::Failing
+            } else {
+                Wanted::Sound
+            },
+            now,
+            last_chances_until: now,
+            without: &ids,
+            per_lane: limit,
+        };
+        self.wait(self.store().due(&query)).unwrap()
     }
 
     fn retry(&mut self, which: &Selection, now: UnixMs, limit: usize) {
@@ -296,7 +346,7 @@ impl<B: Backend> Daemon<B> {
 
     fn commit(&mut self, outcomes: &[Outcome], drop: Option<Drop>) {
         let (polls, at_once) = drop.map_or((usize::MAX, false), |drop| (drop.after, drop.at_once));
-        let commit = self.store().commit(outcomes, decide);
+        let commit = try_commit(self.store(), outcomes, decide);
         let done = self.wait(polled(commit, polls, at_once));
         let done = done.transpose().unwrap().is_some();
         let crashed = !done && drop.is_some_and(|drop| drop.crash);
@@ -304,7 +354,7 @@ impl<B: Backend> Daemon<B> {
             self.crash();
         } else if !done {
             // As the trait asks: the same again, alone, until it succeeds.
-            let again = self.store().commit(outcomes, decide);
+            let again = try_commit(self.store(), outcomes, decide);
             self.wait(again).unwrap();
         }
         for outcome in outcomes {
@@ -318,7 +368,7 @@ impl<B: Backend> Daemon<B> {
         if crashed && rules::same(&before, &self.tables) {
             return;
         }
-        rules::committed(&before, &self.tables, outcomes, &schedule());
+        rules::committed(&before, &self.tables, outcomes, &SCHEDULE);
         rules::count(&mut self.calls, outcomes);
     }
 
@@ -329,30 +379,37 @@ impl<B: Backend> Daemon<B> {
         self.backend = Some(self.wait(backend.crash()));
     }
 
-    /// Admits, claims and walks with an endpoint that answers, until nothing is pending.
+    /// Places, claims and walks with an endpoint that answers, until nothing is pending.
     fn drive_to_the_end(&mut self, world: &mut World) {
         let bound = MOST_POLLS * self.tables.rows.len();
+        for account in ACCOUNTS {
+            let which = Unplace::Waiting(account.into());
+            self.wait(self.store().unplace(&which, &[], 100)).unwrap();
+        }
+        self.look();
         for _ in 0..=bound {
             if KEYS.iter().all(|key| !self.is_pending(key)) {
                 return;
             }
-            self.admit(100, world.now);
+            self.place(100, false, world.now);
             let lanes = self.wait(self.store().lanes(&self.ids())).unwrap();
             let claimed = self.in_flight.values().next().cloned();
             let row = claimed.or_else(|| {
-                let next = lanes.iter().map(|due| due.next_poll_at).min()?;
-                world.now = world.now.max(next);
-                ACCOUNTS.iter().find_map(|account| {
-                    let lane = lane(account);
-                    let due = self.store().due(&lane, world.now, world.now, &[], 1);
-                    self.wait(due).unwrap().pop()
-                })
+                let moments = lanes.iter().flat_map(|due| [due.sound_at, due.failing_at]);
+                world.now = world.now.max(moments.flatten().min()?);
+                let kinds = ACCOUNTS
+                    .iter()
+                    .flat_map(|account| [(account, false), (account, true)]);
+                let mut due = kinds.filter_map(|(account, failing)| {
+                    self.due(account, failing, world.now, 1).pop()
+                });
+                due.next()
             });
             let Some(row) = row else {
                 panic!("a pending row is in no lane: {:#?}", self.tables.rows);
             };
-            let outcome = if world.now >= schedule().end_of_life(&row) {
-                Outcome::without_call(row.claim(), world.now, WalkEnd::Aged)
+            let outcome = if world.now >= SCHEDULE.end_of_life(&row) {
+                Outcome::without_call(row.claim(), world.now, WalkEnd::TooOld)
             } else {
                 let all = Walk {
                     claim: 0,
@@ -361,6 +418,7 @@ impl<B: Backend> Daemon<B> {
                     sees: usize::MAX,
                     calls: 1,
                     throttled: 0,
+                    failed_calls: 0,
                 };
                 outcome(&row, &all, world)
             };
@@ -384,6 +442,7 @@ fn outcome(row: &Message, walk: &Walk, world: &World) -> Outcome {
         ended_at: world.now + Duration::from_millis(3),
         calls: walk.calls,
         throttled: walk.throttled,
+        failed_calls: walk.failed_calls,
         readers: readers
             .map(|user| SeenReader {
                 user_id: UserId::from(*user),
@@ -393,7 +452,8 @@ fn outcome(row: &Message, walk: &Walk, world: &World) -> Outcome {
         send_status: walk.status.map(SendStatus::parse),
         end: match walk.end {
             End::Complete => WalkEnd::Complete,
-            End::Cut => WalkEnd::Cut(code("http.timeout")),
+            End::Failed => WalkEnd::Failed(code("http.timeout")),
+            End::Cut => WalkEnd::Cut(code("pages.nothingNew")),
             End::NotGeneratedOrExpired => {
                 WalkEnd::NotGeneratedOrExpired(code("processQueryKey.expireTime"))
             }
@@ -406,13 +466,10 @@ fn outcome(row: &Message, walk: &Walk, world: &World) -> Outcome {
 }
 
 /// Settles and counts as the reconciler does.
-fn decide(found: &[Found<'_>]) -> Writes {
-    let messages = found.iter().filter_map(|found| {
-        let new = u32::try_from(found.new_readers.len()).unwrap();
-        Some(settle(found.row.as_ref()?, found.outcome, new, &schedule()))
-    });
-    let outcomes = found.iter().map(|found| found.outcome);
-    let called = outcomes.filter(|outcome| outcome.calls > 0 || outcome.throttled > 0);
+fn decide(outcomes: &[Outcome], found: &[Found]) -> Writes {
+    let called = outcomes
+        .iter()
+        .filter(|outcome| outcome.calls > 0 || outcome.throttled > 0);
     let calls = called.map(|outcome| {
         let lane = outcome.claim.lane.clone();
         CallCount {
@@ -422,8 +479,7 @@ fn decide(found: &[Found<'_>]) -> Writes {
         }
     });
     Writes {
-        messages: messages.collect(),
+        messages: decided(outcomes, found, &SCHEDULE),
         calls: calls.collect(),
-        habits: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! steps    what may happen, and what is true outside (who has read what, and what time it is)
-//! daemon   does it: admits, claims, walks, commits, crashes
+//! daemon   does it: places, claims, walks, commits, crashes
 //! rules    compares the tables before and after a step: the promises
 //! ```
 //! A run prints its seed. `PROPTEST_RNG_SEED=...` repeats it, `PROPTEST_CASES=5000` goes through more histories.
@@ -18,7 +18,6 @@ use std::time::Duration;
 use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine as _, StateMachineTest as _};
 
-use super::model::ModelBackend;
 use super::sqlite::SqliteBackend;
 use super::{Backend, T0};
 use daemon::History;
@@ -60,11 +59,6 @@ fn run<B: Backend + 'static>(cases: u32) {
 }
 
 #[test]
-fn the_promises_hold_in_any_history_in_memory() {
-    run::<ModelBackend>(256);
-}
-
-#[test]
 fn the_promises_hold_in_any_history_in_sqlite() {
     run::<SqliteBackend>(48);
 }
@@ -83,7 +77,10 @@ fn histories_that_failed_once() {
         // A message of the future, as its clock then said, was called at the shortest interval for two days.
         vec![
             insert(Some(1)),
-            Step::Admit { limit: 1 },
+            Step::Place {
+                limit: 1,
+                some_wait: false,
+            },
             Step::SetBack(Duration::from_secs(2 * 86_400)),
         ],
         // A key that came back had readers, and a count of nought.
@@ -94,9 +91,13 @@ fn histories_that_failed_once() {
                 user: "u0",
             },
             Step::Pass(Duration::from_secs(3_600)),
-            Step::Admit { limit: 1 },
+            Step::Place {
+                limit: 1,
+                some_wait: false,
+            },
             Step::Claim {
                 account: ACCOUNTS[0],
+                failing: false,
                 limit: 1,
             },
             Step::Commit {
@@ -107,6 +108,7 @@ fn histories_that_failed_once() {
                     sees: 1,
                     calls: 1,
                     throttled: 0,
+                    failed_calls: 0,
                 }],
                 meanwhile: None,
                 drop: None,
@@ -121,7 +123,6 @@ fn histories_that_failed_once() {
             truth: BTreeMap::new(),
         };
         let config = Config::default;
-        History::<ModelBackend>::test_sequential(config(), world(), steps.clone(), None);
         History::<SqliteBackend>::test_sequential(config(), world(), steps, None);
     }
 }

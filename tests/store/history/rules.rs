@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use receiptd::receipt::{
-    ErrorCode, LaneId, Message, MessageId, Outcome, Schedule, SendStatus, State, UnixMs, WalkEnd,
+    LaneId, Message, MessageId, Outcome, Schedule, SendStatus, State, UnixMs, WalkEnd,
 };
-use receiptd::store::{NewMessage, Pruned, Reader, Selection};
+use receiptd::store::{NewMessage, Placement, Pruned, Reader, Selection};
 
 /// Metered and throttled calls of a lane and month.
 pub(super) type Calls = BTreeMap<(LaneId, String), (u64, u64)>;
@@ -38,17 +38,15 @@ pub(super) fn always(tables: &Tables, calls: &Calls) {
     }
     for (key, row) in &tables.rows {
         assert_eq!(row.key.as_str(), key);
-        let admitted = row.admitted_at.is_some();
-        if admitted {
-            let recorded = tables.readers_of(key);
-            assert_eq!(
-                row.reader_count as usize, recorded,
-                "reader_count is the number of readers of {key}"
+        if let (State::Complete, Some(expected)) = (row.state, row.expected_readers) {
+            assert!(
+                row.reader_count >= expected,
+                "a message completes with all its readers: {row:?}"
             );
         }
         assert!(
-            !admitted || row.next_poll_at.is_some(),
-            "a message in the cadence has a next poll: {row:?}"
+            row.admitted_at.is_none() || row.next_poll_at.is_some(),
+            "a placed message has a next poll: {row:?}"
         );
         assert_eq!(
             row.state.is_final(),
@@ -126,35 +124,111 @@ pub(super) fn pulled(before: &Tables, after: &Tables, latest: UnixMs, pulled: u6
     assert_eq!(pulled, number_changed(before, after));
 }
 
-pub(super) fn admitted(
+pub(super) fn placed(
     before: &Tables,
     after: &Tables,
-    schedule: &Schedule<'_>,
-    in_flight: &[MessageId],
+    schedule: &Schedule,
+    places: &[Placement],
     limit: usize,
     now: UnixMs,
 ) {
     only_rows(before, after, |old, new| {
         assert!(
             old.state == State::Pending && old.admitted_at.is_none(),
-            "only a new row is admitted: {old:?}"
+            "only a new row is placed: {old:?}"
         );
         let not_before = old.next_poll_at.min(Some(schedule.end_of_life(old)));
         assert!(
             new.next_poll_at >= not_before,
             "not before what its feeder said: {new:?}"
         );
+        let place = places.iter().find(|place| place.message.id == old.id);
+        let waits_for = place.and_then(|place| place.waits_for.clone());
         let expected = Message {
-            reader_count: u32::try_from(before.readers_of(old.key.as_str())).unwrap(),
-            ..schedule.admit(old, now)
+            last_error_at: waits_for.as_ref().map_or(old.last_error_at, |_| Some(now)),
+            last_error: waits_for.or_else(|| old.last_error.clone()),
+            ..schedule.place(old, now)
         };
         assert_eq!(*new, expected);
     });
-    let new = before.rows.values().filter(|row| {
-        row.state == State::Pending && row.admitted_at.is_none() && !in_flight.contains(&row.id)
-    });
+    let new = before
+        .rows
+        .values()
+        .filter(|row| row.state == State::Pending && row.admitted_at.is_none());
     let expected = new.count().min(limit) as u64;
     assert_eq!(number_changed(before, after), expected, "new rows arrive");
+}
+
+/// A row that was never asked for again begins with its feeder's wish, and any other keeps its schedule.
+fn is_new_again(old: &Message, new: &Message) {
+    let has_schedule = old.last_polled_at.is_some() || old.lives_from > old.sent_at;
+    assert!(
+        !has_schedule || new.next_poll_at == old.next_poll_at,
+        "a schedule was lost: {new:?}"
+    );
+    let expected = Message {
+        lane: new.lane.clone(),
+        next_poll_at: new.next_poll_at,
+        admitted_at: None,
+        last_error: new.last_error.clone(),
+        last_error_at: new.last_error_at,
+        ..old.clone()
+    };
+    assert_eq!(*new, expected, "what is known of the key stays");
+    assert!(new.last_error.is_none() || new.last_error == old.last_error);
+}
+
+pub(super) fn unplaced(
+    before: &Tables,
+    after: &Tables,
+    account: &str,
+    waiting: bool,
+    in_flight: &[MessageId],
+    limit: usize,
+    unplaced: u64,
+) {
+    let meant = |row: &&Message| {
+        row.state == State::Pending
+            && row.admitted_at.is_some()
+            && row.lane.account.as_str() == account
+            && is_waiting(row) == waiting
+            && !in_flight.contains(&row.id)
+    };
+    only_rows(before, after, |old, new| {
+        assert!(meant(&old), "{old:?} was not meant");
+        is_new_again(old, new);
+    });
+    let expected = before.rows.values().filter(meant).count().min(limit) as u64;
+    assert_eq!(
+        (unplaced, number_changed(before, after)),
+        (expected, expected)
+    );
+}
+
+pub(super) fn given(before: &Tables, after: &Tables, key: &str, account: &str) {
+    only_rows(before, after, |old, new| {
+        assert_eq!(old.key.as_str(), key);
+        assert_eq!(new.lane.account.as_str(), account);
+        if old.admitted_at.is_some() {
+            is_new_again(old, new);
+        }
+    });
+}
+
+/// Whether a placed row waits for the configuration. In these histories nothing else leaves that error, and a row that
+/// was claimed is in a lane.
+fn is_waiting(row: &Message) -> bool {
+    row.last_error
+        .as_ref()
+        .is_some_and(|code| code.as_str() == super::daemon::UNKNOWN)
+}
+
+pub(super) fn reader_removed(before: &Tables, after: &Tables, key: &str, user: &str) {
+    let mut expected = before.clone();
+    expected
+        .readers
+        .retain(|(of, reader)| of != key || reader.user_id.as_str() != user);
+    unchanged(&expected, after);
 }
 
 /// At most one live claim a key, only what is due, and nothing that is due is kept back.
@@ -162,6 +236,7 @@ pub(super) fn claimed(
     tables: &Tables,
     due: &[Message],
     account: &str,
+    failing: bool,
     now: UnixMs,
     in_flight: &[MessageId],
     limit: usize,
@@ -181,11 +256,14 @@ pub(super) fn claimed(
             "not due: {row:?}"
         );
         assert_eq!(row.lane.account.as_str(), account);
+        assert_eq!(row.failed_walks > 0, failing);
     }
     let waiting = tables.rows.values().filter(|row| {
         row.state == State::Pending
             && row.admitted_at.is_some()
             && row.lane.account.as_str() == account
+            && (row.failed_walks > 0) == failing
+            && !is_waiting(row)
             && is_due(row)
             && !in_flight.contains(&row.id)
     });
@@ -200,7 +278,7 @@ pub(super) fn committed(
     before: &Tables,
     after: &Tables,
     outcomes: &[Outcome],
-    schedule: &Schedule<'_>,
+    schedule: &Schedule,
 ) {
     let mut readers = before.readers.clone();
     let mut new_readers: BTreeMap<MessageId, u32> = BTreeMap::new();
@@ -238,7 +316,8 @@ pub(super) fn committed(
             None => assert_eq!(old, new, "a row without an outcome stays as it is"),
             Some(outcome) => {
                 let found = new_readers.get(&old.id).copied().unwrap_or(0);
-                settled(old, new, outcome, found, schedule);
+                let recorded = after.readers_of(old.key.as_str());
+                settled(old, new, outcome, found, recorded, schedule);
             }
         }
     }
@@ -250,21 +329,35 @@ fn settled(
     new: &Message,
     outcome: &Outcome,
     new_readers: u32,
-    schedule: &Schedule<'_>,
+    recorded: usize,
+    schedule: &Schedule,
 ) {
+    assert!(
+        new.reader_count as usize == recorded || new.reader_count == old.reader_count + new_readers,
+        "readers are counted: {new:?}"
+    );
+    if !outcome.readers.is_empty() {
+        assert_eq!(
+            new.reader_count as usize, recorded,
+            "and counted anew where some are named"
+        );
+    }
     let mut counted = Message {
-        reader_count: old.reader_count + new_readers,
+        reader_count: new.reader_count,
         call_count: old.call_count + outcome.calls,
         ..old.clone()
     };
-    if outcome.calls > 0 {
+    if outcome.calls > 0 || outcome.failed_calls > 0 {
         counted.last_polled_at = Some(outcome.started_at);
     }
     assert!(
         !old.state.is_final() || new.state == old.state,
         "a final state is left only by a retry: {old:?} became {new:?}"
     );
-    if old.state.is_final() || old.next_poll_at != outcome.claim.fence {
+    if old.state.is_final()
+        || old.next_poll_at != outcome.claim.fence
+        || old.lane != outcome.claim.lane
+    {
         assert_eq!(
             *new, counted,
             "a stale claim changes nothing but adds its readers"
@@ -301,14 +394,26 @@ fn settled(
 
     let all_read = old
         .expected_readers
-        .is_some_and(|expected| new.reader_count >= expected);
+        .is_some_and(|expected| recorded >= expected as usize);
     let now_said = outcome.send_status.as_ref();
     let answered = old.answered_at.is_some() || now_said.is_some();
-    let young = old.age(outcome.ended_at) < schedule.rules.generation_grace;
+    let age = old.age(outcome.ended_at);
+    let young = age < schedule.rules.generation_grace;
+    // A refusal that contradicts what is known ends nothing alone: the second of its kind does.
+    let expiry = matches!(outcome.end, WalkEnd::NotGeneratedOrExpired(_));
+    let contradicts = match expiry {
+        true => age < schedule.lifetime / 2 || status == Some(&SendStatus::Processing),
+        false => young || answered,
+    };
+    let doubted = old.doubt.as_ref().filter(|_| now_said.is_none());
+    let second = doubted.is_some_and(|doubt| {
+        let same_kind = doubt.code.as_str().ends_with("expireTime") == expiry;
+        same_kind && outcome.ended_at.since(doubt.at) >= schedule.rules.min_interval
+    });
     let state = match &outcome.end {
         WalkEnd::Complete if status == Some(&SendStatus::Recalled) => State::Recalled,
         WalkEnd::Complete if status == Some(&SendStatus::Success) && all_read => State::Complete,
-        WalkEnd::Cut(_) | WalkEnd::Blocked(_)
+        WalkEnd::Failed(_) | WalkEnd::Cut(_) | WalkEnd::Blocked(_)
             if now_said == Some(&SendStatus::Success) && all_read =>
         {
             State::Complete
@@ -317,14 +422,27 @@ fn settled(
             Some(SendStatus::Recalled) => State::Recalled,
             Some(SendStatus::Success) if all_read => State::Complete,
             _ if !answered && young => State::Pending,
+            _ if answered && contradicts && !second => State::Pending,
             _ => State::Expired,
         },
+        WalkEnd::Rejected(_) if contradicts && !second => State::Pending,
         WalkEnd::Rejected(_) => State::Failed,
-        WalkEnd::Aged if old.last_polled_at.is_some() && !old.blocked => State::Expired,
-        WalkEnd::Aged => State::Failed,
+        WalkEnd::TooOld if old.last_polled_at.is_some() && !old.blocked => State::Expired,
+        WalkEnd::TooOld => State::Failed,
         _ => State::Pending,
     };
     assert_eq!(new.state, state, "{outcome:?} made {new:?} of {old:?}");
+    let failed = match outcome.end {
+        WalkEnd::Failed(_) => (
+            old.failed_walks + 1,
+            old.failed_calls + outcome.failed_calls,
+        ),
+        WalkEnd::LaneBlocked(_) | WalkEnd::Released | WalkEnd::OverBudget | WalkEnd::TooOld => {
+            (old.failed_walks, old.failed_calls)
+        }
+        _ => (0, 0),
+    };
+    assert_eq!((new.failed_walks, new.failed_calls), failed);
     if state.is_final() {
         assert_eq!(new.finished_at, Some(outcome.ended_at));
         assert_eq!(new.last_chance_at, None);
@@ -432,13 +550,15 @@ pub(super) fn retried(
             meant(&old),
             "a final state that was not asked for is left alone: {old:?}"
         );
-        let readers = before.readers_of(old.key.as_str());
         let expected = Message {
             state: State::Pending,
             next_poll_at: Some(now),
             lives_from: old.sent_at.max(now),
-            admitted_at: old.admitted_at.or(Some(now)),
-            reader_count: u32::try_from(readers).unwrap(),
+            admitted_at: None,
+            lane: new.lane.clone(),
+            failed_walks: 0,
+            failed_calls: 0,
+            doubt: None,
             finished_at: None,
             last_chance_at: None,
             blocked: false,
@@ -455,13 +575,7 @@ pub(super) fn retried(
     );
 }
 
-pub(super) fn pruned(
-    before: &Tables,
-    after: &Tables,
-    limits: UnixMs,
-    limit: usize,
-    pruned: &Pruned,
-) {
+pub(super) fn pruned(before: &Tables, after: &Tables, limits: UnixMs, pruned: &Pruned) {
     let old = |row: &&Message| row.finished_at.is_some_and(|at| at < limits);
     let gone: Vec<&Message> = before
         .rows
@@ -472,10 +586,7 @@ pub(super) fn pruned(
         gone.iter().all(old),
         "only what finished long ago is pruned: {gone:?}"
     );
-    assert_eq!(
-        gone.len(),
-        before.rows.values().filter(old).count().min(limit)
-    );
+    assert_eq!(gone.len(), before.rows.values().filter(old).count());
     assert_eq!(pruned.messages, gone.len() as u64);
     let mut rest = before.clone();
     rest.rows.retain(|key, _| after.rows.contains_key(key));
@@ -490,20 +601,4 @@ pub(super) fn pruned(
     unchanged(&rest, after);
     let readers = before.readers.len() - after.readers.len();
     assert_eq!(pruned.readers, readers as u64);
-}
-
-pub(super) fn noted(before: &Tables, after: &Tables, account: &str, code: &ErrorCode, noted: u64) {
-    only_rows(before, after, |old, new| {
-        assert_eq!(
-            (old.state, old.lane.account.as_str()),
-            (State::Pending, account)
-        );
-        let expected = Message {
-            last_error: Some(code.clone()),
-            last_error_at: new.last_error_at,
-            ..old.clone()
-        };
-        assert_eq!(*new, expected, "a lane's trouble costs a row nothing");
-    });
-    assert_eq!(noted, number_changed(before, after));
 }

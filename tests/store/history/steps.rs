@@ -27,6 +27,7 @@ pub(super) struct World {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
     Complete,
+    Failed,
     Cut,
     NotGeneratedOrExpired,
     Rejected,
@@ -47,6 +48,7 @@ pub(super) struct Walk {
     pub(super) sees: usize,
     pub(super) calls: u32,
     pub(super) throttled: u32,
+    pub(super) failed_calls: u32,
 }
 
 /// What a feeder or an operator does to the row of a walk that is under way.
@@ -58,6 +60,8 @@ pub(super) enum Meanwhile {
     Renames(&'static str),
     /// Seconds from now on.
     Reschedules(i64),
+    /// Gives it to another account.
+    GivesTo(&'static str),
     /// Cancels, and asks for a retry at once.
     Retries,
 }
@@ -92,11 +96,20 @@ pub(super) enum Step {
     Pass(Duration),
     /// The wall clock is set back.
     SetBack(Duration),
-    Admit {
+    Place {
         limit: usize,
+        /// Every other row waits for the configuration.
+        some_wait: bool,
     },
     Claim {
         account: &'static str,
+        failing: bool,
+        limit: usize,
+    },
+    /// The configuration is another one: rows of an account are placed anew.
+    Unplace {
+        account: &'static str,
+        waiting: bool,
         limit: usize,
     },
     Commit {
@@ -128,12 +141,17 @@ pub(super) enum Step {
         state: State,
         limit: usize,
     },
+    GiveTo {
+        key: &'static str,
+        account: &'static str,
+    },
     Prune {
         older_than: Duration,
-        limit: usize,
     },
-    NoteError {
-        account: &'static str,
+    /// A consumer removes a recorded reader, which it should not.
+    RemoveReader {
+        key: &'static str,
+        user: &'static str,
     },
 }
 
@@ -155,7 +173,8 @@ fn account() -> impl Strategy<Value = &'static str> {
 fn walk() -> impl Strategy<Value = Walk> {
     let end = prop_oneof![
         8 => Just(End::Complete),
-        2 => Just(End::Cut),
+        2 => Just(End::Failed),
+        1 => Just(End::Cut),
         2 => Just(End::NotGeneratedOrExpired),
         2 => Just(End::Rejected),
         1 => Just(End::Blocked),
@@ -169,8 +188,9 @@ fn walk() -> impl Strategy<Value = Walk> {
         1 => Just(Some("SUCESS")),
         2 => Just(None),
     ];
-    (0..8_usize, end, status, 0..5_usize, 1..4_u32, 0..2_u32).prop_map(
-        |(claim, end, status, sees, calls, throttled)| Walk {
+    let numbers = (1..4_u32, 0..2_u32, 0..5_u32);
+    (0..8_usize, end, status, 0..5_usize, numbers).prop_map(
+        |(claim, end, status, sees, (calls, throttled, failed_calls))| Walk {
             claim,
             end,
             // A walk that read every page was answered.
@@ -183,8 +203,14 @@ fn walk() -> impl Strategy<Value = Walk> {
             } else {
                 sees
             },
-            calls,
+            // What somebody else answered is an attempt that is not counted.
+            calls: if status.is_none() && matches!(end, End::Failed) {
+                calls - 1
+            } else {
+                calls
+            },
             throttled,
+            failed_calls,
         },
     )
 }
@@ -217,6 +243,7 @@ fn commit() -> impl Strategy<Value = Step> {
         Just(Meanwhile::Deletes),
         key().prop_map(Meanwhile::Renames),
         (-600..7200_i64).prop_map(Meanwhile::Reschedules),
+        account().prop_map(Meanwhile::GivesTo),
         Just(Meanwhile::Retries),
     ];
     let meanwhile = prop::option::weighted(0.25, meanwhile);
@@ -259,8 +286,12 @@ impl ReferenceStateMachine for World {
             6 => (key(), user).prop_map(|(key, user)| Step::Read { key, user }),
             5 => passes.prop_map(Step::Pass),
             1 => back.prop_map(Step::SetBack),
-            5 => (1..4_usize).prop_map(|limit| Step::Admit { limit }),
-            6 => (account(), 1..4_usize).prop_map(|(account, limit)| Step::Claim { account, limit }),
+            5 => (1..4_usize, prop::bool::weighted(0.2))
+                .prop_map(|(limit, some_wait)| Step::Place { limit, some_wait }),
+            6 => (account(), prop::bool::weighted(0.3), 1..4_usize)
+                .prop_map(|(account, failing, limit)| Step::Claim { account, failing, limit }),
+            2 => (account(), any::<bool>(), 1..4_usize)
+                .prop_map(|(account, waiting, limit)| Step::Unplace { account, waiting, limit }),
             8 => commit(),
             1 => Just(Step::Crash),
             2 => key().prop_map(|key| Step::Cancel { key }),
@@ -269,9 +300,11 @@ impl ReferenceStateMachine for World {
             2 => (key(), -600..7200_i64).prop_map(|(key, seconds)| Step::Reschedule { key, seconds }),
             2 => key().prop_map(|key| Step::RetryKey { key }),
             2 => (retried, 1..3_usize).prop_map(|(state, limit)| Step::RetryState { state, limit }),
-            2 => (prop_oneof![seconds(0..60), seconds(0..2 * DAY)], 1..3_usize)
-                .prop_map(|(older_than, limit)| Step::Prune { older_than, limit }),
-            1 => account().prop_map(|account| Step::NoteError { account }),
+            2 => prop_oneof![seconds(0..60), seconds(0..2 * DAY)]
+                .prop_map(|older_than| Step::Prune { older_than }),
+            1 => (key(), account()).prop_map(|(key, account)| Step::GiveTo { key, account }),
+            1 => (key(), prop::sample::select(&USERS[..]))
+                .prop_map(|(key, user)| Step::RemoveReader { key, user }),
         ]
         .boxed()
     }
