@@ -25,12 +25,12 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 pub use lock::{DaemonLock, LockError, lock_path};
-pub use migrate::Migrating;
-pub use open::{JOURNAL_SIZE_LIMIT, OpenError, Role};
+pub use open::{JOURNAL_SIZE_LIMIT, OpenError};
 
 use crate::receipt::{LaneId, MessageId};
 use crate::settings::Database;
 use crate::store::{GroupId, Lease, Leases, Result};
+pub use crate::store::{Migrating, Role};
 use error::{failure, not_json};
 
 /// "rcpt": `PRAGMA application_id` of our files, as the first migration sets it.
