@@ -25,7 +25,7 @@ macro_rules! for_every_backend {
     };
 }
 
-#[path = "../postgres/cluster.rs"]
+#[path = "../cluster/mod.rs"]
 mod cluster;
 mod edges;
 mod history;

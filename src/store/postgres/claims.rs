@@ -29,6 +29,13 @@ macro_rules! failing {
     };
 }
 
+/// Rows that wait for the configuration, as the index has them.
+macro_rules! waiting {
+    () => {
+        "state = 'pending' AND lane_corp IS NULL AND admitted_at IS NOT NULL"
+    };
+}
+
 /// The lanes of an index that begins with the lane, as a recursive table of `account` and `corp`: stepping from lane to
 /// lane and skipping what lies between, so that a lane costs the same with one row or a million. `$first` bounds the first
 /// one.
@@ -201,33 +208,39 @@ pub(super) const DUE_FAILING: &str = due!(
 
 pub(super) const LAST_CHANCES: &str = due!(last_chances!(""));
 
-/// What [`OVERAGED`] and [`OVERAGED_WAITING`] ask of rows. $1: lived from, $2: ids that are left out, $3: how many.
+/// Rows at the end of their life. $1: lived from, $2: ids that are left out, $3: how many.
 macro_rules! overaged {
-    ($lane:literal) => {
+    ($rows:expr, $lane:literal) => {
         concat!(
-            "SELECT ",
+            "(
+                SELECT ",
             columns!(),
             " FROM messages
-            WHERE state = 'pending' AND ",
+                WHERE ",
+            $rows,
             $lane,
             "
-                AND greatest(least(sent_at, inserted_at), coalesce(retried_at, 0)) <= $1
-                AND id NOT IN (SELECT unnest($2::BIGINT[]))
-            LIMIT $3"
+                    AND greatest(least(sent_at, inserted_at), coalesce(retried_at, 0)) <= $1
+                    AND id NOT IN (SELECT unnest($2::BIGINT[]))
+                LIMIT $3
+            )"
         )
     };
 }
 
 /// $4, $5: the lane.
-pub(super) const OVERAGED: &str =
-    overaged!("lane_corp IS NOT NULL AND account = $4 AND lane_corp = $5");
+pub(super) const OVERAGED: &str = concat!(
+    overaged!(sound!(), " AND account = $4 AND lane_corp = $5"),
+    " UNION ALL ",
+    overaged!(failing!(), " AND account = $4 AND lane_corp = $5"),
+    " LIMIT $3"
+);
 
-pub(super) const OVERAGED_WAITING: &str =
-    overaged!("lane_corp IS NULL AND admitted_at IS NOT NULL");
+pub(super) const OVERAGED_WAITING: &str = overaged!(waiting!(), "");
 
 /// $1 to $7: places. A row whose feeder moved it meanwhile stays new. One that was never polled has its feeder's "not
 /// before" in `next_poll_at`.
-const PLACE: &str = "UPDATE messages AS m
+pub(super) const PLACE: &str = "UPDATE messages AS m
     SET not_before = CASE
             WHEN m.last_polled_at IS NULL AND m.retried_at IS NULL THEN m.next_poll_at
             ELSE m.not_before
@@ -244,7 +257,7 @@ const PLACE: &str = "UPDATE messages AS m
 
 /// What makes placed rows new again.
 macro_rules! unplaced {
-    ($rows:literal, $also:literal) => {
+    ($($part:expr),+) => {
         concat!(
             "UPDATE messages
             SET admitted_at = NULL, lane_corp = NULL,
@@ -252,32 +265,44 @@ macro_rules! unplaced {
                     WHEN last_polled_at IS NULL AND retried_at IS NULL THEN not_before
                     ELSE next_poll_at
                 END",
-            $also,
-            " WHERE state = 'pending' AND admitted_at IS NOT NULL AND id IN (
-                SELECT id FROM messages WHERE state = 'pending' AND ",
+            $($part),+,
+            ")"
+        )
+    };
+}
+
+/// Ids of placed rows. $1: ids that are left out, $2: how many.
+macro_rules! placed_ids {
+    ($rows:expr, $lane:literal) => {
+        concat!(
+            "(
+                SELECT id FROM messages WHERE ",
             $rows,
-            "
-                    AND id NOT IN (SELECT unnest($1::BIGINT[]))
-                LIMIT $2
+            $lane,
+            " AND id NOT IN (SELECT unnest($1::BIGINT[])) LIMIT $2
             )"
         )
     };
 }
 
 /// $1: ids that are left out, $2: how many, $3, $4: the lane.
-const UNPLACE_LANE: &str = unplaced!(
-    "lane_corp IS NOT NULL AND account = $3 AND lane_corp = $4",
-    ""
+pub(super) const UNPLACE_LANE: &str = unplaced!(
+    " WHERE state = 'pending' AND lane_corp IS NOT NULL AND id IN (",
+    placed_ids!(sound!(), " AND account = $3 AND lane_corp = $4"),
+    " UNION ALL ",
+    placed_ids!(failing!(), " AND account = $3 AND lane_corp = $4"),
+    " LIMIT $2"
 );
 
 /// As [`UNPLACE_LANE`], without $4. What they waited for is no error any more.
-const UNPLACE_WAITING: &str = unplaced!(
-    "lane_corp IS NULL AND admitted_at IS NOT NULL AND account = $3",
-    ", last_error = NULL, last_error_at = NULL"
+pub(super) const UNPLACE_WAITING: &str = unplaced!(
+    ", last_error = NULL, last_error_at = NULL
+    WHERE state = 'pending' AND lane_corp IS NULL AND admitted_at IS NOT NULL AND id IN (",
+    placed_ids!(waiting!(), " AND account = $3")
 );
 
 /// $1 to $4: claims as id, fence, account, corp.
-const STALE: &str = "SELECT claim.id
+pub(super) const STALE: &str = "SELECT claim.id
     FROM unnest($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::TEXT[]) AS claim(id, fence, account, corp)
     LEFT JOIN messages AS m ON m.id = claim.id
     WHERE m.id IS NULL OR m.state <> 'pending' OR m.next_poll_at IS DISTINCT FROM claim.fence

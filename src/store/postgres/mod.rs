@@ -26,7 +26,7 @@ use crate::receipt::{LaneId, MessageId, UnixMs};
 use crate::settings::Secret;
 use crate::store::{GroupId, Lease, Leases, Migrating, Result, Role};
 use connect::{ANSWER, Connector, LONG_ANSWER, Purpose};
-use sessions::Sessions;
+use sessions::{Losses, Sessions};
 
 /// Connections that read at once: the scheduler and what logs and commands ask meanwhile.
 const READERS: usize = 3;
@@ -72,8 +72,10 @@ impl PostgresStore {
             migrate::check(&connector, &mut connection).await?;
         }
         drop(connection);
-        let sessions =
-            |purpose, patience, places| Sessions::new(connector.clone(), purpose, patience, places);
+        let losses = Losses::default();
+        let sessions = |purpose, patience, places| {
+            Sessions::new(connector.clone(), purpose, patience, places, &losses)
+        };
         Ok(Self {
             readers: sessions(Purpose::Serving, ANSWER, READERS),
             counting: sessions(Purpose::Counting, LONG_ANSWER, 1),
@@ -97,6 +99,10 @@ impl PostgresStore {
             ("last chances", claims::LAST_CHANCES),
             ("overaged", claims::OVERAGED),
             ("overaged waiting", claims::OVERAGED_WAITING),
+            ("place", claims::PLACE),
+            ("unplace lane", claims::UNPLACE_LANE),
+            ("unplace waiting", claims::UNPLACE_WAITING),
+            ("stale", claims::STALE),
             ("pull forward", claims::PULL_FORWARD),
             ("rows", results::ROWS),
             ("known readers", results::KNOWN_READERS),

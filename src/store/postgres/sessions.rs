@@ -5,7 +5,8 @@
 //! whose user was dropped in the middle, is closed, which rolls back.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
@@ -26,8 +27,13 @@ pub(super) struct Sessions {
     /// How long an answer is waited for.
     patience: Duration,
     places: Semaphore,
-    idle: Mutex<Vec<PgConnection>>,
+    /// Each with how often the server had been lost when it was opened.
+    idle: Mutex<Vec<(u64, PgConnection)>>,
+    losses: Losses,
 }
+
+/// How often the server was lost: what was opened before is closed and not tried, whatever it was for.
+pub(super) type Losses = Arc<AtomicU64>;
 
 impl Sessions {
     pub(super) fn new(
@@ -35,6 +41,7 @@ impl Sessions {
         purpose: Purpose,
         patience: Duration,
         places: usize,
+        losses: &Losses,
     ) -> Self {
         Self {
             connector,
@@ -42,10 +49,11 @@ impl Sessions {
             patience,
             places: Semaphore::new(places),
             idle: Mutex::new(Vec::new()),
+            losses: Arc::clone(losses),
         }
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<PgConnection>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(u64, PgConnection)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -57,14 +65,20 @@ impl Sessions {
             Ok(Err(_)) => return Err(StoreError::Other(sqlx::Error::PoolClosed)),
             Err(_) => return Err(StoreError::Busy),
         };
-        let idle = self.idle().pop();
+        let losses = self.losses.load(Ordering::Acquire);
+        let idle = {
+            let mut idle = self.idle();
+            idle.retain(|(opened_after, _)| *opened_after == losses);
+            idle.pop()
+        };
         let connection = match idle {
-            Some(connection) => connection,
+            Some((_, connection)) => connection,
             None => self.connector.reconnect(self.purpose).await?,
         };
         Ok(Session {
             home: self,
             connection: Some(connection),
+            opened_after: losses,
             sound: true,
             _place: place,
         })
@@ -83,7 +97,7 @@ impl Sessions {
     /// Begins a transaction.
     pub(super) async fn begin(&self) -> Result<Transaction<'_>> {
         let mut session = self.take().await?;
-        session.execute(sqlx::query("BEGIN")).await?;
+        session.control("BEGIN").await?;
         session.sound = false;
         Ok(Transaction { session })
     }
@@ -93,7 +107,7 @@ impl Sessions {
         use sqlx::Connection as _;
         self.places.close();
         let idle = std::mem::take(&mut *self.idle());
-        for connection in idle {
+        for (_, connection) in idle {
             // Nothing is open on it: an error, or silence, is of no use to anybody.
             let _ = tokio::time::timeout(LOCK_PATIENCE, connection.close()).await;
         }
@@ -105,6 +119,7 @@ pub(super) struct Session<'s> {
     home: &'s Sessions,
     /// `Some` until it is dropped or broken.
     connection: Option<PgConnection>,
+    opened_after: u64,
     sound: bool,
     _place: SemaphorePermit<'s>,
 }
@@ -122,6 +137,14 @@ impl Session<'_> {
         self.keep(connection, done.map(|done| done.rows_affected()))
     }
 
+    /// A statement without parameters and rows, sent at once.
+    async fn control(&mut self, statement: &'static str) -> Result<()> {
+        let mut connection = self.out()?;
+        let query = sqlx::raw_sql(statement).execute(&mut connection);
+        let done = bounded(self.home.patience, query).await;
+        self.keep(connection, done.map(|_| ()))
+    }
+
     /// The connection is out of reach while a statement runs, so that whatever ends this but success closes it.
     fn out(&mut self) -> Result<PgConnection> {
         let connection = self.connection.take();
@@ -132,7 +155,9 @@ impl Session<'_> {
         match &done {
             Ok(_) => self.connection = Some(connection),
             // A server that went away took the others with it.
-            Err(StoreError::Unavailable(_)) => self.home.idle().clear(),
+            Err(StoreError::Unavailable(_)) => {
+                self.home.losses.fetch_add(1, Ordering::AcqRel);
+            }
             Err(_) => {}
         }
         done
@@ -144,7 +169,7 @@ impl Drop for Session<'_> {
         if let (Some(connection), true) = (self.connection.take(), self.sound)
             && !self.home.places.is_closed()
         {
-            self.home.idle().push(connection);
+            self.home.idle().push((self.opened_after, connection));
         }
     }
 }
@@ -166,7 +191,7 @@ impl Transaction<'_> {
     /// Commits. After an error the outcome is unknown. A transaction in which a statement failed has no connection any more
     /// and cannot come here: the server would answer such a COMMIT with ROLLBACK, which is no error.
     pub(super) async fn commit(mut self) -> Result<()> {
-        self.session.execute(sqlx::query("COMMIT")).await?;
+        self.session.control("COMMIT").await?;
         self.session.sound = true;
         Ok(())
     }

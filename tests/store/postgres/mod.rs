@@ -1,4 +1,9 @@
-//! The suite's backend on PostgreSQL. What is PostgreSQL's own stands in `tests/postgres`.
+//! The suite's backend on PostgreSQL, and PostgreSQL's own promises.
+
+mod cursor;
+mod outages;
+mod promises;
+mod refusals;
 
 use std::time::{Duration, Instant};
 

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod proxy;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -44,7 +46,7 @@ shared_buffers = 32MB
 wal_level = replica
 fsync = off
 END
-"$BIN/pg_ctl" -D data -l log -w start >/dev/null 2>&1 || { cat log >&2; exit 1; }
+"$BIN/pg_ctl" -D "$dir/data" -l "$dir/log" -w start >/dev/null 2>&1 || { cat log >&2; exit 1; }
 echo "$dir"
 cat >/dev/null
 "#;
@@ -166,6 +168,12 @@ impl Cluster {
     /// A program of PostgreSQL, as the user who owns the cluster.
     pub(crate) fn command(&self, program: &str) -> Command {
         as_somebody(self.bin.join(program).to_str().unwrap())
+    }
+
+    /// Runs a line of shell as the user who owns the cluster; whether it succeeded.
+    pub(crate) fn shell(&self, line: &str) -> bool {
+        let done = as_somebody("sh").args(["-c", line]).status();
+        done.is_ok_and(|status| status.success())
     }
 
     /// The cluster's directory.
