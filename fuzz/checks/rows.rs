@@ -6,17 +6,18 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use receiptd::receipt::{
-    Chat, ErrorCode, LaneId, Message, Outcome, SendStatus, State, UnixMs, WalkEnd,
-};
+use receiptd::receipt::{Chat, LaneId, Message, Outcome, SendStatus, State, UnixMs, WalkEnd};
 use receiptd::settings::{Database, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
-use receiptd::store::{Found, NewMessage, Store, Writes};
+use receiptd::store::{
+    Begun, DueQuery, LastChanceFit, NewMessage, Placement, Unplace, Wanted, Writes,
+};
+use receiptd::store::{Claims as _, Commands as _, Results as _, Upkeep as _};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
 /// Every column that somebody may spoil.
-const COLUMNS: [&str; 25] = [
+const COLUMNS: [&str; 30] = [
     "process_query_key",
     "account",
     "corp_id",
@@ -42,6 +43,11 @@ const COLUMNS: [&str; 25] = [
     "last_chance_at",
     "retried_at",
     "blocked",
+    "lane_corp",
+    "failed_walks",
+    "failed_calls",
+    "doubt",
+    "doubt_at",
 ];
 /// The largest cell that an input may ask for.
 const LARGEST: usize = 4 << 20;
@@ -141,7 +147,7 @@ pub fn rows(input: &[u8]) {
         let mut claimed = None;
         for line in input.split(|byte| *byte == b'\n').take(40) {
             if line == b"admitted" {
-                admit(store).await;
+                place(store).await;
                 let found = store.message(&"hostile".into()).await.unwrap();
                 claimed = claimed.or(found.map(|(row, _)| row));
                 continue;
@@ -187,18 +193,22 @@ async fn spoil(feeder: &mut SqliteConnection, column: &str, cell: Cell) {
     drop(done);
 }
 
-async fn admit(store: &SqliteStore) {
-    for lane in store.new_lanes().await.unwrap() {
-        let rows = store.arrivals(&lane, &[], 9, NOW).await.unwrap();
-        let placed: Vec<Message> = rows
+async fn place(store: &SqliteStore) {
+    // What is set aside is so by the first who meets it.
+    for _ in 0..3 {
+        let rows = store.new_rows(None, 9, 99).await.unwrap().rows;
+        let places: Vec<Placement> = rows
             .into_iter()
-            .map(|row| Message {
-                next_poll_at: Some(UnixMs(1)),
-                admitted_at: Some(UnixMs(1)),
-                ..row
+            .map(|row| Placement {
+                message: Message {
+                    next_poll_at: Some(UnixMs(1)),
+                    admitted_at: Some(UnixMs(1)),
+                    ..row
+                },
+                waits_for: None,
             })
             .collect();
-        store.admit(&placed).await.unwrap();
+        store.place(&places).await.unwrap();
     }
 }
 
@@ -208,12 +218,31 @@ async fn judge(store: &SqliteStore, claimed: Option<Message>) {
         account: "default".into(),
         corp: None,
     };
-    admit(store).await;
+    place(store).await;
     let mut served = false;
-    // What is set aside is so by the first who meets it.
     for _ in 0..3 {
-        for due in store.lanes(&[]).await.unwrap() {
-            let rows = store.due(&due.lane, NOW, NOW, &[], 9).await.unwrap();
+        let lanes: Vec<LaneId> = store
+            .lanes(&[])
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|due| due.lane)
+            .collect();
+        for wanted in [
+            Wanted::Sound,
+            Wanted::SoundShuffled,
+            Wanted::Failing,
+            Wanted::LastChances,
+        ] {
+            let query = DueQuery {
+                lanes: &lanes,
+                wanted,
+                now: NOW,
+                last_chances_until: NOW,
+                without: &[],
+                per_lane: 9,
+            };
+            let rows = store.due(&query).await.unwrap();
             served |= rows.iter().any(|row| row.key.as_str() == "sound");
             let claims: Vec<_> = rows.iter().map(Message::claim).collect();
             store.stale(&claims).await.unwrap();
@@ -226,25 +255,33 @@ async fn judge(store: &SqliteStore, claimed: Option<Message>) {
             send_status: Some(SendStatus::Success),
             ..Outcome::without_call(row.claim(), NOW, WalkEnd::Complete)
         };
-        let write = |found: &[Found<'_>]| Writes {
-            messages: found.iter().filter_map(|found| found.row.clone()).collect(),
-            ..Writes::default()
-        };
-        store.commit(&[outcome], write).await.unwrap();
+        if let Begun::Open(open) = store.begin(&[outcome]).await.unwrap() {
+            let rows = open.found().iter().filter_map(|found| found.row.clone());
+            let writes = Writes {
+                messages: rows.collect(),
+                ..Writes::default()
+            };
+            open.commit(&writes).await.unwrap();
+        }
     }
-    let code = ErrorCode::from("noted");
-    store.note_lane_error(&lane, &code, NOW, 9).await.unwrap();
-    store.overaged(&lane, NOW, &[], 9).await.unwrap();
+    store.overaged(Some(&lane), NOW, &[], 9).await.unwrap();
+    store.overaged(None, NOW, &[], 9).await.unwrap();
     store.pull_forward(UnixMs(5), 9).await.unwrap();
     store.totals(NOW).await.unwrap();
-    store.owed(&lane, NOW).await.unwrap();
-    store
-        .last_chances(&lane, Duration::from_secs(60))
-        .await
-        .unwrap();
+    store.owed(NOW).await.unwrap();
+    let fit = LastChanceFit {
+        now: NOW,
+        calls_per_second: 0.001,
+        slack: Duration::from_secs(60),
+        again: Duration::from_secs(60),
+    };
+    store.last_chances_to_begin(&lane, &fit).await.unwrap();
     store.message(&"hostile".into()).await.unwrap();
+    for which in [Unplace::Lane(lane), Unplace::Waiting("default".into())] {
+        store.unplace(&which, &[], 9).await.unwrap();
+    }
     let which = receiptd::store::Selection::InState(State::Failed, None);
     store.retry(&which, NOW, 9).await.unwrap();
     store.prunable(NOW, None).await.unwrap();
-    store.prune(NOW, None, 9).await.unwrap();
+    store.prune(NOW, None).await.unwrap();
 }

@@ -54,7 +54,7 @@ BEGIN
     UPDATE messages
     SET next_poll_at = CASE
             WHEN OLD.admitted_at IS NULL OR NEW.next_poll_at IS NOT OLD.next_poll_at THEN NEW.next_poll_at
-            ELSE OLD.not_before
+            WHEN typeof(OLD.not_before) = 'integer' THEN OLD.not_before
         END,
         reader_count = (SELECT count(*) FROM readers WHERE process_query_key = NEW.process_query_key),
         call_count = 0, send_status = NULL, last_polled_at = NULL, last_error = NULL, last_error_at = NULL,
@@ -73,8 +73,9 @@ WHEN NEW.state = 'pending' AND OLD.admitted_at IS NOT NULL AND (
 BEGIN
     UPDATE messages
     SET next_poll_at = CASE
-            WHEN last_polled_at IS NULL AND retried_at IS NULL AND NEW.next_poll_at IS OLD.next_poll_at THEN not_before
-            ELSE next_poll_at
+            WHEN last_polled_at IS NOT NULL OR retried_at IS NOT NULL OR NEW.next_poll_at IS NOT OLD.next_poll_at
+                THEN next_poll_at
+            WHEN typeof(not_before) = 'integer' THEN not_before
         END,
         last_error = CASE WHEN lane_corp IS NULL THEN NULL ELSE last_error END,
         last_error_at = CASE WHEN lane_corp IS NULL THEN NULL ELSE last_error_at END,

@@ -29,6 +29,7 @@ macro_rules! for_every_backend {
 mod cluster;
 mod edges;
 mod history;
+mod opening;
 mod postgres;
 mod readme;
 mod sqlite;

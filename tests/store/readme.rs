@@ -4,10 +4,10 @@ use std::path::Path;
 use std::process::Command;
 
 use receiptd::receipt::State;
-use receiptd::store::Results as _;
+use receiptd::store::{Commands as _, Results as _};
 
-use super::sqlite::SqliteBackend;
-use super::{Backend, add_placed, at, claim, commit, keys, new_rows, settled, show, walk};
+use super::sqlite::{SqliteBackend, execute};
+use super::{Backend, add_placed, at, claim, commit, keys, new, new_rows, settled, show, walk};
 
 /// The fenced blocks of one language, with the path of the documentation led to the test's file.
 fn examples(language: &str, database: &Path) -> Vec<String> {
@@ -88,7 +88,7 @@ async fn pythons_examples_work_as_printed() {
         return;
     }
     let backend = SqliteBackend::fresh().await;
-    let [feed, follow] = &examples("python", &backend.path)[..] else {
+    let [feed, adjust, follow] = &examples("python", &backend.path)[..] else {
         panic!("the README has another number of examples");
     };
     for _ in 0..2 {
@@ -96,6 +96,10 @@ async fn pythons_examples_work_as_printed() {
     }
     let arrived = new_rows(&backend.store, 9).await;
     assert_eq!(keys(&arrived), ["Kna29By1R=", "Kna29Cz2S="]);
+    let said = run(&["python3", "-c"], adjust).unwrap();
+    assert_eq!(said, "waits for 39\n");
+    let (row, _) = show(&backend.store, "Kna29By1R=").await;
+    assert_eq!(row.expected_readers, Some(39));
     assert_eq!(run(&["python3", "-c"], follow).as_deref(), Some(""));
     add_placed(&backend.store, &[("k", "x", at(1))]).await;
     let claimed = claim(&backend.store, "k", at(1)).await;
@@ -136,6 +140,36 @@ async fn the_tickets_statement_works_as_printed() {
     }
     let ticket = backend.store.suite_ticket("suitekey").await.unwrap();
     assert_eq!(ticket.as_deref(), Some("the newest ticket"));
+}
+
+/// What the first rule says of a transaction that reads and then writes.
+#[tokio::test]
+async fn a_transaction_that_reads_and_then_writes_begins_immediate() {
+    let backend = SqliteBackend::fresh().await;
+    let mut feeder = backend.foreign().await;
+    for (begin, goes_through) in [("BEGIN", false), ("BEGIN IMMEDIATE", true)] {
+        execute(&mut feeder, begin).await.unwrap();
+        let read = "SELECT count(*) FROM messages";
+        let before: (i64,) = sqlx::query_as(read).fetch_one(&mut feeder).await.unwrap();
+        let between = async {
+            let added = backend.store.add(&[new(&begin.replace(' ', "-"))]).await;
+            assert_eq!(added.is_err(), goes_through, "{begin}: {before:?}");
+        };
+        let key =
+            format!("INSERT INTO messages (process_query_key) VALUES ('after-{goes_through}')");
+        between.await;
+        assert_eq!(
+            execute(&mut feeder, &key).await.is_ok(),
+            goes_through,
+            "{begin}"
+        );
+        execute(
+            &mut feeder,
+            if goes_through { "COMMIT" } else { "ROLLBACK" },
+        )
+        .await
+        .unwrap();
+    }
 }
 
 /// Every column of the contract, and no other that a feeder must give.

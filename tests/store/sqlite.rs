@@ -5,18 +5,20 @@ use std::time::{Duration, Instant};
 
 use receiptd::receipt::{ErrorCode, State, UnixMs};
 use receiptd::settings::{Database, Synchronous};
-use receiptd::store::sqlite::{OpenError, Role, SqliteStore};
-use receiptd::store::{Claims as _, Commands as _, Reader, StoreError, Upkeep as _};
+use receiptd::store::sqlite::{Role, SqliteStore};
+use receiptd::store::{Claims as _, Commands as _, Pruned, Reader, StoreError, Upkeep as _};
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
-use super::{Backend, add_placed, at, due_rows, keys, lane, new, new_of, new_rows, show};
+use super::{
+    Backend, T0, add_placed, at, due_rows, keys, lane, new, new_of, new_rows, pruned, show,
+};
 
 /// A store in a directory of its own; feeders come over a connection of their own, with their checks off.
 pub(crate) struct SqliteBackend {
     pub store: SqliteStore,
     pub path: PathBuf,
-    _dir: tempfile::TempDir,
+    pub(crate) _dir: tempfile::TempDir,
 }
 
 pub(crate) fn database(path: impl Into<PathBuf>) -> Database {
@@ -166,7 +168,10 @@ impl Backend for SqliteBackend {
     }
 }
 
-async fn execute(connection: &mut SqliteConnection, statement: &str) -> Result<u64, sqlx::Error> {
+pub(crate) async fn execute(
+    connection: &mut SqliteConnection,
+    statement: &str,
+) -> Result<u64, sqlx::Error> {
     let statement = sqlx::AssertSqlSafe(statement.to_owned());
     let done = sqlx::query(statement).execute(connection).await?;
     Ok(done.rows_affected())
@@ -509,127 +514,60 @@ async fn a_file_that_was_replaced_or_deleted_is_the_end() {
     }
 }
 
-async fn refused(path: &Path, role: Role) -> OpenError {
-    SqliteStore::open(&database(path), role).await.unwrap_err()
-}
-
-#[tokio::test]
-async fn a_file_that_is_not_ours_is_refused_and_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("other.db");
-    for role in [Role::Writer, Role::Reader] {
-        let error = refused(&path, role).await;
-        assert!(matches!(error, OpenError::Missing(_)), "{error}");
-        assert!(!path.exists());
-    }
-    let options = SqliteConnectOptions::new()
-        .filename(&path)
-        .create_if_missing(true);
-    let mut theirs = options.connect().await.unwrap();
-    execute(&mut theirs, "CREATE TABLE invoices (id INTEGER)")
-        .await
-        .unwrap();
-    drop(theirs);
-    let before = std::fs::read(&path).unwrap();
-    for role in [Role::Owner, Role::Writer, Role::Reader] {
-        let error = refused(&path, role).await;
-        assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
-        assert!(error.to_string().contains("invoices"), "{error}");
-    }
-    assert_eq!(std::fs::read(&path).unwrap(), before);
-    let text = dir.path().join("notes.txt");
-    std::fs::write(
-        &text,
-        "no database at all, and long enough to be looked at by SQLite".repeat(20),
-    )
-    .unwrap();
-    let error = refused(&text, Role::Owner).await;
-    let unusable = matches!(
-        &error,
-        OpenError::Store {
-            error: StoreError::Unusable(_),
-            ..
-        }
-    );
-    assert!(unusable, "{error}");
-    let nowhere = dir.path().join("missing/receiptd.db");
-    let error = refused(&nowhere, Role::Owner).await;
-    assert!(matches!(error, OpenError::File { .. }), "{error}");
-    let empty = dir.path().join("empty.db");
-    std::fs::write(&empty, "").unwrap();
-    let error = refused(&empty, Role::Reader).await;
-    assert!(matches!(error, OpenError::Missing(_)), "{error}");
-}
-
-#[tokio::test]
-async fn a_schema_of_another_version_is_refused() {
+/// Sixty finished messages, and what another program made of the file with them.
+async fn with_neighbour(statements: &[&str]) -> SqliteBackend {
     let backend = SqliteBackend::fresh().await;
-    let mut connection = backend.foreign().await;
-    let later =
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-        VALUES (999, 'later', 1, x'00', 0)";
-    execute(&mut connection, later).await.unwrap();
-    for role in [Role::Owner, Role::Writer, Role::Reader] {
-        let error = refused(&backend.path, role).await;
-        assert!(
-            matches!(error, OpenError::Newer { found: 999, .. }),
-            "{error}"
-        );
-    }
-    execute(&mut connection, "DELETE FROM _sqlx_migrations")
-        .await
-        .unwrap();
-    for role in [Role::Writer, Role::Reader] {
-        let error = refused(&backend.path, role).await;
-        assert!(matches!(error, OpenError::Outdated(_)), "{error}");
-    }
-}
-
-#[tokio::test]
-async fn a_file_in_another_journal_mode_is_refused_until_its_owner_turns_it() {
-    let backend = SqliteBackend::fresh().await;
-    backend.store.close().await;
-    // Nobody else has it open: the mode can be changed.
-    let SqliteBackend { store, path, _dir } = backend;
-    drop(store);
-    let mut connection = SqliteConnectOptions::new()
-        .filename(&path)
-        .connect()
-        .await
-        .unwrap();
-    let changed = async {
-        loop {
-            match execute(&mut connection, "PRAGMA journal_mode = DELETE").await {
-                Ok(_) => return,
-                // The store's last connection is still closing behind its back.
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), changed)
-        .await
-        .unwrap();
-    let error = refused(&path, Role::Reader).await;
-    let OpenError::JournalMode { found, .. } = &error else {
-        panic!("{error}");
-    };
-    assert_eq!(found, "delete");
-    SqliteStore::open(&database(&path), Role::Owner)
-        .await
-        .unwrap();
-}
-
-#[tokio::test]
-async fn two_starters_at_once_both_find_the_tables() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("receiptd.db");
-    let settings = database(&path);
-    let (a, b) = tokio::join!(
-        SqliteStore::open(&settings, Role::Owner),
-        SqliteStore::open(&settings, Role::Owner)
+    let keys: Vec<String> = (0..60).map(|number| format!("k{number:02}")).collect();
+    let messages: Vec<_> = keys.iter().map(|key| new(key)).collect();
+    backend.store.add(&messages).await.unwrap();
+    let mut feeder = backend.foreign().await;
+    let ended = format!(
+        "UPDATE messages SET state = 'cancelled', finished_at = {} + id",
+        T0.0
     );
-    a.unwrap().add(&[new("a")]).await.unwrap();
-    assert_eq!(b.unwrap().add(&[new("a")]).await.unwrap(), 0);
+    for statement in [&*ended].iter().chain(statements) {
+        execute(&mut feeder, statement).await.unwrap();
+    }
+    backend
+}
+
+/// Retention met a neighbour's foreign key, and the daemon ended, again after each start.
+#[tokio::test]
+async fn what_another_table_holds_is_left_and_the_rest_is_pruned() {
+    const HELD: &str = "INSERT INTO sends SELECT process_query_key FROM messages
+        WHERE process_query_key IN ('k00', 'k31', 'k59')";
+    let neighbours: [&[&str]; 3] = [
+        &[
+            "CREATE TABLE sends (key TEXT REFERENCES messages (process_query_key))",
+            HELD,
+        ],
+        // Looked at only at the COMMIT.
+        &[
+            "CREATE TABLE sends (
+                key TEXT REFERENCES messages (process_query_key) DEFERRABLE INITIALLY DEFERRED
+            )",
+            HELD,
+        ],
+        &[
+            "CREATE TABLE sends (key TEXT)",
+            HELD,
+            "CREATE TRIGGER kept BEFORE DELETE ON messages
+            WHEN EXISTS (SELECT 1 FROM sends WHERE key = OLD.process_query_key)
+            BEGIN SELECT RAISE(ABORT, 'sent'); END",
+        ],
+    ];
+    for statements in neighbours {
+        let backend = with_neighbour(statements).await;
+        let store = &backend.store;
+        let counts = pruned(store, at(9), None).await;
+        assert_eq!((counts.messages, counts.held), (57, 3), "{statements:?}");
+        // Once said, they are left alone for a day; what finishes meanwhile goes.
+        assert_eq!(pruned(store, at(90), None).await, Pruned::default());
+        let mut feeder = backend.foreign().await;
+        execute(&mut feeder, "DELETE FROM sends").await.unwrap();
+        let counts = pruned(store, at(9 + 86_400), None).await;
+        assert_eq!((counts.messages, counts.held), (3, 0), "{statements:?}");
+    }
 }
 
 #[tokio::test]

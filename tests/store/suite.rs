@@ -1100,6 +1100,42 @@ async fn readers_of_a_key_that_came_back_count<B: Backend>() {
     }
 }
 
+/// The message was complete with people who have not read: its count did not know that a consumer had removed a reader.
+async fn a_message_completes_by_who_is_recorded<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    let three = NewMessage {
+        expected_readers: Some(3),
+        ..new_of("a", "x")
+    };
+    store.add(&[three]).await.unwrap();
+    let mut rows = new_rows(store, 9).await;
+    rows[0].next_poll_at = Some(at(1));
+    place_now(store, &rows, at(1)).await;
+    let claimed = claim(store, "a", at(1)).await;
+    commit(store, &[walk(&claimed, at(2), &["u", "v"])], settled).await;
+    backend.remove_reader("a", "u").await;
+    let (row, _) = show(store, "a").await;
+    commit(
+        store,
+        &[walk(&row, row.next_poll_at.unwrap(), &["v", "w"])],
+        settled,
+    )
+    .await;
+    let (row, readers) = show(store, "a").await;
+    assert_eq!((row.state, row.reader_count), (State::Pending, 2));
+    assert_eq!(readers, ["v", "w"]);
+    commit(
+        store,
+        &[walk(&row, row.next_poll_at.unwrap(), &["u", "v", "w"])],
+        settled,
+    )
+    .await;
+    let (row, readers) = show(store, "a").await;
+    assert_eq!((row.state, row.reader_count), (State::Complete, 3));
+    assert_eq!(readers, ["v", "w", "u"]);
+}
+
 async fn totals_count_by_lane_and_state<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
@@ -1228,6 +1264,7 @@ for_every_backend! {
     prune_removes_what_finished_long_ago
     readers_of_a_key_that_came_back_are_kept
     readers_of_a_key_that_came_back_count
+    a_message_completes_by_who_is_recorded
     totals_count_by_lane_and_state
     a_ticket_is_read_as_it_stands
     a_change_between_two_waits_is_not_lost

@@ -263,15 +263,21 @@ pub(super) const PLACE: &str = "UPDATE messages
         AND +messages.account = new.account
         AND (ifnull(messages.corp_id, '') = new.corp_id OR (new.corp_id = '' AND new.waits_for IS NULL))";
 
-/// What makes a placed row new again.
+/// What makes a placed row new again. A spoilt moment would be refused by the table's own checks.
 macro_rules! unplaced {
     ($ids:literal, $also:literal) => {
         concat!(
             "UPDATE messages
             SET admitted_at = NULL, lane_corp = NULL,
-                next_poll_at = iif(last_polled_at IS NULL AND retried_at IS NULL, not_before, next_poll_at)",
+                next_poll_at = CASE
+                    WHEN last_polled_at IS NULL AND retried_at IS NULL
+                        THEN iif(typeof(not_before) = 'integer', not_before, NULL)
+                    WHEN typeof(next_poll_at) = 'integer' THEN next_poll_at
+                END",
             $also,
-            " WHERE id IN (", $ids, ")"
+            " WHERE id IN (",
+            $ids,
+            ")"
         )
     };
 }

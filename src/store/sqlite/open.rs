@@ -309,3 +309,40 @@ pub(super) async fn open(
         optimized: Mutex::new(None),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    /// SQLite ignores a pragma that it does not know or like.
+    #[tokio::test]
+    async fn every_pragma_takes() {
+        let (_dir, store) = testing::store().await;
+        let mut transaction = store.writer.begin().await.unwrap();
+        let mut reading = store.readers.acquire().await.unwrap();
+        let wanted: [(&'static str, i64, i64); 9] = [
+            ("PRAGMA synchronous", 1, 1),
+            ("PRAGMA foreign_keys", 1, 1),
+            ("PRAGMA busy_timeout", 2_000, 2_000),
+            ("PRAGMA journal_size_limit", 64 << 20, 64 << 20),
+            ("PRAGMA wal_autocheckpoint", 4_000, 4_000),
+            ("PRAGMA trusted_schema", 0, 0),
+            ("PRAGMA cell_size_check", 1, 1),
+            ("PRAGMA query_only", 0, 1),
+            ("PRAGMA cache_size", -2_000, -500),
+        ];
+        for (pragma, writing, read) in wanted {
+            let found: (i64,) = sqlx::query_as(pragma)
+                .fetch_one(&mut transaction.connection)
+                .await
+                .unwrap();
+            assert_eq!(found.0, writing, "{pragma} of the writer");
+            let found: (i64,) = sqlx::query_as(pragma)
+                .fetch_one(&mut *reading)
+                .await
+                .unwrap();
+            assert_eq!(found.0, read, "{pragma} of a reader");
+        }
+    }
+}

@@ -597,3 +597,121 @@ fn owned(row: &Message) -> Owned<'_> {
         row.doubt.as_ref().map(|doubt| doubt.at.0),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use crate::receipt::{Claim, SeenReader, UserId, WalkEnd};
+    use crate::store::{Claims as _, Commands as _};
+
+    async fn claim(store: &SqliteStore) -> (Message, Claim) {
+        store.add(&[testing::new("a")]).await.unwrap();
+        let row = store.new_rows(None, 1, 1).await.unwrap().rows.remove(0);
+        let claim = row.claim();
+        (row, claim)
+    }
+
+    async fn commit(store: &SqliteStore, outcomes: &[Outcome], writes: &Writes) -> Vec<Found> {
+        match store.begin(outcomes).await.unwrap() {
+            Begun::AlreadyCommitted => Vec::new(),
+            Begun::Open(open) => {
+                let found = open.found().to_vec();
+                open.commit(writes).await.unwrap();
+                found
+            }
+        }
+    }
+
+    /// A COMMIT that failed may have taken place all the same: repeated, its calls must not be counted twice.
+    #[tokio::test]
+    async fn a_repeated_commit_that_took_place_is_not_counted_twice() {
+        let (_dir, store) = testing::store().await;
+        let (row, claim) = claim(&store).await;
+        // Neither this one's row nor that of a message that is gone could tell.
+        let without_a_call = Outcome::without_call(claim.clone(), UnixMs(1), WalkEnd::Released);
+        let gone = Claim {
+            id: MessageId(99),
+            ..claim
+        };
+        let of_nobody = Outcome {
+            calls: 3,
+            throttled: 1,
+            ..Outcome::without_call(gone, UnixMs(1), WalkEnd::Complete)
+        };
+        let outcomes = [without_a_call, of_nobody];
+        let writes = Writes {
+            messages: vec![row.clone()],
+            calls: vec![CallCount {
+                calls: 3,
+                throttled: 1,
+                ..CallCount::nothing(row.lane.clone(), "2026-11".to_owned())
+            }],
+        };
+        let counted = async || store.calls_in("2026-11").await.unwrap()[0].calls;
+        assert_eq!(commit(&store, &outcomes, &writes).await.len(), 2);
+        assert_eq!(counted().await, 3);
+        store.unsure.store(true, Ordering::Release);
+        assert_eq!(commit(&store, &outcomes, &writes).await, []);
+        assert_eq!(counted().await, 3);
+        // One that did not take place is done now.
+        store.unsure.store(true, Ordering::Release);
+        assert_eq!(commit(&store, &outcomes[..1], &writes).await.len(), 1);
+        assert_eq!(counted().await, 6);
+    }
+
+    /// A group's readers come again with every poll, and a neighbour may have put anything beside them.
+    #[tokio::test]
+    async fn known_readers_use_up_no_ids_and_spoilt_ones_stop_no_commit() {
+        let (_dir, store) = testing::store().await;
+        let (_, claim) = claim(&store).await;
+        assert_eq!(new_readers(&store, &claim, 0..3).await, (3, Some(3)));
+        assert_eq!(new_readers(&store, &claim, 0..4).await, (1, Some(4)));
+        let last: (i64,) = sqlx::query_as("SELECT max(id) FROM readers")
+            .fetch_one(&store.readers)
+            .await
+            .unwrap();
+        assert_eq!(last.0, 4);
+        let mut transaction = store.writer.begin().await.unwrap();
+        sqlx::raw_sql(
+            "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
+             VALUES ('a', x'ff00', 1, 1), ('a', CAST(x'ff' AS TEXT), 1, 1),
+                ('a', printf('user-%01000d', 7), 1, 1)",
+        )
+        .execute(&mut transaction.connection)
+        .await
+        .unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(new_readers(&store, &claim, 0..5).await, (1, Some(8)));
+        // One that is known and too long to be looked for is no news either.
+        let long = format!("user-{:01000}", 7);
+        assert_eq!(
+            named(&store, &claim, &[&long, "user-9"]).await,
+            (1, Some(9))
+        );
+    }
+
+    async fn new_readers(
+        store: &SqliteStore,
+        claim: &Claim,
+        users: std::ops::Range<u32>,
+    ) -> (u32, Option<u32>) {
+        let users: Vec<String> = users.map(|number| format!("user-{number}")).collect();
+        let users: Vec<&str> = users.iter().map(String::as_str).collect();
+        named(store, claim, &users).await
+    }
+
+    /// Commits a walk that saw those; how many of them were new, and how many are recorded.
+    async fn named(store: &SqliteStore, claim: &Claim, users: &[&str]) -> (u32, Option<u32>) {
+        let reader = |user: &&str| SeenReader {
+            user_id: UserId::from(*user),
+            seen_at: UnixMs(2),
+        };
+        let outcome = Outcome {
+            readers: users.iter().map(reader).collect(),
+            ..Outcome::without_call(claim.clone(), UnixMs(1), WalkEnd::Complete)
+        };
+        let found = commit(store, &[outcome], &Writes::default()).await;
+        (found[0].new_readers, found[0].recorded)
+    }
+}
