@@ -18,8 +18,8 @@ use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::{Chat, MessageKey};
 use crate::sandbox::{CrowdRules, Sandbox, SandboxConfig, Script};
 use crate::settings::{Settings, from_text};
-use crate::store::{Commands as _, Results as _, Upkeep as _};
 use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
+use crate::store::{Commands as _, Upkeep as _};
 
 /// Show it at work: an imitation of DingTalk, a feeder, the daemon; a day's life of a message in seconds
 #[derive(Debug, clap::Args)]
@@ -89,7 +89,7 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     let rules = settings.cadence.clone();
     let lock = DaemonLock::acquire(&database)?;
     let store = Arc::new(SqliteStore::open(&settings.database, Role::Owner).await?);
-    let (_kept, watched) = watch::channel(Arc::new(settings));
+    let (_kept, watched) = watch::channel(Configured::new(settings)?);
     let stop = Stop::default();
     let mut daemon = tokio::spawn({
         let (store, stop) = (Arc::clone(&store), stop.clone());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cadence::{Habits, HabitsError, Rules, read_curve};
 use crate::receipt::{MessageKey, State};
 use crate::sandbox::{Sandbox, Truth};
-use crate::store::Store as _;
+use crate::store::Commands as _;
 use crate::store::sqlite::SqliteStore;
 
 /// So many messages are shown one by one.
@@ -200,7 +200,7 @@ impl Row {
 
 /// The read curve as the daemon has learned it.
 pub(super) async fn curve(store: &SqliteStore, rules: &Rules) -> anyhow::Result<String> {
-    let stored = store.habits().await?;
+    let stored = store.all_habits().await?;
     let learned: Option<Habits> = stored
         .first()
         .map(|row| Habits::from_json(&row.habits, rules))

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::common;
+use crate::store::Commands as _;
 use crate::store::sqlite::{Role, SqliteStore};
 
 /// Create the database, or bring its schema up to date; `run` does so too

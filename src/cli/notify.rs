@@ -220,7 +220,7 @@ mod tests {
             condition: condition.to_owned(),
             code: code.map(str::to_owned),
             last_success_at: None,
-            month: String::new(),
+            month: None,
             calls: 0,
         }
     }

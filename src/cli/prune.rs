@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::common;
 use crate::receipt::State;
 use crate::store::sqlite::Role;
-use crate::store::{Pruned, Commands as _, Results as _, Upkeep as _};
+use crate::store::{Commands as _, Pruned, Upkeep as _};
 
 /// Remove messages that finished long ago, with their readers
 #[derive(Debug, clap::Args)]
@@ -50,8 +50,8 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
             let step = store.prune(before, args.state).await?;
             all.messages += step.messages;
             all.readers += step.readers;
-            all.held = step.held;
-            if step.messages == 0 && step.readers == 0 {
+            all.held += step.held;
+            if step == Pruned::default() {
                 break;
             }
             // As long as the step took: the longer others had to wait, the more of the time is left to them.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::common;
 use crate::receipt::{AccountName, MessageKey, State};
 use crate::store::sqlite::Role;
-use crate::store::{Selection, Commands as _, Results as _, Upkeep as _};
+use crate::store::{Commands as _, Selection};
 
 /// Poll failed, expired or cancelled messages again
 #[derive(Debug, clap::Args)]

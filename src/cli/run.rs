@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{FAILED, MISUSED, common, notify, opening};
 use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::whole_ms;
-use crate::settings::{DEFAULT_PATH, InForce, Loaded, Place, Settings, process_environment};
+use crate::settings::{DEFAULT_PATH, InForce, Loaded, Place, process_environment};
 use crate::store::SharedStore;
 use crate::store::sqlite::DaemonLock;
 use crate::telemetry::{self, Surroundings, Telemetry};

@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::lanes::lane_of;
 use crate::cadence::{Call, Month, Rules, Threshold};
 use crate::receipt::{LaneId, QuotaMonth, UnixMs, real};
 use crate::settings::{Budget as Setting, Settings};
-use crate::store::{CallCount, GroupId};
+use crate::store::{CallCount, GroupId, Owed};
 
 /// The calls of lanes that share a month's budget. A lane without a budget is a group of its own, without a limit.
 #[derive(Debug)]
@@ -52,11 +53,38 @@ pub(super) enum Refused {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Figures {
     /// This month's counts, by lane.
-    pub(super) this_month: Vec<CallCount>,
-    /// The month's before.
-    pub(super) before: Vec<CallCount>,
+    this_month: Vec<CallCount>,
+    /// Those of the month before.
+    before: Vec<CallCount>,
     /// Last chances owed until the month ends.
-    pub(super) owed: u64,
+    owed: u64,
+}
+
+/// What the tables say of a month, as a store gives it.
+#[derive(Clone, Debug, Default)]
+pub struct MonthCounts {
+    /// Calls of this month.
+    pub this_month: Vec<CallCount>,
+    /// And of the one before.
+    pub before: Vec<CallCount>,
+    /// Last chances owed until the month ends.
+    pub owed: Vec<Owed>,
+}
+
+/// How the budget of `lane` stands by what the tables say, for a command beside the daemon: its name and its month; `None`
+/// where the lane has none.
+pub fn budget_of(
+    settings: &Settings,
+    lane: &LaneId,
+    counts: MonthCounts,
+    now: UnixMs,
+) -> Option<(String, Month)> {
+    let lane = lane_of(settings, lane).ok()?;
+    let (group, limit) = Budget::group_of(settings, &lane);
+    let figures = Figures::by_group(settings, counts).remove(&group);
+    let budget = Budget::new(group.clone(), limit);
+    budget.refresh(QuotaMonth::of(now), &figures.unwrap_or_default(), now);
+    Some((group.to_string(), budget.month(now)?))
 }
 
 impl Budget {
@@ -68,9 +96,10 @@ impl Budget {
                 GroupId::new(format!("budget {name}")),
                 settings.budgets.get(name).copied(),
             ),
-            Some(Setting::Own(calls)) => {
-                (GroupId::new(format!("account {}", lane.account)), Some(*calls))
-            }
+            Some(Setting::Own(calls)) => (
+                GroupId::new(format!("account {}", lane.account)),
+                Some(*calls),
+            ),
             None => (GroupId::new(format!("lane {lane}")), None),
         }
     }
@@ -143,7 +172,12 @@ impl Budget {
     }
 
     /// Takes one call out of the month. Says so once where 80 % and 100 % are reached.
-    pub(super) fn take(&self, lane: &LaneId, call: Call, now: UnixMs) -> Result<QuotaMonth, Refused> {
+    pub(super) fn take(
+        &self,
+        lane: &LaneId,
+        call: Call,
+        now: UnixMs,
+    ) -> Result<QuotaMonth, Refused> {
         let mut ledger = self.ledger();
         let (quota_month, _) = ledger.read_month(now).ok_or(Refused::NotRead)?;
         let before = ledger.month_at(now);
@@ -259,6 +293,32 @@ impl Ledger {
 }
 
 impl Figures {
+    /// The figures of each group. Of an internal account every row counts, whatever its `corp_id`.
+    pub(super) fn by_group(settings: &Settings, counts: MonthCounts) -> HashMap<GroupId, Self> {
+        let mut figures: HashMap<GroupId, Self> = HashMap::new();
+        let mut of = |written: &LaneId, count: &dyn Fn(&mut Self, LaneId)| {
+            if let Ok(lane) = lane_of(settings, written) {
+                let (group, _) = Budget::group_of(settings, &lane);
+                count(figures.entry(group).or_default(), lane);
+            }
+        };
+        for calls in counts.this_month {
+            of(&calls.lane, &|figures, lane| {
+                let calls = calls.clone();
+                figures.this_month.push(CallCount { lane, ..calls });
+            });
+        }
+        for calls in counts.before {
+            of(&calls.lane, &|figures, _| {
+                figures.before.push(calls.clone())
+            });
+        }
+        for owed in counts.owed {
+            of(&owed.lane, &|figures, _| figures.owed += owed.until);
+        }
+        figures
+    }
+
     fn month(&self, month: QuotaMonth, messages: u64, now: UnixMs) -> Month {
         let (starts_at, ends_at) = (month.starts_at().0, month.ends_at().0);
         // Its limit and its calls are put in where it is asked.
@@ -371,7 +431,10 @@ mod tests {
         let month = QuotaMonth::of(LATE);
         assert!(budget.take(&lane(), Call::LastChance, LATE).is_ok());
         let figures = Figures {
-            this_month: vec![count(4, 2, LATE - Duration::from_secs(9)), count(2, 1, LATE)],
+            this_month: vec![
+                count(4, 2, LATE - Duration::from_secs(9)),
+                count(2, 1, LATE),
+            ],
             before: vec![count(900, 30, UnixMs(0))],
             owed: 0,
         };

@@ -1,19 +1,17 @@
 //! The lanes that this process serves, their budgets, and what is in flight of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::budget::{Budget, Figures};
+use super::budget::{Budget, Figures, MonthCounts};
 use super::lane::{Lane, LanePolicy, Setup, prior_schedule};
 use super::{Configured, Shared};
 use crate::dingtalk::Credentials;
-use crate::receipt::{
-    AccountName, Claim, ErrorCode, LaneId, MessageId, QuotaMonth, Schedule,
-};
-use crate::settings::App;
-use crate::store::{CallCount, GroupId, HabitsRow, Lease, Result};
+use crate::receipt::{AccountName, Claim, ErrorCode, LaneId, MessageId, QuotaMonth, Schedule};
+use crate::settings::{App, Settings};
+use crate::store::{GroupId, HabitsRow, Lease, Result};
 
 /// See the module.
 pub(super) struct Lanes {
@@ -73,7 +71,7 @@ impl Lanes {
     /// # Errors
     /// The code for the rows' `last_error` where no account, or no organisation, is named.
     pub(super) fn lane_of(&self, written: &LaneId) -> std::result::Result<LaneId, ErrorCode> {
-        self.state().lane_of(written)
+        lane_of(&self.state().configured.settings, written)
     }
 
     /// Takes a new configuration over. Lanes whose account is gone are dropped, and their walks under way finish. Lanes
@@ -87,7 +85,7 @@ impl Lanes {
         }
         let budgets = std::mem::take(&mut state.budgets);
         for (id, lane) in std::mem::take(&mut state.lanes) {
-            if state.lane_of(&id).as_ref() != Ok(&id) {
+            if lane_of(&settings, &id).as_ref() != Ok(&id) {
                 continue;
             }
             lane.policy.reload(&state.prior);
@@ -118,7 +116,13 @@ impl Lanes {
 
     /// The configured accounts.
     pub(super) fn accounts(&self) -> Vec<AccountName> {
-        self.state().configured.settings.accounts.keys().cloned().collect()
+        self.state()
+            .configured
+            .settings
+            .accounts
+            .keys()
+            .cloned()
+            .collect()
     }
 
     // --- lanes ---------------------------------------------------------------------------------------------------
@@ -248,38 +252,19 @@ impl Lanes {
         let _nothing_is_committed = self.counting.write().await;
         let now = shared.clock.now();
         let month = QuotaMonth::of(now);
-        let this_month = shared.store.calls_in(&month.to_string()).await?;
-        let before = shared.store.calls_in(&month.before().to_string()).await?;
         let limited = self.budgets().iter().any(|budget| budget.limit().is_some());
-        let owed = if limited {
-            shared.store.owed(month.ends_at()).await?
-        } else {
-            Vec::new()
+        let store = &shared.store;
+        let counts = MonthCounts {
+            this_month: store.calls_in(&month.to_string()).await?,
+            before: store.calls_in(&month.before().to_string()).await?,
+            owed: if limited {
+                store.owed(month.ends_at()).await?
+            } else {
+                Vec::new()
+            },
         };
         let state = self.state();
-        let mut figures: BTreeMap<GroupId, Figures> = BTreeMap::new();
-        let group = |written: &LaneId| {
-            let id = state.lane_of(written).ok()?;
-            let group = Budget::group_of(&state.configured.settings, &id).0;
-            Some((group, id))
-        };
-        for count in this_month {
-            if let Some((group, lane)) = group(&count.lane) {
-                let count = CallCount { lane, ..count };
-                figures.entry(group).or_default().this_month.push(count);
-            }
-        }
-        for count in before {
-            if let Some((group, lane)) = group(&count.lane) {
-                let count = CallCount { lane, ..count };
-                figures.entry(group).or_default().before.push(count);
-            }
-        }
-        for owed in owed {
-            if let Some((group, _)) = group(&owed.lane) {
-                figures.entry(group).or_default().owed += owed.until;
-            }
-        }
+        let mut figures = Figures::by_group(&state.configured.settings, counts);
         for (group, budget) in &state.budgets {
             budget.refresh(month, &figures.remove(group).unwrap_or_default(), now);
         }
@@ -328,7 +313,10 @@ impl Lanes {
     }
 
     pub(super) fn claims(&self) -> Vec<Claim> {
-        self.held().values().map(|held| held.claim.clone()).collect()
+        self.held()
+            .values()
+            .map(|held| held.claim.clone())
+            .collect()
     }
 
     /// The lane that a claim was made for; it may no longer be served.
@@ -345,7 +333,9 @@ impl Lanes {
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<MessageId, Held>> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -366,22 +356,29 @@ pub(super) fn unsaved_habits(lanes: &[Arc<Lane>]) -> Vec<(Arc<LanePolicy>, Habit
     lanes.iter().filter_map(unsaved).collect()
 }
 
-impl State {
-    fn lane_of(&self, written: &LaneId) -> std::result::Result<LaneId, ErrorCode> {
-        let account = self.configured.settings.accounts.get(&written.account);
-        match account.map(|account| &account.app) {
-            None => Err(ErrorCode::from("account.unknown")),
-            Some(App::Internal { .. }) => Ok(LaneId {
-                account: written.account.clone(),
-                corp: None,
-            }),
-            Some(App::ThirdParty { .. }) if written.corp.is_none() => {
-                Err(ErrorCode::from("corp_id.missing"))
-            }
-            Some(App::ThirdParty { .. }) => Ok(written.clone()),
+/// The lane that serves rows of an account and `corp_id`; see [`Lanes::lane_of`].
+pub(super) fn lane_of(
+    settings: &Settings,
+    written: &LaneId,
+) -> std::result::Result<LaneId, ErrorCode> {
+    match settings
+        .accounts
+        .get(&written.account)
+        .map(|account| &account.app)
+    {
+        None => Err(ErrorCode::from("account.unknown")),
+        Some(App::Internal { .. }) => Ok(LaneId {
+            account: written.account.clone(),
+            corp: None,
+        }),
+        Some(App::ThirdParty { .. }) if written.corp.is_none() => {
+            Err(ErrorCode::from("corp_id.missing"))
         }
+        Some(App::ThirdParty { .. }) => Ok(written.clone()),
     }
+}
 
+impl State {
     /// What the configuration says of a lane; `None` where it does not name it.
     fn setup(&mut self, id: &LaneId) -> Option<Setup> {
         let settings = self.configured.settings.clone();
@@ -410,7 +407,12 @@ impl State {
             return;
         };
         let (policy, read) = LanePolicy::load(id.clone(), stored, &self.prior);
-        let lane = Arc::new(Lane::new(id.clone(), setup, Arc::new(policy), shared.clone()));
+        let lane = Arc::new(Lane::new(
+            id.clone(),
+            setup,
+            Arc::new(policy),
+            shared.clone(),
+        ));
         if let Err(error) = read {
             lane_event!(
                 warn, lane, [error = %error,],

@@ -142,7 +142,13 @@ impl Reconciler {
                 let lane = lanes.claimed_for(outcome.claim.id);
                 lane.map_or_else(|| lanes.prior(), |lane| lane.policy.schedule())
             });
-            let after = settle(&before, outcome, found.new_readers, found.recorded, schedule);
+            let after = settle(
+                &before,
+                outcome,
+                found.new_readers,
+                found.recorded,
+                schedule,
+            );
             Some(Settled {
                 lesson: observe(&before, outcome, found.new_readers, &after),
                 new_readers: found.new_readers,

@@ -48,8 +48,8 @@ const SLICE: usize = 500;
 pub(super) const CLAIMS_A_PLACE: usize = 12;
 /// Claims that are out at most, for each that may be busy: walks that wait to try again hold memory all the same.
 const CLAIMS_WAITING: usize = 8;
-/// Rows that are looked at for a probe: those that outlived their age end without a call.
-const LOOKED_AT_FOR_A_PROBE: usize = 50;
+/// Rows that are looked at where the lane may have one: those that outlived their age end without a call.
+const LOOKED_AT: usize = 50;
 /// Rows at the end of their life in lanes that may not call are looked for this often, since it reads whole lanes.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// Walks that wait are called back this soon after a feeder cancelled, deleted or re-scheduled their row.
@@ -63,8 +63,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// A look through all lanes takes at most this part of the time.
 const LOOK_SHARE: u32 = 4;
 
-/// What a round asks of lanes at once: which rows, and last chances until when.
-type Asked = BTreeMap<(u8, UnixMs), Vec<(Arc<Lane>, usize)>>;
+/// What a round asks of many lanes at once: which rows, last chances until when, and how many of each lane.
+type Asked = BTreeMap<(Wanted, UnixMs), Vec<(Arc<Lane>, usize)>>;
 
 impl Scheduler {
     pub(super) fn new(
@@ -142,11 +142,7 @@ impl Scheduler {
                     shared.foreign_change();
                     changed
                 }
-                changed = self.configured.changed() => {
-                    // Without a sender there is nothing to hear of any more.
-                    if changed.is_err() {
-                        shared.stop.graceful.cancelled().await;
-                    }
+                Ok(()) = self.configured.changed() => {
                     self.configured.mark_changed();
                     Ok(())
                 }
@@ -205,9 +201,7 @@ impl Scheduler {
         self.handle_clock_jump().await?;
         let mut wake = Instant::now() + HEARTBEAT_INTERVAL;
         if Instant::now() >= self.next_look {
-            let began = Instant::now();
             wake = wake.min(self.claim_due().await?);
-            self.next_look = Instant::now() + began.elapsed() * (LOOK_SHARE - 1);
         } else {
             wake = wake.min(self.next_look);
         }
@@ -227,23 +221,45 @@ impl Scheduler {
     /// Claims due rows, fairly across lanes; when the next is due.
     async fn claim_due(&mut self) -> Result<Instant> {
         let without = self.left_out();
+        let began = Instant::now();
         let due = self.shared.store.lanes(&without).await?;
+        self.next_look = Instant::now() + began.elapsed() * (LOOK_SHARE - 1);
         let served = self.served(due).await?;
         let share = (self.capacity() / served.len().max(1)).max(1);
         let mut wake = Instant::now() + HEARTBEAT_INTERVAL;
+        if self.forgive(&served) {
+            wake = Instant::now();
+        }
         let mut asked = Asked::new();
         for (lane, due) in &served {
             wake = wake.min(self.ask(lane, due, share, &mut asked));
         }
         for ((wanted, until), lanes) in asked {
             self.beat();
-            let wanted = WANTED[usize::from(wanted)];
             if self.claim(wanted, until, &lanes).await? {
                 // More may be due.
                 wake = wake.min(Instant::now() + Duration::from_millis(1));
             }
         }
         Ok(wake)
+    }
+
+    /// Where everybody else of a lane was asked, those that failed are next; whether that is so anywhere.
+    fn forgive(&self, served: &[(Arc<Lane>, LaneDue)]) -> bool {
+        let sound_due: HashSet<&LaneId> = served
+            .iter()
+            .filter(|(_, due)| due.sound_at.is_some_and(|due| due <= self.now))
+            .map(|(lane, _)| &lane.id)
+            .collect();
+        let mut forgiven = false;
+        for lane in self.shared.lanes.all() {
+            let mut tried = lane.tried();
+            if !tried.is_empty() && !sound_due.contains(&lane.id) {
+                tried.clear();
+                forgiven = true;
+            }
+        }
+        forgiven
     }
 
     /// What no claim may take now: what is in flight, and what goes behind the others.
@@ -281,19 +297,16 @@ impl Scheduler {
         let here = Instant::now();
         let at = |due: UnixMs| here + due.since(self.now);
         let mut wake = here + HEARTBEAT_INTERVAL;
-        if let Some(due) = due.sound_at {
+        if let Some(due) = due.sound_at.filter(|due| *due > self.now) {
             wake = wake.min(at(due));
         }
         let schedule = lane.policy.schedule();
-        let early = schedule.last_chances_until.filter(|until| *until > self.now);
+        let early = schedule
+            .last_chances_until
+            .filter(|until| *until > self.now);
         let until = early.unwrap_or(self.now);
         let sound_due = early.is_some() || due.sound_at.is_some_and(|due| due <= self.now);
         let failing_due = due.failing_at.is_some_and(|due| due <= self.now);
-        if !sound_due && !lane.tried().is_empty() {
-            // Everybody else was asked: those that failed are next.
-            lane.tried().clear();
-            return here;
-        }
         if early.is_some() {
             wake = wake.min(here + EARLY_CHANCES_INTERVAL);
         }
@@ -304,28 +317,25 @@ impl Scheduler {
             Some(until) => Leave::At(until),
             None => health.leave(here),
         };
-        let mut want = |wanted: usize, until: UnixMs, rows: usize| {
-            let key = (u8::try_from(wanted).unwrap_or(0), until);
-            asked.entry(key).or_default().push((lane.clone(), rows));
+        let mut want = |wanted, until, rows| {
+            let of_kind = asked.entry((wanted, until)).or_default();
+            of_kind.push((lane.clone(), rows));
         };
         match leave {
             Leave::At(until) => return wake.min(until).max(here + Duration::from_millis(1)),
             Leave::Probe(_) | Leave::Closed => {
-                let trouble = health.closed().is_some_and(|closed| closed.why == Why::Trouble);
-                if trouble {
-                    want(LAST_CHANCES, until, share);
+                if health
+                    .closed()
+                    .is_some_and(|closed| closed.why == Why::Trouble)
+                {
+                    want(Wanted::LastChances, until, share);
                 }
-                if let Leave::Probe(at) = leave {
-                    let idle = lane.claims.load(Ordering::Relaxed) == 0;
-                    if at > here {
-                        wake = wake.min(at);
-                    } else if idle || trouble {
-                        if sound_due {
-                            want(PROBE, until, LOOKED_AT_FOR_A_PROBE);
-                        } else if failing_due {
-                            want(FAILING, self.now, 1);
-                        }
-                    }
+                match leave {
+                    Leave::Probe(at) if at > here => wake = wake.min(at),
+                    Leave::Probe(_) if lane.busy_claims() > 0 => {}
+                    Leave::Probe(_) if sound_due => want(Wanted::SoundShuffled, until, 1),
+                    Leave::Probe(_) if failing_due => want(Wanted::Failing, self.now, 1),
+                    _ => {}
                 }
                 return wake;
             }
@@ -333,27 +343,24 @@ impl Scheduler {
         }
         let rate = usize::try_from(setup.account.calls_per_second).unwrap_or(usize::MAX);
         let free = self.free_claims(lane, rate.clamp(4, share.max(4)));
-        if free == 0 {
-            return wake;
+        if free > 0 && sound_due {
+            let recovering = health.is_recovering(here, retry);
+            let wanted = if recovering {
+                Wanted::SoundShuffled
+            } else {
+                Wanted::Sound
+            };
+            want(wanted, until, free);
         }
-        if sound_due {
-            let shuffled = health.is_recovering(here, retry);
-            want(if shuffled { SHUFFLED } else { SOUND }, until, free);
-        }
-        match health.failing_from(here, retry) {
-            None if failing_due => want(FAILING, self.now, free),
-            Some(from) if failing_due && lane.failing.load(Ordering::Relaxed) == 0 => {
-                if from <= here {
-                    want(FAILING, self.now, 1);
-                } else {
-                    wake = wake.min(from);
-                }
+        match (health.failing_from(here, retry), due.failing_at) {
+            (_, None) => {}
+            (_, Some(due)) if due > self.now => wake = wake.min(at(due)),
+            (None, Some(_)) => want(Wanted::Failing, self.now, free),
+            (Some(from), Some(_)) if from > here => wake = wake.min(from),
+            (Some(_), Some(_)) if lane.failing.load(Ordering::Relaxed) == 0 => {
+                want(Wanted::Failing, self.now, free.min(1));
             }
-            _ => {
-                if let Some(due) = due.failing_at.filter(|due| *due > self.now) {
-                    wake = wake.min(at(due));
-                }
-            }
+            _ => {}
         }
         wake
     }
@@ -374,61 +381,61 @@ impl Scheduler {
         self.shared.concurrency * CLAIMS_A_PLACE
     }
 
-    /// Sends due rows of lanes to the workers; of each lane as many as it may have. Whether a lane may have more.
+    /// Sends due rows of lanes to the workers, of each lane as many as it may have; whether a lane may have more due.
     async fn claim(
         &mut self,
-        kind: Kind,
+        wanted: Wanted,
         until: UnixMs,
         lanes: &[(Arc<Lane>, usize)],
     ) -> Result<bool> {
         let ids: Vec<LaneId> = lanes.iter().map(|(lane, _)| lane.id.clone()).collect();
-        let per_lane = lanes.iter().map(|(_, rows)| *rows).max().unwrap_or(0);
+        let most = lanes.iter().map(|(_, rows)| *rows).max().unwrap_or(0);
         let without = self.left_out();
         let query = DueQuery {
             lanes: &ids,
-            wanted: kind.wanted,
+            wanted,
             now: self.now,
             last_chances_until: until,
             without: &without,
-            per_lane,
+            per_lane: if most == 1 {
+                (LOOKED_AT / ids.len()).max(1)
+            } else {
+                most
+            },
         };
-        let rows = self.shared.store.due(&query).await?;
-        // Two questions of a round may name the same row.
-        let taken: HashSet<MessageId> = without.into_iter().collect();
         let mut free: HashMap<&LaneId, (&Arc<Lane>, usize)> = lanes
             .iter()
-            .map(|(lane, rows)| (&lane.id, (lane, if kind.is_probe { 1 } else { *rows })))
+            .map(|(lane, rows)| (&lane.id, (lane, *rows)))
             .collect();
-        let mut filled = false;
-        for row in rows {
+        let mut more = false;
+        for row in self.shared.store.due(&query).await? {
             let Some((lane, free)) = free.get_mut(&row.lane) else {
                 continue;
             };
-            if taken.contains(&row.id) {
-                continue;
-            }
             if self.is_too_old(&row) {
                 self.end(&row).await;
             } else if *free > 0 {
                 *free -= 1;
-                filled |= *free == 0 && !kind.is_probe;
-                let lane = lane.clone();
-                self.start(row, lane, kind.out_of_turn).await;
+                more |= *free == 0;
+                self.start(row, lane, wanted == Wanted::LastChances).await;
             }
         }
-        Ok(filled)
+        Ok(more && most > 1)
     }
 
     /// Sends a row to the workers.
-    async fn start(&self, row: Message, lane: Arc<Lane>, out_of_turn: bool) {
+    async fn start(&self, row: Message, lane: &Arc<Lane>, out_of_turn: bool) {
         let claim = row.claim();
         let id = claim.id;
         let is_failing = row.failed_walks > 0;
-        let recall = self.shared.lanes.take(claim, Some(lane.clone()), is_failing);
+        let recall = self
+            .shared
+            .lanes
+            .take(claim, Some(lane.clone()), is_failing);
         fail::fail_point!("daemon.claim", |_| std::process::abort());
         let job = Job {
             message: row,
-            lane,
+            lane: lane.clone(),
             out_of_turn,
             recall,
         };
@@ -450,7 +457,7 @@ impl Scheduler {
         let new = store
             .new_rows(after.as_ref(), PLACED_A_LANE, PLACED_A_ROUND)
             .await?;
-        let more = new.next.is_some() || began_behind;
+        let more = new.next.is_some() || began_behind || new.rows.len() >= PLACED_A_LANE;
         self.place_after = new.next;
         if new.rows.is_empty() {
             return Ok(more);
@@ -609,37 +616,5 @@ impl Scheduler {
             self.beat();
         }
         Ok(())
-    }
-}
-
-/// A question that a round asks.
-#[derive(Clone, Copy)]
-struct Kind {
-    wanted: Wanted,
-    /// One row is started, whatever comes.
-    is_probe: bool,
-    out_of_turn: bool,
-}
-
-/// The questions of a round, in the order in which they are asked.
-const WANTED: [Kind; 5] = [
-    kind(Wanted::LastChances, false, true),
-    kind(Wanted::SoundShuffled, true, false),
-    kind(Wanted::Sound, false, false),
-    kind(Wanted::SoundShuffled, false, false),
-    kind(Wanted::Failing, false, false),
-];
-/// Places in [`WANTED`].
-const LAST_CHANCES: usize = 0;
-const PROBE: usize = 1;
-const SOUND: usize = 2;
-const SHUFFLED: usize = 3;
-const FAILING: usize = 4;
-
-const fn kind(wanted: Wanted, is_probe: bool, out_of_turn: bool) -> Kind {
-    Kind {
-        wanted,
-        is_probe,
-        out_of_turn,
     }
 }

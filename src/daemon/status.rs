@@ -242,7 +242,7 @@ pub struct Backlog {
     pub calls_this_month: u64,
     /// Lanes with pending messages, to say which of them no configuration serves.
     #[serde(skip)]
-    pub(super) waiting: Vec<LaneId>,
+    pub waiting: Vec<LaneId>,
 }
 
 /// A feeder may write any account's name; this many are enough to show that something is wrong.
@@ -465,7 +465,11 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), super::DaemonError> {
     loop {
         shared.handle.heartbeats().beat(LoopName::Status);
         let published = Arc::new(Published::now(&shared, started_at));
-        shared.handle.0.published.send_replace(Some(published.clone()));
+        shared
+            .handle
+            .0
+            .published
+            .send_replace(Some(published.clone()));
         let to = path.clone();
         let written = tokio::task::spawn_blocking(move || write(&to, &published)).await;
         if let Err(error) = written.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))

@@ -30,7 +30,7 @@ pub(super) struct Upkeep {
 const TURN_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_COUNT: Duration = Duration::from_secs(1);
 /// Lessons are stored this often: so much may be lost by a kill.
-const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Policies are solved for this long a turn: a thousand lanes at once must not hold up the rest.
 const SOLVING: Duration = Duration::from_millis(200);
 /// After the wall clock was set forward nothing is removed for so long: what is removed by a wrong clock is gone, and
@@ -84,10 +84,11 @@ impl Upkeep {
     }
 
     async fn turn(&mut self) {
-        let read = self.read_budgets().await;
+        let looks = Instant::now() >= self.next_look;
+        let read = self.read_budgets(looks).await;
         self.warn("the budgets' figures cannot be read", read);
         self.solve().await;
-        if Instant::now() >= self.next_look {
+        if looks {
             self.next_look = Instant::now() + TURN_INTERVAL;
             self.reconsider_closed_lanes().await;
             let checked = self.check_leases().await;
@@ -123,14 +124,14 @@ impl Upkeep {
 
     // --- budgets, policies, lanes ------------------------------------------------------------------------------
 
-    /// Reads the figures again where another process wrote, or a month began.
-    async fn read_budgets(&mut self) -> Result<()> {
+    /// Reads the figures again where a month began, and now and then where another process wrote.
+    async fn read_budgets(&mut self, looks: bool) -> Result<()> {
         let writes = self.shared.foreign_changes();
         let now = self.shared.clock.now();
         let budgets = self.shared.lanes.budgets();
         let unread = budgets.iter().any(|budget| !budget.is_read(now));
         let limited = budgets.iter().any(|budget| budget.limit().is_some());
-        if unread || limited && writes != self.writes_seen {
+        if unread || looks && limited && writes != self.writes_seen {
             self.shared.lanes.refresh_budgets(&self.shared).await?;
             self.writes_seen = writes;
         }
@@ -213,7 +214,8 @@ impl Upkeep {
         }
         self.plan_last_chances(interval).await?;
         let pending = totals.into_iter().filter(|lane| lane.pending > 0);
-        self.drop_idle(pending.map(|lane| lane.lane).collect()).await
+        self.drop_idle(pending.map(|lane| lane.lane).collect())
+            .await
     }
 
     /// Where a lane's last chances do not fit its rate, they begin before their moment.
@@ -229,7 +231,10 @@ impl Upkeep {
         for lane in self.shared.lanes.all() {
             let setup = lane.setup();
             let endpoint = &setup.configured.settings.endpoint;
-            let rate = setup.account.calls_per_second.min(endpoint.calls_per_second);
+            let rate = setup
+                .account
+                .calls_per_second
+                .min(endpoint.calls_per_second);
             let calls_per_second = f64::from(rate) * PLANNED_RATE;
             let last_chance = lane.policy.schedule().rules.last_chance;
             let pending = owed.get(&lane.id).copied().unwrap_or(0);
@@ -346,7 +351,7 @@ impl Upkeep {
             return Ok(());
         }
         let pruned = self.prune_before(reading.now - kept).await?;
-        if pruned.messages > 0 || pruned.readers > 0 {
+        if pruned != Pruned::default() {
             self.shared.summary.add(Counts {
                 pruned,
                 ..Counts::default()

@@ -164,7 +164,10 @@ impl Walk {
         }
         let setup = self.job.lane.setup();
         let row = &self.job.message;
-        let robot = row.robot_code.as_ref().or(setup.account.robot_code.as_ref());
+        let robot = row
+            .robot_code
+            .as_ref()
+            .or(setup.account.robot_code.as_ref());
         let query = Query {
             chat: row.chat,
             key: &row.key,
@@ -261,7 +264,11 @@ impl Walk {
             }
         }
         let is_news = self.known.len() > before;
-        self.pages_without_news = if is_news { 0 } else { self.pages_without_news + 1 };
+        self.pages_without_news = if is_news {
+            0
+        } else {
+            self.pages_without_news + 1
+        };
         // RECALLED beats what an earlier page said, and is not taken back by a later one.
         if self.outcome.send_status != Some(SendStatus::Recalled) {
             self.outcome.send_status = Some(page.send_status);

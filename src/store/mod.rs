@@ -143,17 +143,17 @@ pub struct Placement {
     pub waits_for: Option<ErrorCode>,
 }
 
-/// Which rows of a lane a claim wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which rows of a lane a claim wants. Of one round the first are asked for first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wanted {
+    /// Last chances alone, of sound and failing rows.
+    LastChances,
     /// Rows whose last walk did not fail, last chances first, then in the order in which they are due.
     Sound,
     /// The same rows in random order (of the first ten thousand): where many fail, the others must not wait behind them.
     SoundShuffled,
     /// Rows whose last walks failed, in the order in which they are due.
     Failing,
-    /// Last chances alone, of sound and failing rows.
-    LastChances,
 }
 
 /// A question for due rows.

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use receiptd::cadence::{Basis, Habits, Policy, Rules};
 use receiptd::receipt::{
-    AccountName, Chat, ErrorCode, LaneId, Lesson, Message, MessageId, MessageKey, Outcome,
-    Schedule, SeenReader, SendStatus, State, UnixMs, UserId, WalkEnd,
+    AccountName, Chat, ErrorCode, LaneId, Message, MessageId, MessageKey, Outcome, Schedule,
+    SeenReader, SendStatus, State, UnixMs, UserId, WalkEnd, observe, settle,
 };
 use receiptd::settings::{Database, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
-use receiptd::store::{HabitsRow, NewMessage, Store as _, Writes};
+use receiptd::store::{
+    Begun, Claims as _, Commands as _, DueQuery, HabitsRow, NewMessage, Placement, Results as _,
+    Wanted, Writes,
+};
 
 use super::crowd::Crowd;
 use super::sim::Learner;
@@ -63,12 +66,12 @@ impl Daemon {
         }
     }
 
-    fn schedule(&self) -> Schedule<'_> {
+    fn schedule(&self) -> Schedule {
         Schedule {
-            rules: &self.rules,
-            policy: &self.policy,
+            rules: self.rules.clone(),
+            policy: self.policy.clone(),
             lifetime: self.habits.lifetime(&self.rules),
-            spread: Duration::ZERO,
+            last_chances_until: None,
         }
     }
 
@@ -78,7 +81,7 @@ impl Daemon {
         loop {
             let arrival = from + GAP * u32::try_from(sent).unwrap();
             let due = self.store.lanes(&[]).await.unwrap();
-            let due = due.first().map(|lane| lane.next_poll_at);
+            let due = due.first().and_then(|lane| lane.sound_at);
             if sent < MESSAGES && due.is_none_or(|due| arrival <= due) {
                 self.reads.push(crowd.reads(random, arrival.0));
                 self.add(crowd, arrival).await;
@@ -106,50 +109,47 @@ impl Daemon {
             next_poll_at: None,
         };
         assert_eq!(self.store.add(&[message]).await.unwrap(), 1);
-        assert_eq!(
-            self.store.new_lanes().await.unwrap(),
-            std::slice::from_ref(&self.lane)
-        );
-        let arrived = self.store.arrivals(&self.lane, &[], 10, now).await.unwrap();
-        let placed: Vec<_> = arrived
+        let arrived = self.store.new_rows(None, 10, 10).await.unwrap().rows;
+        let places: Vec<_> = arrived
             .iter()
-            .map(|row| self.schedule().admit(row, now))
+            .map(|row| Placement {
+                message: self.schedule().place(row, now),
+                waits_for: None,
+            })
             .collect();
-        assert_eq!(placed.len(), 1);
-        self.store.admit(&placed).await.unwrap();
+        assert_eq!(places.len(), 1);
+        self.store.place(&places).await.unwrap();
     }
 
     async fn poll(&mut self, now: UnixMs) {
-        let until = now + self.schedule().spread;
-        let due = self
-            .store
-            .due(&self.lane, now, until, &[], 1)
-            .await
-            .unwrap();
+        let query = DueQuery {
+            lanes: std::slice::from_ref(&self.lane),
+            wanted: Wanted::Sound,
+            now,
+            last_chances_until: now,
+            without: &[],
+            per_lane: 1,
+        };
+        let due = self.store.due(&query).await.unwrap();
         let row = &due[0];
         let outcome = self.walk(row, now);
-        let mut settled = None;
-        let begin = || Lesson::begin(self.habits.clone(), now, self.rules.memory);
-        let committed = self.store.commit(std::slice::from_ref(&outcome), |found| {
-            let before = found[0].row.as_ref().unwrap();
-            let mut lesson = begin();
-            let new_readers = u32::try_from(found[0].new_readers.len()).unwrap();
-            let after = lesson.settle(before, found[0].outcome, new_readers, &self.schedule());
-            let habits = lesson.learned().map(|habits| HabitsRow {
-                lane: self.lane.clone(),
-                habits: habits.to_json(),
-            });
-            settled = Some(lesson);
-            Writes {
-                messages: vec![after],
-                calls: vec![],
-                habits: habits.into_iter().collect(),
-            }
-        });
-        committed.await.unwrap();
-        if let Some((habits, new_messages)) = settled.unwrap().into_learned() {
-            self.habits = habits;
-            self.basis.add(new_messages);
+        let begun = self.store.begin(std::slice::from_ref(&outcome)).await;
+        let Begun::Open(transaction) = begun.unwrap() else {
+            panic!("nothing was committed before");
+        };
+        let found = &transaction.found()[0];
+        let (before, new_readers) = (found.row.clone().unwrap(), found.new_readers);
+        let schedule = self.schedule();
+        let after = settle(&before, &outcome, new_readers, found.recorded, &schedule);
+        let writes = Writes {
+            messages: vec![after.clone()],
+            calls: vec![],
+        };
+        transaction.commit(&writes).await.unwrap();
+        if let Some(seen) = observe(&before, &outcome, new_readers, &after) {
+            self.habits.forget_until(now.0, self.rules.memory);
+            self.habits.learn(&seen);
+            self.basis.add(u32::from(seen.begins.is_some()));
             if self.basis.is_stale(&self.habits, TARGET) {
                 self.solve();
             }
@@ -175,7 +175,7 @@ impl Daemon {
     /// What the endpoint answers: everybody who has read by `now`, whoever was seen before.
     fn walk(&self, row: &Message, now: UnixMs) -> Outcome {
         if now >= self.schedule().end_of_life(row) {
-            return Outcome::without_call(row.claim(), now, WalkEnd::Aged);
+            return Outcome::without_call(row.claim(), now, WalkEnd::TooOld);
         }
         let age = now.0 - row.sent_at.0;
         let life = i64::try_from(self.rules.key_lifetime.as_millis()).unwrap();
@@ -283,7 +283,12 @@ async fn the_stores_rows_go_the_same_way_through_daemon_and_simulator() {
     assert_eq!(daemon.delays, delays, "seed {SEED}");
     let learned = learner.habits.to_json();
     assert_eq!(daemon.habits.to_json(), learned, "seed {SEED}");
-    let kept = daemon.store.habits().await.unwrap();
+    let row = HabitsRow {
+        lane: daemon.lane.clone(),
+        habits: learned.clone(),
+    };
+    daemon.store.save_habits(&[row]).await.unwrap();
+    let kept = daemon.store.all_habits().await.unwrap();
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].habits, learned, "seed {SEED}");
     daemon.store.close().await;

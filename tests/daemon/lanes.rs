@@ -343,7 +343,12 @@ async fn an_internal_account_is_one_lane_whatever_its_rows_say() {
     let mut house = House::new(config, &account).await;
     house.start();
     let values: Vec<String> = (0..80)
-        .map(|n| format!("('sb:readers=1,median=1ms,never=0;c{n}', 'corp-{}', 1)", n % 10))
+        .map(|n| {
+            format!(
+                "('sb:readers=1,median=1ms,never=0;c{n}', 'corp-{}', 1)",
+                n % 10
+            )
+        })
         .collect();
     house.sql(&format!(
         "INSERT INTO messages (process_query_key, corp_id, expected_readers) VALUES {}",
@@ -420,7 +425,10 @@ async fn two_thousand_organisations_hold_up_nobody() {
         )
         .await;
     house
-        .until("SELECT count(*) FROM messages WHERE state = 'complete'", "2001")
+        .until(
+            "SELECT count(*) FROM messages WHERE state = 'complete'",
+            "2001",
+        )
         .await;
 }
 
@@ -438,7 +446,9 @@ async fn a_lane_is_throttled_no_longer_than_its_window() {
         Some(status["lanes"][0]["condition"].as_str()?.to_owned())
     };
     house
-        .until_true("the window is over", || condition().as_deref() == Some("ok"))
+        .until_true("the window is over", || {
+            condition().as_deref() == Some("ok")
+        })
         .await;
 }
 

@@ -54,8 +54,18 @@ async fn status_shows_what_was_learned_and_where_the_month_will_end() {
     insert(&house, "m", 30);
     let complete = "SELECT count(*) FROM messages WHERE state = 'complete'";
     house.until(complete, "30").await;
-    let said = house.command("status").arg("--json").output().unwrap();
-    let status: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+    let status = || -> serde_json::Value {
+        let said = house.command("status").arg("--json").output().unwrap();
+        serde_json::from_slice(&said.stdout).unwrap()
+    };
+    let learned = |status: &serde_json::Value| {
+        let reads = status["lanes"][0]["outlook"]["reads_learned_from"].as_f64();
+        reads.is_some_and(|reads| reads > 29.5)
+    };
+    house
+        .until_true("lessons are stored", || learned(&status()))
+        .await;
+    let status = status();
     let outlook = &status["lanes"][0]["outlook"];
     let number = |pointer: &str| {
         let value = outlook.pointer(pointer).and_then(serde_json::Value::as_f64);

@@ -472,7 +472,7 @@ async fn the_watchdog_starves_when_a_core_loop_hangs_though_the_process_lives() 
     house.sql(
         "INSERT INTO messages (process_query_key) VALUES ('sb:readers=1,median=1ms,never=0;one')",
     );
-    house.until_logged("the scheduler has not turned for").await;
+    house.until_logged("has not turned for").await;
     let fed = manager.count("WATCHDOG=1");
     // Three rounds more: nothing comes of them.
     tokio::time::sleep(Duration::from_secs(2)).await;

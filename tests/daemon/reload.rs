@@ -88,7 +88,9 @@ async fn what_another_process_counts_is_spent() {
         status["budgets"][0]["spent"].as_u64()
     };
     house
-        .until_true("the daemon heard of it", || spent().is_some_and(|calls| calls > 20))
+        .until_true("the daemon heard of it", || {
+            spent().is_some_and(|calls| calls > 20)
+        })
         .await;
     let metered = house.sandbox.counts().metered;
     house.sql(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use receiptd::daemon::{self, Clock, DaemonError, Stop, Vitals};
+use receiptd::daemon::{self, Clock, Configured, DaemonError, Handle, Stop};
 use receiptd::receipt::UnixMs;
 use receiptd::sandbox::SandboxConfig;
 use receiptd::settings::load;
@@ -22,7 +22,7 @@ struct Daemon {
     stop: Stop,
     running: JoinHandle<Result<(), DaemonError>>,
     /// Held: a daemon whose settings have no sender any more is none that is run.
-    _settings: watch::Sender<Arc<receiptd::settings::Settings>>,
+    _configured: watch::Sender<Arc<Configured>>,
 }
 
 impl Daemon {
@@ -31,31 +31,32 @@ impl Daemon {
             .environment
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.clone()));
-        let settings = Arc::new(load(Some(&house.config()), said).unwrap().settings);
-        let store = SqliteStore::open(&settings.database, Role::Owner)
+        let settings = load(Some(&house.config()), said).unwrap().settings;
+        let configured = Configured::new(settings).unwrap();
+        let store = SqliteStore::open(&configured.settings.database, Role::Owner)
             .await
             .unwrap();
         let offset = Arc::new(AtomicI64::new(0));
         let ahead = offset.clone();
         let clock =
             Clock::new(move || UnixMs(Clock::system().now().0 + ahead.load(Ordering::Relaxed)));
-        let (_settings, watched) = watch::channel(settings);
+        let (_configured, watched) = watch::channel(configured);
         let stop = Stop::default();
-        let vitals = Vitals::default();
+        let handle = Handle::default();
         let running = daemon::run(
             Arc::new(store),
             watched,
             clock,
-            vitals.clone(),
+            handle.clone(),
             stop.clone(),
         );
         let running = tokio::spawn(running);
-        vitals.ready().await;
+        handle.ready().await;
         Self {
             offset,
             stop,
             running,
-            _settings,
+            _configured,
         }
     }
 
@@ -64,7 +65,7 @@ impl Daemon {
     }
 
     async fn stop(self) {
-        self.stop.soft.cancel();
+        self.stop.graceful.cancel();
         self.running.await.unwrap().unwrap();
     }
 }

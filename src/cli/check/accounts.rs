@@ -11,7 +11,7 @@ use crate::dingtalk::{AccessToken, Client, Credentials, Failure, Query, remedy};
 use crate::receipt::{AccountName, Chat, CorpId, Disposition, LaneId, MessageKey, RobotCode};
 use crate::settings::{Account, App, Budget, Settings};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{CallCount, Commands as _, Results as _, Upkeep as _};
+use crate::store::{CallCount, Results as _, Upkeep as _};
 
 /// No send call returned it.
 const NO_KEY: &str = "receiptd-check";

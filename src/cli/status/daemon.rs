@@ -103,7 +103,7 @@ mod tests {
             condition: condition.to_owned(),
             code: code.map(str::to_owned),
             last_success_at: at,
-            month: String::new(),
+            month: None,
             calls: 0,
         };
         Published {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::common;
 use crate::receipt::{CorpId, ErrorCode, Message, MessageKey, SendStatus, UnixMs};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Reader, Commands as _, Results as _, Upkeep as _};
+use crate::store::{Commands as _, Reader};
 
 pub(super) async fn show(
     store: &SqliteStore,

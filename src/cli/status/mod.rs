@@ -18,7 +18,7 @@ use crate::daemon::Published;
 use crate::receipt::{CorpId, MessageKey, State, UnixMs};
 use crate::settings::Settings;
 use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
-use crate::store::{CallCount, LaneTotals, Commands as _, Results as _, Upkeep as _};
+use crate::store::{CallCount, Commands as _, LaneTotals, Results as _, Upkeep as _};
 
 /// Show how it stands account by account, or one message and its readers
 #[derive(Debug, clap::Args)]
@@ -60,7 +60,7 @@ async fn all(store: &SqliteStore, settings: &Settings, args: &Args) -> anyhow::R
     let calls = store.calls_in(&now.quota_month()).await?;
     let holder = DaemonLock::holder(database);
     let published = common::published(database);
-    let outlooks = outlook::of(store, settings, &lanes, &calls, published.as_ref(), now).await?;
+    let outlooks = outlook::of(store, settings, &lanes, &calls, now).await?;
     let pending: u64 = lanes.iter().map(|lane| lane.pending).sum();
     let overdue = lanes.iter().filter_map(|lane| overdue(lane, now)).max();
     let idle = holder.is_none() && pending > 0;

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cadence::Month;
 use crate::cadence::{Expected, Habits, Policy, Rules, read_curve};
-use crate::daemon::{BudgetCondition, Published};
-use crate::receipt::{LaneId, UnixMs, whole_ms};
-use crate::settings::{Budget, Settings};
+use crate::daemon::{MonthCounts, budget_of};
+use crate::receipt::{LaneId, QuotaMonth, UnixMs, whole_ms};
+use crate::settings::Settings;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{CallCount, LaneTotals, Commands as _, Results as _, Upkeep as _};
+use crate::store::{CallCount, Commands as _, LaneTotals, Results as _};
 
 /// Ages of the read curve in JSON: so many for each tenfold.
 const POINTS_A_DECADE: i32 = 4;
@@ -28,7 +29,8 @@ pub(super) struct Outlook {
     /// Metered calls of the month.
     calls: u64,
     month: String,
-    budget: Option<BudgetCondition>,
+    /// The name and the month of its budget.
+    budget: Option<(String, Month)>,
 }
 
 /// The outlook of every lane with messages, a month of calls or habits.
@@ -37,11 +39,16 @@ pub(super) async fn of(
     settings: &Settings,
     lanes: &[LaneTotals],
     calls: &[CallCount],
-    published: Option<&Published>,
     now: UnixMs,
 ) -> anyhow::Result<Vec<Outlook>> {
     let rules = &settings.cadence;
     let stored = store.all_habits().await?;
+    let quota_month = QuotaMonth::of(now);
+    let counts = MonthCounts {
+        this_month: calls.to_vec(),
+        before: store.calls_in(&quota_month.before().to_string()).await?,
+        owed: store.owed(quota_month.ends_at()).await?,
+    };
     let outlooks = lanes.iter().map(|totals| {
         let lane = &totals.lane;
         let row = stored.iter().find(|row| row.lane == *lane);
@@ -50,35 +57,21 @@ pub(super) async fn of(
             .and_then(|row| Habits::from_json(&row.habits, rules).ok())
             .unwrap_or_else(|| Habits::prior(rules));
         let of_lane = calls.iter().filter(|count| count.lane == *lane);
-        let budget = budget_of(settings, lane, published);
+        let budget = budget_of(settings, lane, counts.clone(), now);
         let target = budget
             .as_ref()
-            .map_or(rules.calls_per_message, |budget| budget.calls_per_message);
+            .map_or(rules.calls_per_message, |(_, month)| month.target(rules));
         Outlook {
             lane: lane.clone(),
             policy: Policy::solve(&habits, rules, target),
             habits,
             rules: rules.clone(),
             calls: of_lane.map(|count| count.calls).sum(),
-            month: now.quota_month(),
+            month: quota_month.to_string(),
             budget,
         }
     });
     Ok(outlooks.collect())
-}
-
-/// How a running daemon says that the lane's budget stands.
-fn budget_of(
-    settings: &Settings,
-    lane: &LaneId,
-    published: Option<&Published>,
-) -> Option<BudgetCondition> {
-    let name = match settings.accounts.get(&lane.account)?.budget.as_ref()? {
-        Budget::Own(_) => format!("account {}", lane.account),
-        Budget::Shared(name) => format!("budget {name}"),
-    };
-    let budgets = &published?.budgets;
-    budgets.iter().find(|budget| budget.name == name).cloned()
 }
 
 impl Outlook {
@@ -97,7 +90,9 @@ impl Outlook {
 
     fn target(&self) -> f64 {
         let budget = self.budget.as_ref();
-        budget.map_or(self.rules.calls_per_message, |budget| budget.calls_per_message)
+        budget.map_or(self.rules.calls_per_message, |(_, month)| {
+            month.target(&self.rules)
+        })
     }
 
     fn reads(&self) -> f64 {
@@ -129,7 +124,13 @@ impl Outlook {
                 "expected": expected.mean_delay.as_secs_f64(),
                 "measured": measured.and_then(|measured| Some(measured.mean_delay?.as_secs_f64())),
             },
-            "budget": self.budget,
+            "budget": self.budget.as_ref().map(|(name, month)| json!({
+                "name": name,
+                "monthly_calls": month.budget,
+                "spent": month.spent,
+                "owed": month.owed,
+                "forecast": month.forecast(&self.rules),
+            })),
         })
     }
 
@@ -171,10 +172,13 @@ impl Outlook {
         );
         let (calls, month) = (self.calls, &self.month);
         let _ = match &self.budget {
-            Some(budget) => writeln!(
+            Some((name, budget)) => writeln!(
                 text,
-                "  {}: {} of {} calls spent in {month}, it ends at about {}; {:.1} calls a message are left",
-                budget.name, budget.spent, budget.monthly_calls, budget.forecast, budget.calls_per_message,
+                "  {name}: {} of {} calls spent in {month}, it ends at about {}; {:.1} calls a message are left",
+                budget.spent,
+                budget.budget,
+                budget.forecast(&self.rules),
+                self.target(),
             ),
             None => writeln!(text, "  {calls} calls in {month}"),
         };

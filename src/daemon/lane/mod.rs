@@ -34,7 +34,7 @@ pub(super) use policy::{LanePolicy, prior_schedule};
 use super::budget::{Budget, Refused};
 use super::{Configured, Shared};
 use crate::cadence::{Call, KeyHash};
-use crate::dingtalk::{AccessToken, Credentials, Failure, TokenRefusal, remedy};
+use crate::dingtalk::{AccessToken, Credentials, Failure, OwnCode, TokenRefusal, remedy};
 use crate::receipt::{Disposition, ErrorCode, LaneId, MessageId, QuotaMonth, UnixMs, whole_ms};
 use crate::settings::Account;
 use crate::telemetry::Again;
@@ -175,14 +175,16 @@ impl Lane {
     /// Counts a claim.
     pub(super) fn claimed(&self, is_failing: bool) {
         self.claims.fetch_add(1, Ordering::Relaxed);
-        self.failing.fetch_add(usize::from(is_failing), Ordering::Relaxed);
+        self.failing
+            .fetch_add(usize::from(is_failing), Ordering::Relaxed);
         *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// A claim is no longer out.
     pub(super) fn freed(&self, is_failing: bool) {
         self.claims.fetch_sub(1, Ordering::Relaxed);
-        self.failing.fetch_sub(usize::from(is_failing), Ordering::Relaxed);
+        self.failing
+            .fetch_sub(usize::from(is_failing), Ordering::Relaxed);
     }
 
     /// Whether no claim is out, and none was made for long.
@@ -263,7 +265,8 @@ impl Lane {
         loop {
             let now = Instant::now();
             let banned = self.shared.address.banned_until();
-            let until = match (banned, self.health().leave(now)) {
+            let leave = self.health().leave(now);
+            let until = match (banned, leave) {
                 (None, Leave::Open) => return Ok(None),
                 (None, Leave::Probe(at)) if at <= now => {
                     if !self.health().begin_probe(now) {
@@ -338,7 +341,7 @@ impl Lane {
     }
 
     fn learn_of_answer(&self, permit: &Permit, success_at: Option<UnixMs>, is_failing: bool) {
-        self.places.set_hanging(false);
+        self.places.came_back(false);
         let now = Instant::now();
         let mut health = self.health();
         let opened = health.answered(now, permit.closings, success_at);
@@ -354,11 +357,20 @@ impl Lane {
 
     /// What a call that brought no page says of the lane. `evidence`: it is the walk's first upstream trouble, of a row
     /// without a former error.
-    pub(super) fn failed(&self, permit: &Permit, failure: &Failure, evidence: bool, own_robot: bool, is_failing: bool) {
-        let hangs = failure.code.as_str() == crate::dingtalk::OwnCode::Timeout.as_str();
-        self.places.set_hanging(hangs);
+    pub(super) fn failed(
+        &self,
+        permit: &Permit,
+        failure: &Failure,
+        evidence: bool,
+        own_robot: bool,
+        is_failing: bool,
+    ) {
         match failure.disposition {
-            Disposition::Retry => self.trouble(permit.closings, failure, evidence, is_failing),
+            Disposition::Retry => {
+                let timed_out = failure.code.as_str() == OwnCode::Timeout.as_str();
+                self.places.came_back(timed_out);
+                self.trouble(permit.closings, failure, evidence, is_failing);
+            }
             Disposition::Throttled { window } => {
                 let asked = failure.retry_after.unwrap_or(window);
                 self.throttle(&failure.code, asked.max(window));

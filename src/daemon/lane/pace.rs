@@ -1,7 +1,7 @@
 //! How fast calls go out: a rate limiter for each lane and one for the egress address, whose bans and places for calls under
 //! way stand here too.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +61,9 @@ pub(in crate::daemon) struct Address {
 #[derive(Debug)]
 pub(in crate::daemon) struct LanePlaces {
     places: Arc<Semaphore>,
+    /// How many there are: one until a call came back that did not close the lane, so that a wrong permission or a used-up
+    /// month costs one call.
+    open: AtomicUsize,
     most: usize,
     hangs: AtomicBool,
 }
@@ -80,14 +83,17 @@ const PARTS_LEFT: usize = 8;
 const BAN: Duration = Duration::from_secs(300);
 
 impl LanePlaces {
-    /// Notes how the last call ended: a lane whose last call timed out shares half of the places with others like it.
-    pub(super) fn set_hanging(&self, hangs: bool) {
-        self.hangs.store(hangs, Ordering::Relaxed);
+    /// Notes how the last call ended, which did not close the lane. One whose last call timed out shares half of the places
+    /// with others like it.
+    pub(super) fn came_back(&self, timed_out: bool) {
+        self.hangs.store(timed_out, Ordering::Relaxed);
+        let more = self.most - self.open.swap(self.most, Ordering::Relaxed);
+        self.places.add_permits(more);
     }
 
     /// Whether no call of the lane is under way.
     fn is_idle(&self) -> bool {
-        self.places.available_permits() == self.most
+        self.places.available_permits() == self.open.load(Ordering::Relaxed)
     }
 }
 
@@ -107,7 +113,8 @@ impl Address {
         let left = self.concurrency.div_ceil(PARTS_LEFT);
         let most = self.concurrency.saturating_sub(left).max(1);
         LanePlaces {
-            places: Arc::new(Semaphore::new(most)),
+            places: Arc::new(Semaphore::new(1)),
+            open: AtomicUsize::new(1),
             most,
             hangs: AtomicBool::new(false),
         }
@@ -209,11 +216,11 @@ mod tests {
         let address = Address::new(64);
         let hanging: Vec<LanePlaces> = (0..3).map(|_| address.lane_places()).collect();
         for lane in &hanging {
-            lane.set_hanging(true);
+            lane.came_back(true);
         }
         let mut held = Vec::new();
         for lane in hanging.iter().cycle() {
-            let entering = address.enter(lane, 100_000);
+            let entering = address.enter(lane, u32::MAX);
             match futures_util::FutureExt::now_or_never(entering) {
                 Some(place) => held.push(place.unwrap()),
                 None => break,
@@ -222,8 +229,9 @@ mod tests {
         // One each, and half of the places together.
         assert_eq!(held.len(), 3 + 32);
         let sound = address.lane_places();
+        sound.came_back(false);
         for _ in 0..64 - 35 {
-            held.push(address.enter(&sound, 100_000).await.unwrap());
+            held.push(address.enter(&sound, u32::MAX).await.unwrap());
         }
     }
 }

@@ -88,7 +88,9 @@ impl LanePolicy {
         }
         let lifetime = habits.lifetime(&rules);
         let new_messages = seen.iter().filter(|seen| seen.begins.is_some()).count();
-        state.basis.add(u32::try_from(new_messages).unwrap_or(u32::MAX));
+        state
+            .basis
+            .add(u32::try_from(new_messages).unwrap_or(u32::MAX));
         state.unsaved = true;
         if lifetime != state.schedule.lifetime {
             state.change(|schedule| schedule.lifetime = lifetime);

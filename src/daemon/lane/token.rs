@@ -9,9 +9,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::Lane;
-use crate::dingtalk::{
-    AccessToken, Credentials, Freshness, IssuedToken, TokenCache, TokenRefusal,
-};
+use crate::dingtalk::{AccessToken, Credentials, Freshness, IssuedToken, TokenCache, TokenRefusal};
 use crate::receipt::ErrorCode;
 
 /// Between two attempts to replace a token that still lives, doubling to [`LONGEST_WAIT`].
