@@ -6,7 +6,8 @@ use std::path::Path;
 use crate::daemon::{Clock, Published, status_path};
 use crate::receipt::{MessageKey, State, UnixMs};
 use crate::settings::{Loaded, SettingsError, load, process_environment};
-use crate::store::sqlite::{DaemonLock, OpenError, Role, SqliteStore, lock_path};
+use crate::store::sqlite::{DaemonLock, lock_path};
+use crate::store::{self, OpenError, Role, SharedStore};
 
 /// Rows written in one go by `retry`, so that the daemon and the feeders have their turn in between.
 pub(super) const BATCH: usize = 500;
@@ -21,8 +22,9 @@ pub(super) fn settings(config: Option<&Path>) -> Result<Loaded, SettingsError> {
 }
 
 /// Opens the configured database.
-pub(super) async fn store(loaded: &Loaded, role: Role) -> Result<SqliteStore, OpenError> {
-    SqliteStore::open(&loaded.settings.database, role).await
+pub(super) async fn store(loaded: &Loaded, role: Role) -> Result<SharedStore, OpenError> {
+    // A command migrates nothing.
+    store::open(&loaded.settings.database, role, &mut |_| ()).await
 }
 
 /// Who serves a database, as far as this process can tell.

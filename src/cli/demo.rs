@@ -18,8 +18,8 @@ use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::{Chat, MessageKey};
 use crate::sandbox::{CrowdRules, Sandbox, SandboxConfig, Script};
 use crate::settings::{Settings, from_text};
-use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
-use crate::store::{Commands as _, Upkeep as _};
+use crate::store::sqlite::DaemonLock;
+use crate::store::{self, Commands as _, Role, Store, Upkeep as _};
 
 /// Show it at work: an imitation of DingTalk, a feeder, the daemon; a day's life of a message in seconds
 #[derive(Debug, clap::Args)]
@@ -88,7 +88,7 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     let settings = settings(scratch, &database, &sandbox.base_url(), life)?;
     let rules = settings.cadence.clone();
     let lock = DaemonLock::acquire(&database)?;
-    let store = Arc::new(SqliteStore::open(&settings.database, Role::Owner).await?);
+    let store = store::open(&settings.database, Role::Owner, &mut |_| ()).await?;
     let (_kept, watched) = watch::channel(Configured::new(settings)?);
     let stop = Stop::default();
     let mut daemon = tokio::spawn({
@@ -106,8 +106,8 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     let work = async {
         // The feeder and the watcher side by side: rows arrive while others are polled.
         tokio::try_join!(
-            feed(args, &database, &store, &sandbox, &keys, life),
-            watch_progress(args, &store, &sandbox, bound),
+            feed(args, &database, &*store, &sandbox, &keys, life),
+            watch_progress(args, &*store, &sandbox, bound),
         )
     };
     let worked = tokio::select! {
@@ -121,8 +121,8 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     stop.graceful.cancel();
     daemon.await.context("the daemon failed")??;
     worked?;
-    let spent = Spent::gather(&store, &sandbox, &keys, rules.calls_per_message).await?;
-    let curve = demo_report::curve(&store, &rules).await?;
+    let spent = Spent::gather(&*store, &sandbox, &keys, rules.calls_per_message).await?;
+    let curve = demo_report::curve(&*store, &rules).await?;
     store.close().await;
     drop(lock);
     sandbox.stop().await;
@@ -199,7 +199,7 @@ fn keys(args: &Args) -> Vec<MessageKey> {
 async fn feed(
     args: &Args,
     database: &Path,
-    store: &SqliteStore,
+    store: &dyn Store,
     sandbox: &Sandbox,
     keys: &[MessageKey],
     span: Duration,
@@ -250,7 +250,7 @@ async fn feed(
 }
 
 /// Waits for a message's first poll.
-async fn until_polled(store: &SqliteStore, key: &MessageKey) -> anyhow::Result<()> {
+async fn until_polled(store: &dyn Store, key: &MessageKey) -> anyhow::Result<()> {
     let mut beat = tokio::time::interval(Duration::from_millis(50));
     loop {
         beat.tick().await;
@@ -264,7 +264,7 @@ async fn until_polled(store: &SqliteStore, key: &MessageKey) -> anyhow::Result<(
 /// A line a second until all messages are final.
 async fn watch_progress(
     args: &Args,
-    store: &SqliteStore,
+    store: &dyn Store,
     sandbox: &Sandbox,
     bound: Duration,
 ) -> anyhow::Result<()> {

@@ -4,8 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::common;
-use crate::store::Commands as _;
-use crate::store::sqlite::{Role, SqliteStore};
+use crate::store::{self, Commands as _, Role};
 
 /// Create the database, or bring its schema up to date; `run` does so too
 #[derive(Debug, clap::Args)]
@@ -18,7 +17,7 @@ pub(super) async fn run(config: Option<&Path>, _args: &Args) -> anyhow::Result<E
     let loaded = common::settings(config)?;
     let database = &loaded.settings.database;
     let mut steps = Vec::new();
-    let store = SqliteStore::open_reporting(database, Role::Owner, &mut |step| {
+    let store = store::open(database, Role::Owner, &mut |step| {
         steps.push(format!("version {}: {}", step.version, step.description));
     })
     .await?;
@@ -26,10 +25,6 @@ pub(super) async fn run(config: Option<&Path>, _args: &Args) -> anyhow::Result<E
     if steps.is_empty() {
         steps.push("nothing to do".to_owned());
     }
-    common::say(&format!(
-        "{}: {}",
-        database.path.display(),
-        steps.join(", ")
-    ))?;
+    common::say(&format!("{database}: {}", steps.join(", ")))?;
     Ok(ExitCode::SUCCESS)
 }

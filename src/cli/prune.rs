@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::common;
 use crate::receipt::State;
-use crate::store::sqlite::Role;
+use crate::store::Role;
 use crate::store::{Commands as _, Pruned, Upkeep as _};
 
 /// Remove messages that finished long ago, with their readers

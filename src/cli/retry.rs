@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::common;
 use crate::receipt::{AccountName, MessageKey, State};
-use crate::store::sqlite::Role;
+use crate::store::Role;
 use crate::store::{Commands as _, Selection};
 
 /// Poll failed, expired or cancelled messages again

@@ -13,7 +13,6 @@ use super::{FAILED, MISUSED, common, notify, opening};
 use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::whole_ms;
 use crate::settings::{DEFAULT_PATH, InForce, Loaded, Place, process_environment};
-use crate::store::SharedStore;
 use crate::store::sqlite::DaemonLock;
 use crate::telemetry::{self, Surroundings, Telemetry};
 
@@ -67,7 +66,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be watched")?;
     let mut hangup = signal(SignalKind::hangup()).context("signals cannot be watched")?;
-    let mut lock = DaemonLock::acquire(&settings.database.path)?;
+    let mut lock = DaemonLock::acquire(&settings.database.local_path())?;
     let mut opening = notify::Opening::default();
     let store = tokio::select! {
         store = opening::open(&settings.database, &mut opening) => store?,
@@ -77,8 +76,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     drop(opening);
     // Again, since a disk that was full may have kept the name out; one that is full still does no harm.
     let _ = lock.sign();
-    let store: SharedStore = Arc::new(store);
-    let database = configured.settings.database.path.clone();
+    let database = configured.settings.database.clone();
     let (now_in_force, watched) = watch::channel(configured);
     let stop = Stop::default();
     let handle = Handle::default();
@@ -94,8 +92,8 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let watchdog = notify::Feeder::start(handle.clone(), stop.graceful.clone())
         .context("no thread can be started")?;
     tracing::info!(
-        database.path = %database.display(),
-        "receiptd serves {}", database.display()
+        database.path = %database,
+        "receiptd serves {database}"
     );
     let mut is_ready = false;
     // Settings that were read again and that the daemon has yet to take.

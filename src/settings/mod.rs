@@ -13,6 +13,7 @@
 //! ```
 //! `config/receiptd.toml` documents every key and holds its default; it is compiled in.
 
+mod database;
 mod error;
 mod filter;
 mod layers;
@@ -28,9 +29,9 @@ pub use error::{Place, Refusal, SettingsError};
 pub(crate) use filter::LIBRARIES;
 pub use layers::DEFAULTS;
 pub use load::{DEFAULT_PATH, Loaded, from_text, load, process_environment};
+pub use database::{Database, NoPostgresUrl, PostgresUrl, SqliteFile, Synchronous};
 pub use model::{
-    Account, App, Budget, Database, Endpoint, Log, LogFormat, Retention, Retry, Settings,
-    Synchronous, Workers,
+    Account, App, Budget, Endpoint, Log, LogFormat, Retention, Retry, Settings, Workers,
 };
 pub use secret::{Secret, SecretError};
 pub use show::{Change, InForce};

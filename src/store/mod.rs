@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use open::{Migrating, Role};
+pub use open::{Migrating, OpenError, Role, open, schema_version};
 
 use crate::receipt::{
     AccountName, Chat, Claim, ConversationId, CorpId, ErrorCode, LaneId, Message, MessageId,

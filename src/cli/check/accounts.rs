@@ -10,7 +10,7 @@ use crate::daemon::Published;
 use crate::dingtalk::{AccessToken, Client, Credentials, Failure, Query, remedy};
 use crate::receipt::{AccountName, Chat, CorpId, Disposition, LaneId, MessageKey, RobotCode};
 use crate::settings::{Account, App, Budget, Settings};
-use crate::store::sqlite::SqliteStore;
+use crate::store::Store;
 use crate::store::{CallCount, Results as _, Upkeep as _};
 
 /// No send call returned it.
@@ -19,13 +19,13 @@ const NO_KEY: &str = "receiptd-check";
 pub(super) struct Accounts<'a> {
     pub(super) settings: &'a Settings,
     pub(super) client: &'a Client,
-    pub(super) store: Option<&'a SqliteStore>,
+    pub(super) store: Option<&'a dyn Store>,
     pub(super) ask: bool,
 }
 
 impl Accounts<'_> {
     pub(super) async fn look(&self, found: &mut Findings) {
-        let published = common::published(&self.settings.database.path);
+        let published = common::published(&self.settings.database.local_path());
         let corps = self.corps(found).await;
         for (name, account) in &self.settings.accounts {
             let of_account = corps.iter().filter(|(owner, _)| owner == name);
@@ -143,7 +143,7 @@ impl Accounts<'_> {
     /// Asks for a key that does not exist. Counted before it goes out, as every call.
     async fn ask(
         &self,
-        store: &SqliteStore,
+        store: &dyn Store,
         lane: &LaneId,
         account: &Account,
         token: &AccessToken,
@@ -184,7 +184,7 @@ impl Accounts<'_> {
 
     async fn is_spent(
         &self,
-        store: &SqliteStore,
+        store: &dyn Store,
         lane: &LaneId,
         account: &Account,
         month: &str,

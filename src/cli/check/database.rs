@@ -5,9 +5,10 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Findings;
+use super::{Findings, server};
 use crate::settings::Database;
-use crate::store::sqlite::{DaemonLock, JOURNAL_SIZE_LIMIT, Role, SqliteStore};
+use crate::store::sqlite::{DaemonLock, JOURNAL_SIZE_LIMIT};
+use crate::store::{self, Role, SharedStore};
 
 const MIB: u64 = 1 << 20;
 /// Less, and a write-ahead log at its ordinary limit leaves nothing over.
@@ -25,22 +26,24 @@ pub(super) async fn look(
     database: &Database,
     to_write: bool,
     found: &mut Findings,
-) -> Option<SqliteStore> {
-    let path = &database.path;
-    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+) -> Option<SharedStore> {
+    let path = database.local_path();
+    let file = match database {
+        Database::Sqlite(_) => Some(std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone())),
+        Database::Postgres(_) => None,
+    };
     let role = match to_write {
         true => Role::Writer,
         false => Role::Reader,
     };
     // Before it is opened, which may make a -wal and a -shm.
-    permissions(&real, found);
-    let store = match SqliteStore::open(database, role).await {
+    if let Some(file) = &file {
+        permissions(file, found);
+    }
+    let store = match store::open(database, role, &mut |_| ()).await {
         Ok(store) => {
-            let version = SqliteStore::SCHEMA_VERSION;
-            let said = format!(
-                "{} opens, its schema is today's (version {version})",
-                path.display()
-            );
+            let version = store::schema_version(database);
+            let said = format!("{database} opens, its schema is today's (version {version})");
             found.works("database", said);
             Some(store)
         }
@@ -50,9 +53,18 @@ pub(super) async fn look(
             None
         }
     };
-    write_ahead_log(&real, found);
-    room(&real, found);
-    match DaemonLock::holder(path) {
+    match &file {
+        Some(file) => {
+            write_ahead_log(file, found);
+            room(file, found);
+        }
+        None => {
+            if let (Database::Postgres(url), Some(store)) = (database, &store) {
+                server::look(url, &**store, found).await;
+            }
+        }
+    }
+    match DaemonLock::holder(&path) {
         Some(pid) => found.works("daemon", format!("runs (process {pid})")),
         None => found.note("daemon", "none runs: `receiptd run` starts one"),
     }

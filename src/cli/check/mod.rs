@@ -3,6 +3,7 @@
 mod accounts;
 mod database;
 mod endpoint;
+mod server;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -186,7 +187,7 @@ async fn everything_else(loaded: &Loaded, args: &Args, found: &mut Findings) {
         let accounts = accounts::Accounts {
             settings: &loaded.settings,
             client: &client,
-            store: store.as_ref(),
+            store: store.as_deref(),
             ask: args.ask,
         };
         accounts.look(found).await;

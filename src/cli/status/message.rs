@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::cli::common;
 use crate::receipt::{CorpId, ErrorCode, Message, MessageKey, SendStatus, UnixMs};
-use crate::store::sqlite::SqliteStore;
+use crate::store::Store;
 use crate::store::{Commands as _, Reader};
 
 pub(super) async fn show(
-    store: &SqliteStore,
+    store: &dyn Store,
     key: &MessageKey,
     json: bool,
 ) -> anyhow::Result<ExitCode> {

@@ -17,7 +17,8 @@ use super::{STALE, common};
 use crate::daemon::Published;
 use crate::receipt::{CorpId, MessageKey, State, UnixMs};
 use crate::settings::Settings;
-use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
+use crate::store::sqlite::DaemonLock;
+use crate::store::{Role, Store};
 use crate::store::{CallCount, Commands as _, LaneTotals, Results as _, Upkeep as _};
 
 /// Show how it stands account by account, or one message and its readers
@@ -46,15 +47,15 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
     let loaded = common::settings(config)?;
     let store = common::store(&loaded, Role::Reader).await?;
     let ended = match &args.key {
-        Some(key) => message::show(&store, key, args.json).await,
-        None => all(&store, &loaded.settings, args).await,
+        Some(key) => message::show(&*store, key, args.json).await,
+        None => all(&*store, &loaded.settings, args).await,
     };
     store.close().await;
     ended
 }
 
-async fn all(store: &SqliteStore, settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
-    let database = &settings.database.path;
+async fn all(store: &dyn Store, settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
+    let database = &settings.database.local_path();
     let now = common::now();
     let lanes = store.totals(now).await?;
     let calls = store.calls_in(&now.quota_month()).await?;

@@ -10,7 +10,7 @@ use crate::cadence::{Expected, Habits, Policy, Rules, read_curve};
 use crate::daemon::{MonthCounts, budget_of};
 use crate::receipt::{LaneId, QuotaMonth, UnixMs, whole_ms};
 use crate::settings::Settings;
-use crate::store::sqlite::SqliteStore;
+use crate::store::Store;
 use crate::store::{CallCount, Commands as _, LaneTotals, Results as _};
 
 /// Ages of the read curve in JSON: so many for each tenfold.
@@ -35,7 +35,7 @@ pub(super) struct Outlook {
 
 /// The outlook of every lane with messages, a month of calls or habits.
 pub(super) async fn of(
-    store: &SqliteStore,
+    store: &dyn Store,
     settings: &Settings,
     lanes: &[LaneTotals],
     calls: &[CallCount],

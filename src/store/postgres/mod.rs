@@ -8,6 +8,7 @@ mod claims;
 mod commands;
 mod connect;
 mod error;
+mod examine;
 mod migrate;
 mod results;
 mod rows;
@@ -21,9 +22,10 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 pub use connect::OpenError;
+pub use examine::{CLOCK_TOLERANCE, Server, examine};
 
 use crate::receipt::{LaneId, MessageId, UnixMs};
-use crate::settings::Secret;
+use crate::settings::PostgresUrl;
 use crate::store::{GroupId, Lease, Leases, Migrating, Result, Role};
 use connect::{ANSWER, Connector, LONG_ANSWER, Purpose};
 use sessions::{Losses, Sessions};
@@ -54,13 +56,12 @@ impl PostgresStore {
     /// Opens the database; [`Role::Owner`] brings its schema up to date first. `migrating` hears of every change of the
     /// schema before it is made.
     pub async fn open(
-        url: &str,
-        password: Option<&Secret>,
+        url: &PostgresUrl,
         role: Role,
         migrating: &mut (dyn FnMut(Migrating<'_>) + Send),
     ) -> std::result::Result<Self, OpenError> {
         let node = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-        let connector = Connector::new(url, password, role, &node)?;
+        let connector = Connector::new(url, role, &node)?;
         if let Some(warning) = connector.exposed() {
             tracing::warn!("{warning}");
         }

@@ -28,7 +28,7 @@ pub use lock::{DaemonLock, LockError, lock_path};
 pub use open::{JOURNAL_SIZE_LIMIT, OpenError};
 
 use crate::receipt::{LaneId, MessageId};
-use crate::settings::Database;
+use crate::settings::SqliteFile;
 use crate::store::{GroupId, Lease, Leases, Result};
 pub use crate::store::{Migrating, Role};
 use error::{failure, not_json};
@@ -56,13 +56,13 @@ impl SqliteStore {
     pub const SCHEMA_VERSION: i64 = migrate::known();
 
     /// Opens the file; [`Role::Owner`] creates it and brings its schema up to date first.
-    pub async fn open(database: &Database, role: Role) -> std::result::Result<Self, OpenError> {
+    pub async fn open(database: &SqliteFile, role: Role) -> std::result::Result<Self, OpenError> {
         Self::open_reporting(database, role, &mut |_| ()).await
     }
 
     /// As [`SqliteStore::open`]; `migrating` hears of every change of the schema before it is made.
     pub async fn open_reporting(
-        database: &Database,
+        database: &SqliteFile,
         role: Role,
         migrating: &mut (dyn FnMut(Migrating<'_>) + Send),
     ) -> std::result::Result<Self, OpenError> {
@@ -176,7 +176,7 @@ fn limit_param(limit: usize) -> i64 {
 
 #[cfg(test)]
 mod testing {
-    use super::{Database, Role, SqliteStore};
+    use super::{Role, SqliteFile, SqliteStore};
     use crate::receipt::Chat;
     use crate::settings::Synchronous;
     use crate::store::NewMessage;
@@ -184,7 +184,7 @@ mod testing {
     /// An empty store in a directory of its own.
     pub(super) async fn store() -> (tempfile::TempDir, SqliteStore) {
         let dir = tempfile::tempdir().unwrap();
-        let database = Database {
+        let database = SqliteFile {
             path: dir.path().join("receiptd.db"),
             synchronous: Synchronous::Normal,
         };

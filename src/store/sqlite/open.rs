@@ -15,7 +15,7 @@ use super::migrate;
 use super::wakeup::{FileId, Wakeup};
 use super::writer::Writer;
 use super::{APPLICATION_ID, SqliteStore};
-use crate::settings::{Database, Synchronous};
+use crate::settings::{SqliteFile, Synchronous};
 use crate::store::{LOCK_PATIENCE, Migrating, Role, StoreError};
 
 /// Why the database can't be used. Each text names the file and what to do, and tells the causes too: they are no `source`
@@ -250,7 +250,7 @@ impl Connector {
 
 /// Opens the store; `migrating` hears of every migration before it runs.
 pub(super) async fn open(
-    database: &Database,
+    database: &SqliteFile,
     role: Role,
     migrating: &mut (dyn FnMut(Migrating<'_>) + Send),
 ) -> Result<SqliteStore, OpenError> {
