@@ -5,10 +5,10 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use receiptd::cadence::{Basis, Call, Habits, Month, Policy, Rules};
-use receiptd::receipt::{Lesson, Outcome, UnixMs, WalkEnd, settle};
+use receiptd::receipt::{Outcome, QuotaMonth, UnixMs, WalkEnd, settle};
 
 use super::crowd::Crowd;
-use super::sim::{Live, Tally, schedule};
+use super::sim::{Lesson, Live, Tally, schedule};
 
 /// 2026-10-31T16:00:00Z: November begins at UTC+8.
 const MONTH: UnixMs = UnixMs(1_793_462_400_000);
@@ -44,7 +44,7 @@ pub(crate) struct Plan {
 /// Lives a month and polls until it ends.
 pub(crate) fn run(crowd: &Crowd, rules: &Rules, plan: Plan, seed: u64) -> MonthTally {
     let mut random = fastrand::Rng::with_seed(seed);
-    let end = MONTH.next_quota_month();
+    let end = QuotaMonth::of(MONTH).ends_at();
     let begin = MONTH + Duration::from_secs(86_400) * plan.day;
     let length = plan.within.unwrap_or(end.since(begin)).as_secs_f64();
     let mut arrivals: Vec<UnixMs> = (0..plan.messages)
@@ -84,7 +84,7 @@ pub(crate) fn run(crowd: &Crowd, rules: &Rules, plan: Plan, seed: u64) -> MonthT
                 month.now = arrival.0;
                 let reads = crowd.reads(&mut random, arrival.0);
                 let mut live = Live::new(month.messages, crowd, arrival, reads, rules.key_lifetime);
-                live.row = schedule.admit(&live.row, arrival);
+                live.row = schedule.place(&live.row, arrival);
                 due.extend(live.due().map(|at| Reverse((at, alive.len()))));
                 month.begin(1);
                 month.owed += u64::from(owes(&live, end));
@@ -116,7 +116,7 @@ pub(crate) fn run(crowd: &Crowd, rules: &Rules, plan: Plan, seed: u64) -> MonthT
                 } else {
                     result.dropped += u64::from(call == Some(Call::LastChance));
                     let refused = Outcome::without_call(live.row.claim(), at, WalkEnd::OverBudget);
-                    let after = settle(&live.row, &refused, 0, &schedule);
+                    let after = settle(&live.row, &refused, 0, None, &schedule);
                     live.settle(after, &mut result.tally);
                 }
                 month.owed += u64::from(owes(live, end));

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use receiptd::cadence::{Basis, Habits, Policy, Rules};
 use receiptd::receipt::{
-    AccountName, ErrorCode, LaneId, Lesson, Message, MessageId, MessageKey, Outcome, Schedule,
-    SeenReader, SendStatus, UnixMs, UserId, WalkEnd, settle,
+    AccountName, ErrorCode, LaneId, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader,
+    SendStatus, UnixMs, UserId, WalkEnd, observe, settle,
 };
 
 use super::crowd::Crowd;
@@ -58,16 +58,53 @@ pub(crate) fn open_rules() -> Rules {
 }
 
 /// The schedule as the daemon would have it.
-pub(crate) fn schedule<'a>(
-    rules: &'a Rules,
-    policy: &'a Policy,
-    habits: Option<&Habits>,
-) -> Schedule<'a> {
+pub(crate) fn schedule(rules: &Rules, policy: &Policy, habits: Option<&Habits>) -> Schedule {
     Schedule {
-        rules,
-        policy,
+        rules: rules.clone(),
+        policy: policy.clone(),
         lifetime: habits.map_or(rules.key_lifetime, |habits| habits.lifetime(rules)),
-        spread: Duration::ZERO,
+        last_chances_until: None,
+    }
+}
+
+/// Settling and learning in one step, as the reconciler does after its commit.
+pub(crate) struct Lesson {
+    habits: Habits,
+    walks: u32,
+    new_messages: u32,
+}
+
+impl Lesson {
+    /// A lesson that begins at `now`, until when the past fades by `memory`.
+    pub(crate) fn begin(mut habits: Habits, now: UnixMs, memory: Duration) -> Self {
+        habits.forget_until(now.0, memory);
+        Self {
+            habits,
+            walks: 0,
+            new_messages: 0,
+        }
+    }
+
+    /// The row as the walk leaves it, and what the walk taught is learned.
+    pub(crate) fn settle(
+        &mut self,
+        before: &Message,
+        outcome: &Outcome,
+        new_readers: u32,
+        schedule: &Schedule,
+    ) -> Message {
+        let after = settle(before, outcome, new_readers, None, schedule);
+        if let Some(seen) = observe(before, outcome, new_readers, &after) {
+            self.habits.learn(&seen);
+            self.walks += 1;
+            self.new_messages += u32::from(seen.begins.is_some());
+        }
+        after
+    }
+
+    /// The habits and how many messages were polled for the first time, if a walk taught anything.
+    pub(crate) fn into_learned(self) -> Option<(Habits, u32)> {
+        (self.walks > 0).then_some((self.habits, self.new_messages))
     }
 }
 
@@ -115,12 +152,12 @@ impl Live {
     /// new. To be settled by [`Self::settle`].
     pub(crate) fn walk(
         &mut self,
-        schedule: &Schedule<'_>,
+        schedule: &Schedule,
         now: UnixMs,
         tally: &mut Tally,
     ) -> (Outcome, u32) {
         let age = now.0 - self.row.sent_at.0;
-        let mut outcome = Outcome::without_call(self.row.claim(), now, WalkEnd::Aged);
+        let mut outcome = Outcome::without_call(self.row.claim(), now, WalkEnd::TooOld);
         let mut new_readers = 0;
         if now >= schedule.end_of_life(&self.row) {
             // Ended without a call.
@@ -187,7 +224,7 @@ pub(crate) fn run(
     let mut tally = Tally::default();
     for drawn in messages {
         let mut live = Live {
-            row: schedule.admit(&drawn.row, drawn.row.sent_at),
+            row: schedule.place(&drawn.row, drawn.row.sent_at),
             reads: drawn.reads.clone(),
             seen: 0,
             life: drawn.life,
@@ -195,7 +232,7 @@ pub(crate) fn run(
         tally.messages += 1;
         while let Some(now) = live.due() {
             let (outcome, new_readers) = live.walk(&schedule, now, &mut tally);
-            let after = settle(&live.row, &outcome, new_readers, &schedule);
+            let after = settle(&live.row, &outcome, new_readers, None, &schedule);
             live.settle(after, &mut tally);
         }
     }
@@ -294,7 +331,7 @@ impl Learner {
                 let reads = crowd.reads(random, arrival.0);
                 let mut live = Live::new(self.messages, crowd, arrival, reads, rules.key_lifetime);
                 live.row =
-                    schedule(rules, &self.policy, Some(&self.habits)).admit(&live.row, arrival);
+                    schedule(rules, &self.policy, Some(&self.habits)).place(&live.row, arrival);
                 due.extend(live.due().map(|at| Reverse((at, alive.len()))));
                 alive.push(live);
                 sent += 1;
@@ -305,7 +342,7 @@ impl Learner {
                 let live = &mut alive[index];
                 let (outcome, new_readers) = live.walk(&schedule, at, &mut tally);
                 let mut lesson = Lesson::begin(self.habits.clone(), at, rules.memory);
-                let after = lesson.settle(&live.row, &outcome, new_readers, &schedule);
+                let after = lesson.settle(&live.row, &outcome, new_readers, None, &schedule);
                 live.settle(after, &mut tally);
                 watch(&live.row);
                 due.extend(live.due().map(|at| Reverse((at, index))));

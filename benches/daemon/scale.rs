@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use receiptd::receipt::{LaneId, Message, Outcome, SeenReader, SendStatus, UnixMs, WalkEnd};
-use receiptd::settings::{Database as DatabaseSettings, Synchronous};
+use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
-use receiptd::store::{Store as _, Writes};
+use receiptd::store::{Begun, Claims as _, Commands as _, DueQuery, Results as _, Wanted, Writes};
 use sqlx::sqlite::SqliteConnection;
 
 use super::Effort;
@@ -66,7 +66,7 @@ async fn claims(rig: &Rig, sizes: [u64; 3]) -> anyhow::Result<()> {
         for rows in sizes {
             let database = template(rig, rows, waiting).await?;
             let bytes = std::fs::metadata(&database.path)?.len();
-            let settings = DatabaseSettings {
+            let settings = SqliteFile {
                 path: database.path.clone(),
                 synchronous: Synchronous::Full,
             };
@@ -116,32 +116,41 @@ async fn claim_and_commit(store: &SqliteStore, times: &mut Times) -> anyhow::Res
     };
     let now = now();
     let began = Instant::now();
-    let due = store.due(&lane, now, now, &[], BATCH).await?;
+    let query = DueQuery {
+        lanes: std::slice::from_ref(&lane),
+        wanted: Wanted::Sound,
+        now,
+        last_chances_until: now,
+        without: &[],
+        per_lane: BATCH,
+    };
+    let due = store.due(&query).await?;
     times.claims.push(began.elapsed().as_secs_f64() * 1e6);
     anyhow::ensure!(due.len() == BATCH, "only {} rows are due", due.len());
     let outcomes: Vec<Outcome> = due.iter().map(|row| seen(row, now)).collect();
     let began = Instant::now();
-    store
-        .commit(&outcomes, |found| {
-            let moved = found.iter().filter_map(|found| found.row.as_ref());
-            let moved = moved.map(|row| Message {
-                next_poll_at: row
-                    .next_poll_at
-                    .map(|at| at + Duration::from_millis(2 * HOUR_MS)),
-                reader_count: row.reader_count + 1,
-                call_count: row.call_count + 1,
-                last_polled_at: Some(now),
-                last_complete_at: Some(now),
-                answered_at: Some(now),
-                send_status: Some(SendStatus::Success),
-                ..row.clone()
-            });
-            Writes {
-                messages: moved.collect(),
-                ..Writes::default()
-            }
-        })
-        .await?;
+    let Begun::Open(transaction) = store.begin(&outcomes).await? else {
+        anyhow::bail!("nothing was committed before");
+    };
+    let found = transaction.found().iter();
+    let moved = found.filter_map(|found| found.row.as_ref());
+    let moved = moved.map(|row| Message {
+        next_poll_at: row
+            .next_poll_at
+            .map(|at| at + Duration::from_millis(2 * HOUR_MS)),
+        reader_count: row.reader_count + 1,
+        call_count: row.call_count + 1,
+        last_polled_at: Some(now),
+        last_complete_at: Some(now),
+        answered_at: Some(now),
+        send_status: Some(SendStatus::Success),
+        ..row.clone()
+    });
+    let writes = Writes {
+        messages: moved.collect(),
+        calls: Vec::new(),
+    };
+    transaction.commit(&writes).await?;
     times.commits.push(began.elapsed().as_secs_f64() * 1e6);
     Ok(())
 }

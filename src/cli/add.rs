@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use super::common;
 use crate::receipt::{AccountName, Chat, ConversationId, CorpId, MessageKey, RobotCode, UnixMs};
+use crate::store::NewMessage;
 use crate::store::Role;
-use crate::store::{Commands as _, NewMessage};
 
 /// Add messages to be polled; those that are there already stay as they are
 #[derive(Debug, clap::Args)]

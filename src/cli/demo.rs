@@ -19,7 +19,7 @@ use crate::receipt::{Chat, MessageKey};
 use crate::sandbox::{CrowdRules, Sandbox, SandboxConfig, Script};
 use crate::settings::{Settings, from_text};
 use crate::store::sqlite::DaemonLock;
-use crate::store::{self, Commands as _, Role, Store, Upkeep as _};
+use crate::store::{self, Role, Store};
 
 /// Show it at work: an imitation of DingTalk, a feeder, the daemon; a day's life of a message in seconds
 #[derive(Debug, clap::Args)]

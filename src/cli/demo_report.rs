@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use crate::cadence::{Habits, HabitsError, Rules, read_curve};
 use crate::receipt::{MessageKey, State};
 use crate::sandbox::{Sandbox, Truth};
-use crate::store::Commands as _;
 use crate::store::Store;
 
 /// So many messages are shown one by one.

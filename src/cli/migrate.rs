@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::common;
-use crate::store::{self, Commands as _, Role};
+use crate::store::{self, Role};
 
 /// Create the database, or bring its schema up to date; `run` does so too
 #[derive(Debug, clap::Args)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::common;
 use crate::receipt::State;
+use crate::store::Pruned;
 use crate::store::Role;
-use crate::store::{Commands as _, Pruned, Upkeep as _};
 
 /// Remove messages that finished long ago, with their readers
 #[derive(Debug, clap::Args)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::common;
 use crate::receipt::{AccountName, MessageKey, State};
 use crate::store::Role;
-use crate::store::{Commands as _, Selection};
+use crate::store::Selection;
 
 /// Poll failed, expired or cancelled messages again
 #[derive(Debug, clap::Args)]

@@ -238,19 +238,15 @@ async fn wind_down(
 ) -> Result<(), DaemonError> {
     let grace = shared.lanes.configured().settings.workers.shutdown_grace;
     shared.tasks.close();
-    let graceful = tokio::time::timeout(grace, until_committed(loops));
-    let committed = tokio::select! {
-        committed = graceful => committed.ok(),
-        () = shared.stop.immediate.cancelled() => None,
-    };
-    let committed = match committed {
-        Some(committed) => Some(committed),
-        None => {
+    let walks = until_ended(loops, LoopName::Workers);
+    tokio::select! {
+        walks = tokio::time::timeout(grace, walks) => if walks.is_err() {
             shared.stop.immediate.cancel();
-            let last = tokio::time::timeout(STOP_MARGIN, until_committed(loops));
-            last.await.ok()
-        }
-    };
+        },
+        () = shared.stop.immediate.cancelled() => {}
+    }
+    let committed = until_ended(loops, LoopName::Reconciler);
+    let committed = tokio::time::timeout(STOP_MARGIN, committed).await.ok();
     shared.ended.cancel();
     for lane in shared.lanes.all() {
         lane.gone.cancel();
@@ -277,13 +273,14 @@ async fn wind_down(
     Ok(())
 }
 
-/// Waits for the reconciler, which ends when scheduler and workers have and their outcomes are committed.
-async fn until_committed(
+/// Waits for the end of a loop. The reconciler ends last: when scheduler and workers have, and their outcomes are committed.
+async fn until_ended(
     loops: &mut JoinSet<(LoopName, Result<(), DaemonError>)>,
+    name: LoopName,
 ) -> Result<(), DaemonError> {
     while let Some(end) = loops.join_next().await {
         match end {
-            Ok((LoopName::Reconciler, end)) => return end,
+            Ok((ended, end)) if ended == name => return end,
             Ok((_, Ok(()))) => {}
             Ok((_, Err(DaemonError::Store(error)))) if error.is_transient() => {}
             Ok((_, Err(error))) => return Err(error),

@@ -293,8 +293,11 @@ impl TokenCache {
     /// Takes a token in. `asked_at` is when its request went out: its life may have begun then. `spread` in 0..1 says how
     /// much earlier than need be it is replaced, so that many lanes' tokens that came together are not replaced together.
     pub fn set(&mut self, issued: IssuedToken, asked_at: Instant, spread: f64) {
-        let ahead = REFRESH_AHEAD.min(issued.lifetime / 4);
-        let ahead = ahead + ahead.mul_f64(spread.clamp(0.0, 1.0));
+        let ahead = REFRESH_AHEAD.min(issued.lifetime / 3);
+        let ahead = ahead
+            + ahead
+                .min(issued.lifetime / 4)
+                .mul_f64(spread.clamp(0.0, 1.0));
         self.held = Some(Held {
             token: issued.token,
             refresh_at: asked_at + (issued.lifetime - ahead),

@@ -220,7 +220,10 @@ impl<'de> Deserialize<'de> for Address {
         const REMEDY: &str = r#"write "sqlite://PATH", as "sqlite:///var/lib/receiptd/receiptd.db", or "postgres://USER@HOST:PORT/NAME""#;
         let url: String = text(from)?;
         // It may hold a password, so it is not shown.
-        if ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        if ["postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| url.starts_with(scheme))
+        {
             return match url.parse() {
                 Ok(url) => Ok(Self::Postgres(url)),
                 Err(error) => Err(wrong(error, REMEDY)),

@@ -129,7 +129,8 @@ pub struct LaneDue {
 pub struct NewRows {
     /// The rows. Of each, `lane` names account and `corp_id` as the feeder wrote them.
     pub rows: Vec<Message>,
-    /// Where to go on: the last lane that was looked at, where there may be more behind it or of it. `None`: that was all.
+    /// Where to go on: the last lane that was looked at, where there may be more behind it or of it. `None`: that was the last
+    /// lane. Of those before there may be more than was asked for of each: they come when these are placed.
     pub next: Option<LaneId>,
 }
 

@@ -132,7 +132,7 @@ fn a_wrong_secret_says_what_to_check() {
 fn a_token_shows_itself_to_nobody() {
     let issued = read(200, r#"{"accessToken":"hunter2","expireIn":7200}"#).unwrap();
     let mut cache = TokenCache::default();
-    cache.set(issued.clone(), Instant::now());
+    cache.set(issued.clone(), Instant::now(), 0.0);
     assert!(!format!("{issued:?} {cache:?}").contains("hunter2"));
 }
 
@@ -148,7 +148,7 @@ fn a_token_is_refreshed_ahead_of_its_end() {
         token: token("a"),
         lifetime: Duration::from_secs(seconds),
     };
-    cache.set(issued(7200), start);
+    cache.set(issued(7200), start, 0.0);
     assert_eq!(cache.freshness(after(6599)), Freshness::Valid);
     assert_eq!(cache.freshness(after(6600)), Freshness::RefreshSoon);
     assert_eq!(cache.token(after(7199)), Some(&token("a")));
@@ -156,7 +156,7 @@ fn a_token_is_refreshed_ahead_of_its_end() {
     assert_eq!(cache.token(after(7200)), None);
 
     // A short life is not all refreshing.
-    cache.set(issued(30), start);
+    cache.set(issued(30), start, 0.0);
     assert_eq!(cache.freshness(after(19)), Freshness::Valid);
     assert_eq!(cache.freshness(after(20)), Freshness::RefreshSoon);
     assert_eq!(cache.freshness(after(30)), Freshness::Expired);
@@ -170,8 +170,8 @@ fn a_late_refusal_of_an_old_token_does_not_cost_the_new_one() {
         lifetime: Duration::from_secs(7200),
     };
     let mut cache = TokenCache::default();
-    cache.set(issued("old"), now);
-    cache.set(issued("new"), now);
+    cache.set(issued("old"), now, 0.0);
+    cache.set(issued("new"), now, 0.0);
     cache.invalidate(&token("old"));
     assert_eq!(cache.token(now), Some(&token("new")));
     cache.invalidate(&token("new"));

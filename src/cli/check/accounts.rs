@@ -10,8 +10,8 @@ use crate::daemon::Published;
 use crate::dingtalk::{AccessToken, Client, Credentials, Failure, Query, remedy};
 use crate::receipt::{AccountName, Chat, CorpId, Disposition, LaneId, MessageKey, RobotCode};
 use crate::settings::{Account, App, Budget, Settings};
+use crate::store::CallCount;
 use crate::store::Store;
-use crate::store::{CallCount, Results as _, Upkeep as _};
 
 /// No send call returned it.
 const NO_KEY: &str = "receiptd-check";

@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 
 use super::{FAILED, MISUSED, common};
 use crate::settings::{Loaded, SettingsError};
-use crate::store::Commands as _;
 
 /// Say whether settings, database, endpoint and every account work, and what to do where not
 #[derive(Debug, clap::Args)]

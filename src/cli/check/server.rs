@@ -2,8 +2,8 @@
 
 use super::{Findings, common};
 use crate::settings::PostgresUrl;
+use crate::store::Store;
 use crate::store::postgres::{self, CLOCK_TOLERANCE};
-use crate::store::{Store, Upkeep as _};
 
 /// Dead rows worth a word: as many as live ones, and not just a few.
 const MANY_DEAD_ROWS: u64 = 50_000;
@@ -16,7 +16,10 @@ pub(super) async fn look(url: &PostgresUrl, store: &dyn Store, found: &mut Findi
         // It says what to do.
         Err(error) => return found.fails_with("server", &error),
     };
-    found.works("server", format!("PostgreSQL {}, no pooler in the way", server.version));
+    found.works(
+        "server",
+        format!("PostgreSQL {}, no pooler in the way", server.version),
+    );
     match (&server.exposed, server.encrypted) {
         (Some(exposed), _) => found.warns("encryption", exposed.clone(), "see database.url"),
         (None, Some(true)) => found.works("encryption", "TLS, and the certificate is the server's"),
@@ -63,6 +66,10 @@ pub(super) async fn look(url: &PostgresUrl, store: &dyn Store, found: &mut Findi
             Some(warning) => found.warns("old transactions", warning, "see above"),
             None => found.works("old transactions", "none holds dead rows back"),
         },
-        Err(error) => found.fails("old transactions", error.with_source(), "see the server's log"),
+        Err(error) => found.fails(
+            "old transactions",
+            error.with_source(),
+            "see the server's log",
+        ),
     }
 }

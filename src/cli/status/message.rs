@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::cli::common;
 use crate::receipt::{CorpId, ErrorCode, Message, MessageKey, SendStatus, UnixMs};
+use crate::store::Reader;
 use crate::store::Store;
-use crate::store::{Commands as _, Reader};
 
 pub(super) async fn show(
     store: &dyn Store,

@@ -18,8 +18,8 @@ use crate::daemon::Published;
 use crate::receipt::{CorpId, MessageKey, State, UnixMs};
 use crate::settings::Settings;
 use crate::store::sqlite::DaemonLock;
+use crate::store::{CallCount, LaneTotals};
 use crate::store::{Role, Store};
-use crate::store::{CallCount, Commands as _, LaneTotals, Results as _, Upkeep as _};
 
 /// Show how it stands account by account, or one message and its readers
 #[derive(Debug, clap::Args)]

@@ -11,7 +11,7 @@ use crate::daemon::{MonthCounts, budget_of};
 use crate::receipt::{LaneId, QuotaMonth, UnixMs, whole_ms};
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::store::{CallCount, Commands as _, LaneTotals, Results as _};
+use crate::store::{CallCount, LaneTotals};
 
 /// Ages of the read curve in JSON: so many for each tenfold.
 const POINTS_A_DECADE: i32 = 4;

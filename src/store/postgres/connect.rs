@@ -112,11 +112,7 @@ impl std::fmt::Debug for Connector {
 
 impl Connector {
     /// Reads the URL. `node` names this process in `application_name`, and so in `pg_stat_activity`.
-    pub(super) fn new(
-        url: &PostgresUrl,
-        role: Role,
-        node: &str,
-    ) -> Result<Self, OpenError> {
+    pub(super) fn new(url: &PostgresUrl, role: Role, node: &str) -> Result<Self, OpenError> {
         let text = url.expose();
         let options = PgConnectOptions::from_str(text)
             // sqlx's text may quote what it could not read, and with it a password.

@@ -29,7 +29,8 @@ pub struct Server {
 }
 
 /// $1: tables, $2: rights.
-const LACKING: &str = "SELECT need || ' on ' || name FROM unnest($1::TEXT[], $2::TEXT[]) AS n(name, need)
+const LACKING: &str =
+    "SELECT need || ' on ' || name FROM unnest($1::TEXT[], $2::TEXT[]) AS n(name, need)
     WHERE NOT has_table_privilege(name, need)";
 
 const FACTS: &str = "SELECT current_setting('server_version'),

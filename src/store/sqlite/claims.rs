@@ -8,10 +8,10 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteConnection;
 
-use super::rows::{Cells, number, read, select_messages, text};
-use super::{SqliteStore, corp_param, execute, ids_json, json, limit_param};
+use super::rows::{number, read, select_messages, text};
+use super::unreadable::Unreadable;
+use super::{SqliteStore, corp_param, ids_json, json, limit_param};
 use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
 
@@ -320,17 +320,6 @@ pub(super) const PULL_FORWARD: &str = concat!(
     LIMIT +?2)"
 );
 
-/// ?1: rows as `[id, column]`, ?2: now, or NULL for SQLite's.
-const SET_ASIDE: &str = "UPDATE messages
-    SET state = 'failed', last_error = 'row.invalid: ' || new.invalid,
-        last_error_at = ifnull(?2, CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)),
-        finished_at = ifnull(?2, CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER))
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS invalid FROM jsonb_each(?1)) AS new
-    WHERE messages.id = new.id AND +messages.state = 'pending'";
-
-/// Rows that cannot be read, and the column that is to blame.
-pub(super) type Unreadable = Vec<(MessageId, &'static str)>;
-
 #[async_trait]
 impl Claims for SqliteStore {
     async fn lanes(&self, without: &[MessageId]) -> Result<Vec<LaneDue>> {
@@ -521,57 +510,4 @@ impl Claims for SqliteStore {
     async fn changed(&self) -> Result<()> {
         self.wakeup.changed().await
     }
-}
-
-impl SqliteStore {
-    /// The rows that are messages, and how many were found; the others are set aside.
-    async fn messages(
-        &self,
-        query: super::rows::Query<'_>,
-        now: Option<UnixMs>,
-    ) -> Result<(Vec<Message>, usize)> {
-        let mut bad = Unreadable::new();
-        let rows = read(&self.readers, query, |cells| {
-            message_or_bad(cells, &mut bad)
-        })
-        .await?;
-        let found = rows.len();
-        self.set_aside(&bad, now).await?;
-        Ok((rows.into_iter().flatten().collect(), found))
-    }
-
-    async fn set_aside(&self, bad: &Unreadable, now: Option<UnixMs>) -> Result<()> {
-        if bad.is_empty() {
-            return Ok(());
-        }
-        let mut transaction = self.writer.begin().await?;
-        set_aside(&mut transaction.connection, bad, now).await?;
-        transaction.commit().await
-    }
-}
-
-/// The message in a row's cells, or a note of the row that is none.
-pub(super) fn message_or_bad(cells: &mut Cells<'_>, bad: &mut Unreadable) -> Option<Message> {
-    let message = cells.message();
-    match cells.invalid {
-        None => Some(message),
-        Some(column) => {
-            bad.push((message.id, column));
-            None
-        }
-    }
-}
-
-/// Ends rows that are no messages, within a transaction.
-pub(super) async fn set_aside(
-    connection: &mut SqliteConnection,
-    bad: &Unreadable,
-    now: Option<UnixMs>,
-) -> Result<()> {
-    let bad: Vec<_> = bad.iter().map(|(id, column)| (id.0, column)).collect();
-    let query = sqlx::query(SET_ASIDE)
-        .bind(json(&bad)?)
-        .bind(now.map(|now| now.0));
-    execute(connection, query).await?;
-    Ok(())
 }

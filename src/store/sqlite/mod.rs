@@ -1,8 +1,14 @@
 //! The store in one SQLite file that other processes read and write too.
 //!
-//! One connection writes, a few read, one watches for other processes' commits. `open` (roles, pragmas), `migrate` (the
-//! schema, and what it lacks), `lock` (one daemon a file), `writer` (transactions), `rows` (decoding), `claims`, `results`,
-//! `commands`, `upkeep` (the traits, each where its SQL stands), `wakeup`, `error`.
+//! One connection writes, a few read, one watches for other processes' commits.
+//!
+//! | file | what it is about |
+//! |---|---|
+//! | `open`, `migrate`, `lock` | roles and pragmas; the schema, and what a file lacks of it; one daemon a file |
+//! | `writer`, `wakeup`, `error` | transactions; other processes' commits; SQLite's result codes |
+//! | `rows`, `unreadable` | decoding; rows that are no messages |
+//! | `claims`, `results`, `commands`, `upkeep` | the traits, each where its SQL stands |
+//! | `readers` | the readers of a batch |
 
 mod claims;
 mod commands;
@@ -10,8 +16,10 @@ mod error;
 mod lock;
 mod migrate;
 mod open;
+mod readers;
 mod results;
 mod rows;
+mod unreadable;
 mod upkeep;
 mod wakeup;
 mod writer;
@@ -87,7 +95,7 @@ impl SqliteStore {
             ("pull forward", claims::PULL_FORWARD),
             ("stale", claims::STALE),
             ("rows", results::ROWS),
-            ("known readers", results::KNOWN_READERS),
+            ("known readers", readers::KNOWN_READERS),
             ("update", results::UPDATE),
             ("update pending", results::UPDATE_PENDING),
             ("owed", results::OWED),
@@ -177,9 +185,11 @@ fn limit_param(limit: usize) -> i64 {
 #[cfg(test)]
 mod testing {
     use super::{Role, SqliteFile, SqliteStore};
-    use crate::receipt::Chat;
+    use crate::receipt::{Chat, Claim, Message, Outcome};
     use crate::settings::Synchronous;
-    use crate::store::NewMessage;
+    use crate::store::{
+        Begun, Claims as _, Commands as _, Found, NewMessage, Results as _, Writes,
+    };
 
     /// An empty store in a directory of its own.
     pub(super) async fn store() -> (tempfile::TempDir, SqliteStore) {
@@ -204,6 +214,30 @@ mod testing {
             expected_readers: None,
             sent_at: None,
             next_poll_at: None,
+        }
+    }
+
+    /// The only message of a store, and its claim.
+    pub(super) async fn claim(store: &SqliteStore) -> (Message, Claim) {
+        store.add(&[new("a")]).await.unwrap();
+        let row = store.new_rows(None, 1, 1).await.unwrap().rows.remove(0);
+        let claim = row.claim();
+        (row, claim)
+    }
+
+    /// Commits those writes with the outcomes; what was found for these.
+    pub(super) async fn commit(
+        store: &SqliteStore,
+        outcomes: &[Outcome],
+        writes: &Writes,
+    ) -> Vec<Found> {
+        match store.begin(outcomes).await.unwrap() {
+            Begun::AlreadyCommitted => Vec::new(),
+            Begun::Open(open) => {
+                let found = open.found().to_vec();
+                open.commit(writes).await.unwrap();
+                found
+            }
         }
     }
 }

@@ -313,7 +313,6 @@ pub(super) async fn open(
 #[cfg(test)]
 mod tests {
     use super::super::testing;
-    use super::*;
 
     /// SQLite ignores a pragma that it does not know or like.
     #[tokio::test]

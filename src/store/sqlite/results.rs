@@ -1,6 +1,7 @@
 //! The reconciler's group commit: many outcomes, one transaction, a handful of statements.
 
-use std::collections::{HashMap, HashSet};
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,8 +9,9 @@ use async_trait::async_trait;
 use sqlx::SqliteExecutor;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
-use super::claims::{Unreadable, message_or_bad, set_aside};
+use super::readers::record_readers;
 use super::rows::{number, read, select_messages, text};
+use super::unreadable::{Unreadable, message_or_bad, set_aside};
 use super::writer::Transaction;
 use super::{SqliteStore, corp_param, execute, ids_json, json};
 use crate::receipt::{
@@ -22,25 +24,6 @@ use crate::store::{
 /// ?1: ids.
 pub(super) const ROWS: &str =
     select_messages!(" FROM messages AS m WHERE m.id IN (SELECT value FROM json_each(?1))");
-
-/// ?1: keys, ?2: how many readers at most. The recorded readers as `[place of the key, user_id]`: to read all that are
-/// known of a group costs less than to look for each that a poll names, and far less than to insert it again. A spoilt
-/// `user_id` is left out, but not from the count.
-pub(super) const KNOWN_READERS: &str = "SELECT json_group_array(json_array(key, user_id)) FROM (
-        SELECT k.key, iif(r.user_id >= x'' OR octet_length(r.user_id) > 512, NULL, r.user_id) AS user_id
-        FROM json_each(?1) AS k CROSS JOIN readers AS r ON r.process_query_key = k.value
-        LIMIT +?2
-    )";
-
-/// ?1: keys. How many readers are recorded of each.
-const COUNTED_READERS: &str = "SELECT json_group_array(json_array(
-        (SELECT count(*) FROM readers WHERE process_query_key = k.value)
-    )) FROM json_each(?1) AS k";
-
-/// ?1: readers as `[process_query_key, user_id, seen_after, seen_at]`. Who is known already stays as recorded.
-const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1) WHERE true
-    ON CONFLICT DO NOTHING";
 
 /// ?1: rows in the order of [`Owned`], of which the columns are set that are given. `jsonb_each` hands each row on as SQLite's
 /// own binary form, out of which a cell is taken without parsing the row again (`json_each` took half as long again).
@@ -151,12 +134,6 @@ const LAST_COMMIT: &str = "SELECT json_group_array(json_array(token)) FROM last_
 const MARK: &str = "INSERT INTO last_commit (only_row, token) VALUES (1, ?1)
     ON CONFLICT (only_row) DO UPDATE SET token = excluded.token";
 
-/// Readers a statement: bounds the text that carries them.
-const READERS_A_STATEMENT: usize = 10_000;
-
-/// Known readers that are asked for: bounds the text that they come in.
-const MOST_KNOWN: usize = 100_000;
-
 #[async_trait]
 impl Results for SqliteStore {
     async fn begin<'s>(&'s self, outcomes: &[Outcome]) -> Result<Begun<'s>> {
@@ -252,7 +229,7 @@ impl Results for SqliteStore {
     async fn suite_ticket(&self, suite_key: &str) -> Result<Option<String>> {
         let query = sqlx::query(TICKET).bind(suite_key);
         let rows = read(&self.readers, query, |cells| {
-            cells.text("ticket").map(std::borrow::Cow::into_owned)
+            cells.text("ticket").map(Cow::into_owned)
         });
         Ok(rows.await?.pop().flatten())
     }
@@ -371,7 +348,7 @@ fn token(outcomes: &[Outcome]) -> String {
 /// The token of the last transaction of results.
 async fn last_token(source: impl SqliteExecutor<'_>) -> Result<Option<String>> {
     let tokens = read(source, sqlx::query(LAST_COMMIT), |cells| {
-        cells.text("token").map(std::borrow::Cow::into_owned)
+        cells.text("token").map(Cow::into_owned)
     });
     Ok(tokens.await?.pop().flatten())
 }
@@ -403,119 +380,6 @@ async fn find(connection: &mut SqliteConnection, outcomes: &[Outcome]) -> Result
             recorded: None,
         })
         .collect())
-}
-
-/// Whether a message's recorded readers are counted: where readers were named, on its first poll (its key may have been
-/// deleted and inserted again), and where it would complete by what was counted so far.
-fn counts_readers(row: &Message, outcome: &Outcome) -> bool {
-    !outcome.readers.is_empty()
-        || row.last_polled_at.is_none() && outcome.attempted()
-        || row
-            .expected_readers
-            .is_some_and(|expected| row.reader_count >= expected)
-}
-
-/// Inserts the readers, and notes how many were new and how many are recorded now.
-async fn record_readers(
-    connection: &mut SqliteConnection,
-    outcomes: &[Outcome],
-    found: &mut [Found],
-) -> Result<()> {
-    let counted: Vec<usize> = (0..found.len())
-        .filter(|&place| {
-            let row = found.get(place).and_then(|found| found.row.as_ref());
-            let outcome = outcomes.get(place);
-            row.zip(outcome)
-                .is_some_and(|(row, outcome)| counts_readers(row, outcome))
-        })
-        .collect();
-    if counted.is_empty() {
-        return Ok(());
-    }
-    let keys: Vec<&str> = counted
-        .iter()
-        .filter_map(|&place| outcomes.get(place))
-        .map(|outcome| outcome.claim.key.as_str())
-        .collect();
-    let keys = json(&keys)?;
-    let mut known: Vec<Known> = counted.iter().map(|_| Known::default()).collect();
-    let query = sqlx::query(KNOWN_READERS)
-        .bind(&*keys)
-        .bind(super::limit_param(MOST_KNOWN));
-    let mut read_readers = 0;
-    read(&mut *connection, query, |cells| {
-        read_readers += 1;
-        let place = usize::try_from(cells.required_number("key")).unwrap_or(usize::MAX);
-        if let Some(known) = known.get_mut(place) {
-            known.count += 1;
-            known
-                .users
-                .extend(cells.text("user_id").map(std::borrow::Cow::into_owned));
-        }
-    })
-    .await?;
-    let all_read = read_readers < MOST_KNOWN;
-    if !all_read {
-        for (known, count) in known
-            .iter_mut()
-            .zip(count_readers(connection, &keys).await?)
-        {
-            known.count = count;
-        }
-    }
-    let mut new_rows = Vec::new();
-    for (&place, known) in counted.iter().zip(&mut known) {
-        let (Some(outcome), Some(row)) = (
-            outcomes.get(place),
-            found.get(place).and_then(|found| found.row.as_ref()),
-        ) else {
-            continue;
-        };
-        let seen_after = row.last_complete_at.unwrap_or(row.sent_at);
-        for reader in &outcome.readers {
-            // Of a reader named twice, the first counts.
-            if known.users.insert(reader.user_id.as_str().to_owned()) {
-                known.new += 1;
-                let key = outcome.claim.key.as_str();
-                new_rows.push((key, reader.user_id.as_str(), seen_after.0, reader.seen_at.0));
-            }
-        }
-    }
-    let mut inserted = 0;
-    for rows in new_rows.chunks(READERS_A_STATEMENT) {
-        inserted += execute(connection, sqlx::query(READERS).bind(json(rows)?)).await?;
-    }
-    let counts = if all_read && inserted == new_rows.len() as u64 {
-        known.iter().map(|known| known.count + known.new).collect()
-    } else {
-        // Some were known that could not be read as text, or lie behind what is read at most.
-        count_readers(connection, &keys).await?
-    };
-    for ((place, known), recorded) in counted.into_iter().zip(known).zip(counts) {
-        if let Some(found) = found.get_mut(place) {
-            found.new_readers = recorded.saturating_sub(known.count);
-            found.recorded = Some(recorded);
-        }
-    }
-    Ok(())
-}
-
-/// The recorded readers of a key.
-#[derive(Default)]
-struct Known {
-    users: HashSet<String>,
-    /// Those that cannot be read included.
-    count: u32,
-    new: u32,
-}
-
-/// How many readers are recorded of each key.
-async fn count_readers(connection: &mut SqliteConnection, keys: &str) -> Result<Vec<u32>> {
-    let query = sqlx::query(COUNTED_READERS).bind(keys);
-    read(connection, query, |cells| {
-        u32::try_from(cells.count("count")).unwrap_or(u32::MAX)
-    })
-    .await
 }
 
 /// Whether [`UPDATE_PENDING`] writes all that differs.
@@ -600,28 +464,9 @@ fn owned(row: &Message) -> Owned<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing;
+    use super::super::testing::{self, claim, commit};
     use super::*;
-    use crate::receipt::{Claim, SeenReader, UserId, WalkEnd};
-    use crate::store::{Claims as _, Commands as _};
-
-    async fn claim(store: &SqliteStore) -> (Message, Claim) {
-        store.add(&[testing::new("a")]).await.unwrap();
-        let row = store.new_rows(None, 1, 1).await.unwrap().rows.remove(0);
-        let claim = row.claim();
-        (row, claim)
-    }
-
-    async fn commit(store: &SqliteStore, outcomes: &[Outcome], writes: &Writes) -> Vec<Found> {
-        match store.begin(outcomes).await.unwrap() {
-            Begun::AlreadyCommitted => Vec::new(),
-            Begun::Open(open) => {
-                let found = open.found().to_vec();
-                open.commit(writes).await.unwrap();
-                found
-            }
-        }
-    }
+    use crate::receipt::{Claim, WalkEnd};
 
     /// A COMMIT that failed may have taken place all the same: repeated, its calls must not be counted twice.
     #[tokio::test]
@@ -658,60 +503,5 @@ mod tests {
         store.unsure.store(true, Ordering::Release);
         assert_eq!(commit(&store, &outcomes[..1], &writes).await.len(), 1);
         assert_eq!(counted().await, 6);
-    }
-
-    /// A group's readers come again with every poll, and a neighbour may have put anything beside them.
-    #[tokio::test]
-    async fn known_readers_use_up_no_ids_and_spoilt_ones_stop_no_commit() {
-        let (_dir, store) = testing::store().await;
-        let (_, claim) = claim(&store).await;
-        assert_eq!(new_readers(&store, &claim, 0..3).await, (3, Some(3)));
-        assert_eq!(new_readers(&store, &claim, 0..4).await, (1, Some(4)));
-        let last: (i64,) = sqlx::query_as("SELECT max(id) FROM readers")
-            .fetch_one(&store.readers)
-            .await
-            .unwrap();
-        assert_eq!(last.0, 4);
-        let mut transaction = store.writer.begin().await.unwrap();
-        sqlx::raw_sql(
-            "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
-             VALUES ('a', x'ff00', 1, 1), ('a', CAST(x'ff' AS TEXT), 1, 1),
-                ('a', printf('user-%01000d', 7), 1, 1)",
-        )
-        .execute(&mut transaction.connection)
-        .await
-        .unwrap();
-        transaction.commit().await.unwrap();
-        assert_eq!(new_readers(&store, &claim, 0..5).await, (1, Some(8)));
-        // One that is known and too long to be looked for is no news either.
-        let long = format!("user-{:01000}", 7);
-        assert_eq!(
-            named(&store, &claim, &[&long, "user-9"]).await,
-            (1, Some(9))
-        );
-    }
-
-    async fn new_readers(
-        store: &SqliteStore,
-        claim: &Claim,
-        users: std::ops::Range<u32>,
-    ) -> (u32, Option<u32>) {
-        let users: Vec<String> = users.map(|number| format!("user-{number}")).collect();
-        let users: Vec<&str> = users.iter().map(String::as_str).collect();
-        named(store, claim, &users).await
-    }
-
-    /// Commits a walk that saw those; how many of them were new, and how many are recorded.
-    async fn named(store: &SqliteStore, claim: &Claim, users: &[&str]) -> (u32, Option<u32>) {
-        let reader = |user: &&str| SeenReader {
-            user_id: UserId::from(*user),
-            seen_at: UnixMs(2),
-        };
-        let outcome = Outcome {
-            readers: users.iter().map(reader).collect(),
-            ..Outcome::without_call(claim.clone(), UnixMs(1), WalkEnd::Complete)
-        };
-        let found = commit(store, &[outcome], &Writes::default()).await;
-        (found[0].new_readers, found[0].recorded)
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use sqlx::sqlite::{Sqlite, SqliteArguments};
-use sqlx::{Row as _, SqliteExecutor, ValueRef as _};
+use sqlx::{Row as _, SqliteExecutor};
 
 use super::error::failure;
 use crate::receipt::{
@@ -100,30 +100,41 @@ pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 pub(super) async fn read<T>(
     source: impl SqliteExecutor<'_>,
     query: Query<'_>,
-    mut decode: impl FnMut(&mut Cells<'_>) -> T,
+    decode: impl FnMut(&mut Cells<'_>) -> T,
 ) -> Result<Vec<T>> {
+    fetch(source, query).await?.decode(decode)
+}
+
+/// The rows of a statement, as they came.
+pub(super) struct Rows(String);
+
+/// As [`read`], for rows that are to be borrowed from.
+pub(super) async fn fetch(source: impl SqliteExecutor<'_>, query: Query<'_>) -> Result<Rows> {
     let found = query.fetch_all(source).await.map_err(failure)?;
-    let Some(row) = found.first() else {
-        return Ok(Vec::new());
+    let value = match found.first() {
+        Some(row) => row.try_get_raw(0).map_err(failure)?,
+        None => return Ok(Rows("[]".to_owned())),
     };
-    let value = row.try_get_raw(0).map_err(failure)?;
-    if value.is_null() {
-        return Ok(Vec::new());
-    }
     let bytes = <&[u8] as sqlx::Decode<'_, Sqlite>>::decode(value)
         .map_err(|error| StoreError::Other(sqlx::Error::Decode(error)))?;
-    let text = marked(bytes);
-    let rows: Vec<Vec<Cell<'_>>> = serde_json::from_str(&text)
-        .map_err(|error| StoreError::Other(sqlx::Error::Decode(Box::new(error))))?;
-    Ok(rows
-        .into_iter()
-        .map(|row| {
+    Ok(Rows(marked(bytes).into_owned()))
+}
+
+impl Rows {
+    pub(super) fn decode<'r, T>(
+        &'r self,
+        mut decode: impl FnMut(&mut Cells<'r>) -> T,
+    ) -> Result<Vec<T>> {
+        let rows: Vec<Vec<Cell<'r>>> = serde_json::from_str(&self.0)
+            .map_err(|error| StoreError::Other(sqlx::Error::Decode(Box::new(error))))?;
+        let decoded = rows.into_iter().map(|row| {
             decode(&mut Cells {
                 cells: row.into_iter(),
                 invalid: None,
             })
-        })
-        .collect())
+        });
+        Ok(decoded.collect())
+    }
 }
 
 /// Stands for bytes that are no UTF-8. It is no character, so that no text of anybody's holds it.

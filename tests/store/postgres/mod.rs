@@ -32,7 +32,7 @@ fn cluster() -> &'static Cluster {
 
 async fn open(database: &str) -> Option<PostgresStore> {
     let url = cluster().url(database);
-    let opened = PostgresStore::open(&url, None, Role::Owner, &mut |_| ()).await;
+    let opened = PostgresStore::open(&url.parse().unwrap(), Role::Owner, &mut |_| ()).await;
     Some(opened.unwrap())
 }
 

@@ -46,7 +46,7 @@ async fn a_batch_whose_commit_was_cut_off_is_stored_once() {
         let backend = PostgresBackend::fresh().await;
         let proxy = Proxy::start(cluster().port(), fault).await;
         let url = proxy.url(&backend.database);
-        let store = PostgresStore::open(&url, None, Role::Owner, &mut |_| ())
+        let store = PostgresStore::open(&url.parse().unwrap(), Role::Owner, &mut |_| ())
             .await
             .unwrap();
         add_placed(&store, &[("a", "x", at(5))]).await;
@@ -109,7 +109,7 @@ async fn a_restart_of_the_server_loses_and_doubles_nothing() {
     };
     let database = cluster.database().await;
     let url = cluster.url(&database);
-    let store = PostgresStore::open(&url, None, Role::Owner, &mut |_| ())
+    let store = PostgresStore::open(&url.parse().unwrap(), Role::Owner, &mut |_| ())
         .await
         .unwrap();
     let names: Vec<String> = (0..60).map(|number| format!("k{number}")).collect();
@@ -217,7 +217,7 @@ async fn a_frozen_listener_is_ended_by_the_server_and_harms_nobody() {
     let database = cluster.database().await;
     let proxy = Proxy::start(cluster.port(), Fault::ListenerFrozen).await;
     let url = proxy.url(&database);
-    let store = PostgresStore::open(&url, None, Role::Owner, &mut |_| ())
+    let store = PostgresStore::open(&url.parse().unwrap(), Role::Owner, &mut |_| ())
         .await
         .unwrap();
     wakes(&store).await;

@@ -309,14 +309,18 @@ async fn two_starters_bring_the_schema_up_once() {
     let url = cluster.url(&database);
     let start = || async {
         let mut steps = 0;
-        let opened = PostgresStore::open(&url, None, Role::Owner, &mut |_| steps += 1).await;
+        let opened =
+            PostgresStore::open(&url.parse().unwrap(), Role::Owner, &mut |_| steps += 1).await;
         (opened.unwrap(), steps)
     };
     let (first, second) = tokio::join!(start(), start());
     assert_eq!(first.1 + second.1, 1, "one migration, once");
     drop((first, second));
     for role in [Role::Writer, Role::Reader] {
-        let opened = PostgresStore::open(&url, None, role, &mut |_| panic!("nothing to do")).await;
+        let opened = PostgresStore::open(&url.parse().unwrap(), role, &mut |_| {
+            panic!("nothing to do")
+        })
+        .await;
         let store = opened.unwrap();
         let added = store.add(&[new("a")]).await;
         assert_eq!(added.is_ok(), role == Role::Writer, "{added:?}");

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use receiptd::settings::Secret;
+use receiptd::settings::{PostgresUrl, Secret};
 use receiptd::store::Role;
 use receiptd::store::postgres::{OpenError, PostgresStore};
 
@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::cluster::proxy::{Fault, Proxy};
 
 async fn refused(url: &str, role: Role) -> OpenError {
-    PostgresStore::open(url, None, role, &mut |_| ())
+    PostgresStore::open(&url.parse().unwrap(), role, &mut |_| ())
         .await
         .unwrap_err()
 }
@@ -28,7 +28,12 @@ async fn a_pooler_in_transaction_mode_is_named() {
     assert!(matches!(error, OpenError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("pgbouncer"), "{error}");
     proxy.disturb(0);
-    let opened = PostgresStore::open(&proxy.url(&database), None, Role::Owner, &mut |_| ()).await;
+    let opened = PostgresStore::open(
+        &proxy.url(&database).parse().unwrap(),
+        Role::Owner,
+        &mut |_| (),
+    )
+    .await;
     drop(opened.unwrap());
     cluster().drop_database(&database);
 }
@@ -41,7 +46,7 @@ async fn a_standby_and_a_read_only_server_are_named() {
     let database = cluster.database().await;
     let url = cluster.url(&database);
     drop(
-        PostgresStore::open(&url, None, Role::Owner, &mut |_| ())
+        PostgresStore::open(&url.parse().unwrap(), Role::Owner, &mut |_| ())
             .await
             .unwrap(),
     );
@@ -50,7 +55,7 @@ async fn a_standby_and_a_read_only_server_are_named() {
     for (value, works) in [("on", false), ("off", true)] {
         let statement = sqlx::AssertSqlSafe(format!("{read_only}{value}"));
         sqlx::query(statement).execute(&mut owner).await.unwrap();
-        let opened = PostgresStore::open(&url, None, Role::Owner, &mut |_| ()).await;
+        let opened = PostgresStore::open(&url.parse().unwrap(), Role::Owner, &mut |_| ()).await;
         match opened {
             Ok(_) => assert!(works),
             Err(error) => assert!(!works && error.to_string().contains("read-only"), "{error}"),
@@ -107,7 +112,7 @@ async fn what_cannot_be_reached_or_is_not_ours_is_named() {
         .await
         .unwrap();
     drop(
-        PostgresStore::open(&url, None, Role::Owner, &mut |_| ())
+        PostgresStore::open(&url.parse().unwrap(), Role::Owner, &mut |_| ())
             .await
             .unwrap(),
     );
@@ -155,22 +160,22 @@ async fn a_password_comes_from_its_file() {
     )));
     cluster.control(&["reload"]);
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    let secret = Secret::File {
+    let url = format!("postgres://guarded@127.0.0.1:{}/{database}", cluster.port());
+    let mut url: PostgresUrl = url.parse().unwrap();
+    url.password = Some(Secret::File {
         path: file.path().to_owned(),
         from_credentials: false,
-    };
-    let url = format!("postgres://guarded@127.0.0.1:{}/{database}", cluster.port());
-    let open =
-        async |secret| PostgresStore::open(&url, Some(secret), Role::Owner, &mut |_| ()).await;
-    let error = open(&secret).await.unwrap_err();
+    });
+    let open = async || PostgresStore::open(&url, Role::Owner, &mut |_| ()).await;
+    let error = open().await.unwrap_err();
     assert!(matches!(error, OpenError::Password(_)), "{error}");
     writeln!(file, "open sesame").unwrap();
     // The server takes its new rules a moment later.
-    let store = open(&secret).await.unwrap();
+    let store = open().await.unwrap();
     drop(store);
     file.as_file_mut().set_len(0).unwrap();
     std::fs::write(file.path(), "wrong word").unwrap();
-    let error = open(&secret).await.unwrap_err();
+    let error = open().await.unwrap_err();
     assert!(
         error.to_string().contains("password authentication failed"),
         "{error}"

@@ -1,0 +1,209 @@
+//! Recording the readers that a batch of outcomes names, each once.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::rows::{fetch, read};
+use super::{execute, json, limit_param};
+use crate::receipt::{Message, Outcome};
+use crate::store::{Found, Result};
+
+/// ?1: keys, ?2: how many readers at most. The recorded readers as `[place of the key, user_id]`: to read all that are
+/// known of a group costs less than to look for each that a poll names, and far less than to insert it again. A spoilt
+/// `user_id` is left out, but not from the count.
+pub(super) const KNOWN_READERS: &str = "SELECT json_group_array(json_array(key, user_id)) FROM (
+        SELECT k.key, iif(r.user_id >= x'' OR octet_length(r.user_id) > 512, NULL, r.user_id) AS user_id
+        FROM json_each(?1) AS k CROSS JOIN readers AS r ON r.process_query_key = k.value
+        LIMIT +?2
+    )";
+
+/// ?1: keys. How many readers are recorded of each.
+const COUNTED_READERS: &str = "SELECT json_group_array(json_array(
+        (SELECT count(*) FROM readers WHERE process_query_key = k.value)
+    )) FROM json_each(?1) AS k";
+
+/// ?1: readers as `[process_query_key, user_id, seen_after, seen_at]`. Who is known already stays as recorded.
+const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1) WHERE true
+    ON CONFLICT DO NOTHING";
+
+/// Readers a statement: bounds the text that carries them.
+const READERS_A_STATEMENT: usize = 10_000;
+
+/// Known readers that are asked for: bounds the text that they come in.
+const MOST_KNOWN: usize = 100_000;
+
+/// Whether a message's recorded readers are counted: where readers were named, on its first poll (its key may have been
+/// deleted and inserted again), and where it would complete by what was counted so far.
+fn counts_readers(row: &Message, outcome: &Outcome) -> bool {
+    !outcome.readers.is_empty()
+        || row.last_polled_at.is_none() && outcome.attempted()
+        || row
+            .expected_readers
+            .is_some_and(|expected| row.reader_count >= expected)
+}
+
+/// Inserts the readers, and notes how many were new and how many are recorded now.
+pub(super) async fn record_readers(
+    connection: &mut SqliteConnection,
+    outcomes: &[Outcome],
+    found: &mut [Found],
+) -> Result<()> {
+    let counted: Vec<usize> = (0..found.len())
+        .filter(|&place| {
+            let row = found.get(place).and_then(|found| found.row.as_ref());
+            let outcome = outcomes.get(place);
+            row.zip(outcome)
+                .is_some_and(|(row, outcome)| counts_readers(row, outcome))
+        })
+        .collect();
+    if counted.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<&str> = counted
+        .iter()
+        .filter_map(|&place| outcomes.get(place))
+        .map(|outcome| outcome.claim.key.as_str())
+        .collect();
+    let keys = json(&keys)?;
+    let mut known: Vec<Known<'_>> = counted.iter().map(|_| Known::default()).collect();
+    let query = sqlx::query(KNOWN_READERS)
+        .bind(&*keys)
+        .bind(limit_param(MOST_KNOWN));
+    let recorded = fetch(&mut *connection, query).await?;
+    let recorded = recorded.decode(|cells| {
+        let place = usize::try_from(cells.required_number("key")).unwrap_or(usize::MAX);
+        if let Some(known) = known.get_mut(place) {
+            known.count += 1;
+            known.users.extend(cells.text("user_id"));
+        }
+    })?;
+    let all_read = recorded.len() < MOST_KNOWN;
+    if !all_read {
+        for (known, count) in known
+            .iter_mut()
+            .zip(count_readers(connection, &keys).await?)
+        {
+            known.count = count;
+        }
+    }
+    let mut new_rows = Vec::new();
+    for (&place, known) in counted.iter().zip(&mut known) {
+        let (Some(outcome), Some(row)) = (
+            outcomes.get(place),
+            found.get(place).and_then(|found| found.row.as_ref()),
+        ) else {
+            continue;
+        };
+        let seen_after = row.last_complete_at.unwrap_or(row.sent_at);
+        for reader in &outcome.readers {
+            // Of a reader named twice, the first counts.
+            if known.users.insert(Cow::Borrowed(reader.user_id.as_str())) {
+                known.new += 1;
+                let key = outcome.claim.key.as_str();
+                new_rows.push((key, reader.user_id.as_str(), seen_after.0, reader.seen_at.0));
+            }
+        }
+    }
+    let mut inserted = 0;
+    for rows in new_rows.chunks(READERS_A_STATEMENT) {
+        inserted += execute(connection, sqlx::query(READERS).bind(json(rows)?)).await?;
+    }
+    let counts = if all_read && inserted == new_rows.len() as u64 {
+        known.iter().map(|known| known.count + known.new).collect()
+    } else {
+        // Some were known that could not be read as text, or lie behind what is read at most.
+        count_readers(connection, &keys).await?
+    };
+    for ((place, known), recorded) in counted.into_iter().zip(known).zip(counts) {
+        if let Some(found) = found.get_mut(place) {
+            found.new_readers = recorded.saturating_sub(known.count);
+            found.recorded = Some(recorded);
+        }
+    }
+    Ok(())
+}
+
+/// The recorded readers of a key.
+#[derive(Default)]
+struct Known<'a> {
+    users: HashSet<Cow<'a, str>>,
+    /// Those that cannot be read included.
+    count: u32,
+    new: u32,
+}
+
+/// How many readers are recorded of each key.
+async fn count_readers(connection: &mut SqliteConnection, keys: &str) -> Result<Vec<u32>> {
+    let query = sqlx::query(COUNTED_READERS).bind(keys);
+    read(connection, query, |cells| {
+        u32::try_from(cells.count("count")).unwrap_or(u32::MAX)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{self, claim, commit};
+    use super::*;
+    use crate::receipt::{Claim, SeenReader, UnixMs, UserId, WalkEnd};
+    use crate::store::Writes;
+    use crate::store::sqlite::SqliteStore;
+
+    /// A group's readers come again with every poll, and a neighbour may have put anything beside them.
+    #[tokio::test]
+    async fn known_readers_use_up_no_ids_and_spoilt_ones_stop_no_commit() {
+        let (_dir, store) = testing::store().await;
+        let (_, claim) = claim(&store).await;
+        assert_eq!(new_readers(&store, &claim, 0..3).await, (3, Some(3)));
+        assert_eq!(new_readers(&store, &claim, 0..4).await, (1, Some(4)));
+        let last: (i64,) = sqlx::query_as("SELECT max(id) FROM readers")
+            .fetch_one(&store.readers)
+            .await
+            .unwrap();
+        assert_eq!(last.0, 4);
+        let mut transaction = store.writer.begin().await.unwrap();
+        sqlx::raw_sql(
+            "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
+             VALUES ('a', x'ff00', 1, 1), ('a', CAST(x'ff' AS TEXT), 1, 1),
+                ('a', printf('user-%01000d', 7), 1, 1)",
+        )
+        .execute(&mut transaction.connection)
+        .await
+        .unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(new_readers(&store, &claim, 0..5).await, (1, Some(8)));
+        // One that is known and too long to be looked for is no news either.
+        let long = format!("user-{:01000}", 7);
+        assert_eq!(
+            named(&store, &claim, &[&long, "user-9"]).await,
+            (1, Some(9))
+        );
+    }
+
+    async fn new_readers(
+        store: &SqliteStore,
+        claim: &Claim,
+        users: std::ops::Range<u32>,
+    ) -> (u32, Option<u32>) {
+        let users: Vec<String> = users.map(|number| format!("user-{number}")).collect();
+        let users: Vec<&str> = users.iter().map(String::as_str).collect();
+        named(store, claim, &users).await
+    }
+
+    /// Commits a walk that saw those; how many of them were new, and how many are recorded.
+    async fn named(store: &SqliteStore, claim: &Claim, users: &[&str]) -> (u32, Option<u32>) {
+        let reader = |user: &&str| SeenReader {
+            user_id: UserId::from(*user),
+            seen_at: UnixMs(2),
+        };
+        let outcome = Outcome {
+            readers: users.iter().map(reader).collect(),
+            ..Outcome::without_call(claim.clone(), UnixMs(1), WalkEnd::Complete)
+        };
+        let found = commit(store, &[outcome], &Writes::default()).await;
+        (found[0].new_readers, found[0].recorded)
+    }
+}

@@ -1,0 +1,72 @@
+//! Rows that are no messages, since a feeder went round the checks: set aside, so that they stop nobody.
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::rows::{Cells, Query, read};
+use super::{SqliteStore, execute, json};
+use crate::receipt::{Message, MessageId, UnixMs};
+use crate::store::Result;
+
+/// ?1: rows as `[id, column]`, ?2: now, or NULL for SQLite's.
+const SET_ASIDE: &str = "UPDATE messages
+    SET state = 'failed', last_error = 'row.invalid: ' || new.invalid,
+        last_error_at = ifnull(?2, CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)),
+        finished_at = ifnull(?2, CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER))
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS invalid FROM jsonb_each(?1)) AS new
+    WHERE messages.id = new.id AND +messages.state = 'pending'";
+
+/// Rows that cannot be read, and the column that is to blame.
+pub(super) type Unreadable = Vec<(MessageId, &'static str)>;
+
+impl SqliteStore {
+    /// The rows that are messages, and how many were found; the others are set aside.
+    pub(super) async fn messages(
+        &self,
+        query: Query<'_>,
+        now: Option<UnixMs>,
+    ) -> Result<(Vec<Message>, usize)> {
+        let mut bad = Unreadable::new();
+        let rows = read(&self.readers, query, |cells| {
+            message_or_bad(cells, &mut bad)
+        })
+        .await?;
+        let found = rows.len();
+        self.set_aside(&bad, now).await?;
+        Ok((rows.into_iter().flatten().collect(), found))
+    }
+
+    pub(super) async fn set_aside(&self, bad: &Unreadable, now: Option<UnixMs>) -> Result<()> {
+        if bad.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.writer.begin().await?;
+        set_aside(&mut transaction.connection, bad, now).await?;
+        transaction.commit().await
+    }
+}
+
+/// The message in a row's cells, or a note of the row that is none.
+pub(super) fn message_or_bad(cells: &mut Cells<'_>, bad: &mut Unreadable) -> Option<Message> {
+    let message = cells.message();
+    match cells.invalid {
+        None => Some(message),
+        Some(column) => {
+            bad.push((message.id, column));
+            None
+        }
+    }
+}
+
+/// Ends rows that are no messages, within a transaction.
+pub(super) async fn set_aside(
+    connection: &mut SqliteConnection,
+    bad: &Unreadable,
+    now: Option<UnixMs>,
+) -> Result<()> {
+    let bad: Vec<_> = bad.iter().map(|(id, column)| (id.0, column)).collect();
+    let query = sqlx::query(SET_ASIDE)
+        .bind(json(&bad)?)
+        .bind(now.map(|now| now.0));
+    execute(connection, query).await?;
+    Ok(())
+}
