@@ -2,7 +2,7 @@
 //!
 //! One connection writes, a few read, one listens. `connect` (TLS, the session's settings, what is refused), `migrate` (the
 //! schema), `sessions` (connections and transactions), `rows` (decoding), `claims`, `results`, `commands`, `upkeep` (the traits,
-//! each where its SQL stands), `wakeup`, `error`.
+//! each where its SQL stands), `wakeup`, `examine` (for `check`), `transfer` (from a SQLite file), `error`.
 
 mod claims;
 mod commands;
@@ -13,6 +13,7 @@ mod migrate;
 mod results;
 mod rows;
 mod sessions;
+mod transfer;
 mod upkeep;
 mod wakeup;
 
@@ -23,6 +24,7 @@ use tokio::sync::Mutex;
 
 pub use connect::OpenError;
 pub use examine::{CLOCK_TOLERANCE, Server, examine};
+pub use transfer::{Moved, TransferError, transfer};
 
 use crate::receipt::{LaneId, MessageId, UnixMs};
 use crate::settings::PostgresUrl;

@@ -4,6 +4,7 @@ mod cursor;
 mod outages;
 mod promises;
 mod refusals;
+mod transfer;
 
 use std::time::{Duration, Instant};
 
