@@ -342,7 +342,7 @@ impl Learner {
                 let live = &mut alive[index];
                 let (outcome, new_readers) = live.walk(&schedule, at, &mut tally);
                 let mut lesson = Lesson::begin(self.habits.clone(), at, rules.memory);
-                let after = lesson.settle(&live.row, &outcome, new_readers, None, &schedule);
+                let after = lesson.settle(&live.row, &outcome, new_readers, &schedule);
                 live.settle(after, &mut tally);
                 watch(&live.row);
                 due.extend(live.due().map(|at| Reverse((at, index))));

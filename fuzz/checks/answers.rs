@@ -9,8 +9,10 @@ use receiptd::receipt::Disposition;
 const SECRET: &str = "t0ken-0f-the-app";
 
 /// The codes that end a message for good: no other answer may cost a key.
-const REJECTING: [&str; 9] = [
+const REJECTING: [&str; 11] = [
     "invalidParameter.param.invalid",
+    "invalidParameter.invalid",
+    "invalidParameter.robotCode.empty",
     "invalidParameter.processQueryKey.missing",
     "invalid.openConversationId",
     "openConversationId.notExisted",
@@ -48,12 +50,10 @@ pub fn page(input: &[u8]) {
             assert!(bounded(page.send_status.as_str()));
             let mut seen = HashSet::new();
             for reader in &page.readers {
-                assert!(
-                    bounded(reader.as_str()),
-                    "a reader's id of {} bytes",
-                    reader.as_str().len()
-                );
-                assert!(seen.insert(reader.as_str()), "a reader is named once");
+                let id = reader.user_id.as_str();
+                assert!(bounded(id), "a reader's id of {} bytes", id.len());
+                assert!(seen.insert(id), "a reader is named once");
+                assert!(reader.read_at.is_none_or(|at| at.0 > 0));
             }
             let next = page.next.as_ref();
             assert!(next.is_none_or(|token| (1..=4096).contains(&token.as_str().len())));

@@ -1,6 +1,6 @@
 //! A row that got round every check. An input is a line a cell, `column=kind:value`: `n` NULL, `i` an integer, `r` a real
 //! number, `t` text, `b` a BLOB, `T` text of so many characters, `B` a BLOB of so many bytes. `admitted` alone on a line:
-//! the row is spoilt after the scheduler has placed it.
+//! the row is corrupted after the scheduler has placed it.
 
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use receiptd::store::{Claims as _, Commands as _, Results as _, Upkeep as _};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
-/// Every column that somebody may spoil.
+/// Every column that somebody may corrupt.
 const COLUMNS: [&str; 30] = [
     "process_query_key",
     "account",
@@ -159,7 +159,7 @@ pub fn rows(input: &[u8]) {
                 .iter()
                 .find(|column| column.as_bytes() == &line[..equals]);
             if let Some(column) = column {
-                spoil(feeder, column, cell(&line[equals + 1..])).await;
+                corrupt(feeder, column, cell(&line[equals + 1..])).await;
             }
         }
         judge(store, claimed).await;
@@ -168,8 +168,8 @@ pub fn rows(input: &[u8]) {
     });
 }
 
-async fn spoil(feeder: &mut SqliteConnection, column: &str, cell: Cell) {
-    // The id of the first row: its key may be what was spoilt last.
+async fn corrupt(feeder: &mut SqliteConnection, column: &str, cell: Cell) {
+    // The id of the first row: its key may be what was corrupted last.
     let set = |value: &str| {
         let row = "(SELECT min(id) FROM messages)";
         AssertSqlSafe(format!(
@@ -194,7 +194,7 @@ async fn spoil(feeder: &mut SqliteConnection, column: &str, cell: Cell) {
 }
 
 async fn place(store: &SqliteStore) {
-    // What is set aside is so by the first who meets it.
+    // A row is quarantined by the first who meets it.
     for _ in 0..3 {
         let rows = store.new_rows(None, 9, 99).await.unwrap().rows;
         let places: Vec<Placement> = rows
@@ -248,7 +248,7 @@ async fn judge(store: &SqliteStore, claimed: Option<Message>) {
             store.stale(&claims).await.unwrap();
         }
     }
-    assert!(served, "a spoilt row kept its neighbour waiting");
+    assert!(served, "a corrupt row kept its neighbour waiting");
     if let Some(row) = claimed {
         let outcome = Outcome {
             calls: 1,
@@ -277,7 +277,10 @@ async fn judge(store: &SqliteStore, claimed: Option<Message>) {
     };
     store.last_chances_to_begin(&lane, &fit).await.unwrap();
     store.message(&"hostile".into()).await.unwrap();
-    for which in [Unplace::Lane(lane), Unplace::Waiting("default".into())] {
+    for which in [
+        Unplace::Lanes(vec![lane]),
+        Unplace::Waiting("default".into()),
+    ] {
         store.unplace(&which, &[], 9).await.unwrap();
     }
     let which = receiptd::store::Selection::InState(State::Failed, None);

@@ -7,15 +7,18 @@ ALTER TABLE messages ADD COLUMN failed_calls INTEGER NOT NULL DEFAULT 0; -- … 
 ALTER TABLE messages ADD COLUMN doubt TEXT; -- the code of a refusal that a second one has to confirm …
 ALTER TABLE messages ADD COLUMN doubt_at INTEGER; -- … and when it came
 
-UPDATE messages SET lane_corp = ifnull(corp_id, '') WHERE state = 'pending' AND admitted_at IS NOT NULL;
+-- Rows that wait for the configuration are in no lane.
+UPDATE messages SET lane_corp = ifnull(corp_id, '')
+WHERE state = 'pending' AND admitted_at IS NOT NULL
+    AND ifnull(last_error, '') NOT IN ('account.unknown', 'corp_id.missing');
 
 -- Claims: the due rows of a lane, those whose last walk failed apart.
-DROP INDEX messages_due;
+DROP INDEX IF EXISTS messages_due;
 CREATE INDEX messages_due ON messages (account, lane_corp, failed_walks > 0, next_poll_at)
     WHERE state = 'pending' AND lane_corp IS NOT NULL;
 
 -- Claims: last chances, which go first.
-DROP INDEX messages_last_chance;
+DROP INDEX IF EXISTS messages_last_chance;
 CREATE INDEX messages_last_chance ON messages (account, lane_corp, last_chance_at)
     WHERE state = 'pending' AND lane_corp IS NOT NULL AND last_chance_at IS NOT NULL;
 
@@ -24,15 +27,15 @@ CREATE INDEX messages_waiting ON messages (account)
     WHERE state = 'pending' AND lane_corp IS NULL AND admitted_at IS NOT NULL;
 
 -- Retries, and the counts of `status`.
-DROP INDEX messages_final;
+DROP INDEX IF EXISTS messages_final;
 CREATE INDEX messages_final ON messages (account, ifnull(lane_corp, ifnull(corp_id, '')), state)
     WHERE state <> 'pending';
 
 -- Retention.
-CREATE INDEX messages_finished ON messages (finished_at) WHERE state <> 'pending';
+CREATE INDEX messages_finished ON messages (state, finished_at) WHERE state <> 'pending';
 
 -- As `messages_ended`, for a row that is final at its insert.
-DROP TRIGGER messages_born_ended;
+DROP TRIGGER IF EXISTS messages_born_ended;
 CREATE TRIGGER messages_inserted_final AFTER INSERT ON messages
 WHEN NEW.state <> 'pending' AND NEW.finished_at IS NULL
 BEGIN
@@ -43,7 +46,7 @@ END;
 
 -- A row that is given another key is another message: what was learned of the old one says nothing of it, and would end it
 -- too early or count readers that are not its own. The old key's readers stay, as a deleted message's do.
-DROP TRIGGER messages_renamed;
+DROP TRIGGER IF EXISTS messages_renamed;
 CREATE TRIGGER messages_renamed AFTER UPDATE OF process_query_key ON messages
 WHEN NEW.process_query_key <> OLD.process_query_key
 BEGIN

@@ -1,67 +1,83 @@
 //! `receiptd add`: messages, as a feeder would insert them.
 
-use std::io::Write as _;
+use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::common;
-use crate::receipt::{AccountName, Chat, ConversationId, CorpId, MessageKey, RobotCode, UnixMs};
-use crate::store::NewMessage;
-use crate::store::Role;
+use serde::Serialize;
 
-/// Add messages to be polled; those that are there already stay as they are
+use super::common::{self, DatabaseArg};
+use crate::receipt::{AccountName, Chat, ConversationId, CorpId, MessageKey, RobotCode, UnixMs};
+use crate::settings::Settings;
+use crate::store::{NewMessage, Role};
+
+/// Add messages to be polled; those that exist already stay as they are
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_long_help = "\
 Examples:
   receiptd add 'the-processQueryKey='
   receiptd add --chat group --conversation cidXYZ --expected-readers 40 key1 key2
-  receiptd add --sent-at 2026-11-23T08:00:00Z key3")]
+  receiptd add --sent-at 2026-11-23T08:00:00Z key3
+  receiptd add --database sqlite:///var/lib/receiptd/receiptd.db key4")]
 pub(super) struct Args {
     /// What the send call returned as processQueryKey
     #[arg(required = true, value_name = "KEY", value_parser = common::key)]
     keys: Vec<MessageKey>,
-    /// Which account asks
-    #[arg(long, value_name = "NAME", default_value = "default", value_parser = short)]
+    /// The account that polls them
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = common::name::<128>)]
     account: String,
     /// The organisation, for a third-party app
-    #[arg(long, value_name = "ID", value_parser = short)]
+    #[arg(long, value_name = "ID", value_parser = common::name::<128>)]
     corp_id: Option<String>,
-    /// The bot, where it is not the account's
-    #[arg(long, value_name = "CODE", value_parser = middling)]
+    /// The robot, if it is not the account's
+    #[arg(long, value_name = "CODE", value_parser = common::name::<256>)]
     robot_code: Option<String>,
     /// The conversation (openConversationId)
-    #[arg(long, value_name = "ID", value_parser = long)]
+    #[arg(long, value_name = "ID", value_parser = common::name::<512>)]
     conversation: Option<String>,
-    /// Where it was sent: private or group
-    #[arg(long, default_value = "private", value_parser = chat)]
+    /// Where they were sent
+    #[arg(long, default_value = "private", value_parser = common::chat())]
     chat: Chat,
-    /// Finish as soon as so many have read
+    /// Finish as soon as this many have read
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     expected_readers: Option<u32>,
-    /// When it was sent, as 2026-11-23T08:00:00Z or Unix milliseconds [default: now]
+    /// When they were sent, as 2026-11-23T08:00:00Z or Unix milliseconds [default: now]
     #[arg(long, value_name = "TIME", value_parser = moment)]
     sent_at: Option<UnixMs>,
+    #[command(flatten)]
+    database: DatabaseArg,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-pub(super) async fn run(config: Option<&Path>, args: Args) -> anyhow::Result<ExitCode> {
-    let loaded = common::settings(config)?;
-    let account = AccountName::from(args.account);
-    if !loaded.settings.accounts.contains_key(&account) {
-        // It is added all the same: accounts may come later. Nowhere to complain if this cannot be written.
-        let _ = writeln!(
-            std::io::stderr().lock(),
-            "receiptd: account {account} is not configured: its messages wait until [accounts.{account}] is"
-        );
+#[derive(Serialize)]
+struct Added {
+    given: usize,
+    added: u64,
+    /// Those that were there before.
+    existing: Vec<String>,
+}
+
+impl fmt::Display for Added {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} added", self.added, self.given)?;
+        match self.existing.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; already there: {}", self.existing.join(" ")),
+        }
     }
+}
+
+pub(super) async fn run(config: Option<&Path>, args: Args) -> anyhow::Result<ExitCode> {
+    let settings = args.database.settings(config)?;
+    warnings(&settings, &args);
     let messages: Vec<NewMessage> = args
         .keys
         .into_iter()
         .map(|key| NewMessage {
             key,
-            account: account.clone(),
+            account: AccountName::from(&*args.account),
             corp: args.corp_id.clone().map(CorpId::from),
             robot_code: args.robot_code.clone().map(RobotCode::from),
             conversation: args.conversation.clone().map(ConversationId::from),
@@ -71,31 +87,47 @@ pub(super) async fn run(config: Option<&Path>, args: Args) -> anyhow::Result<Exi
             next_poll_at: None,
         })
         .collect();
-    let store = common::store(&loaded, Role::Writer).await?;
+    let store = common::store(&settings.database, Role::Writer).await?;
+    let mut existing = Vec::new();
+    for message in &messages {
+        if store.message(&message.key).await?.is_some() {
+            existing.push(message.key.to_string());
+        }
+    }
     let added = store.add(&messages).await;
     store.close().await;
-    let added = added?;
-    common::say(&match args.json {
-        true => serde_json::json!({ "given": messages.len(), "added": added }).to_string(),
-        false => format!("{added} of {} are new", messages.len()),
-    })?;
+    let given = messages.len();
+    common::tell(
+        args.json,
+        &Added {
+            given,
+            added: added?,
+            existing,
+        },
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn short(text: &str) -> Result<String, String> {
-    common::name(text, 128)
-}
-
-fn middling(text: &str) -> Result<String, String> {
-    common::name(text, 256)
-}
-
-fn long(text: &str) -> Result<String, String> {
-    common::name(text, 512)
-}
-
-fn chat(text: &str) -> Result<Chat, String> {
-    Chat::parse(text).ok_or_else(|| "write private or group".to_owned())
+/// What is accepted, and probably not meant.
+fn warnings(settings: &Settings, args: &Args) {
+    let account = &args.account;
+    let known = settings
+        .accounts
+        .contains_key(&AccountName::from(&**account));
+    if args.database.database.is_none() && !known {
+        common::warn(format_args!(
+            "account {account} is not configured: its messages wait until [accounts.{account}] is"
+        ));
+    }
+    let (now, max_age) = (common::now(), settings.cadence.max_age);
+    match args.sent_at {
+        Some(at) if at > now => common::warn("--sent-at is in the future: now is taken instead"),
+        Some(at) if now.since(at) > max_age => common::warn(format_args!(
+            "--sent-at is longer ago than [cadence] max_age ({}): the messages end without a call",
+            humantime::format_duration(max_age)
+        )),
+        _ => {}
+    }
 }
 
 fn moment(text: &str) -> Result<UnixMs, String> {

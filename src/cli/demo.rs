@@ -1,22 +1,22 @@
 //! `receiptd demo`: a day of messages in a few seconds, without an account.
 
-use std::fmt::Write as _;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::common;
 use super::demo_report::{self, Spent};
 use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::{Chat, MessageKey};
-use crate::sandbox::{CrowdRules, Sandbox, SandboxConfig, Script};
+use crate::sandbox::{Sandbox, SandboxConfig, Script};
 use crate::settings::{Settings, from_text};
 use crate::store::sqlite::DaemonLock;
 use crate::store::{self, Role, Store};
@@ -28,12 +28,12 @@ Examples:
   receiptd demo
   receiptd demo --messages 500 --seconds 15 --seed 7
 
-Needs no account, no configuration and no network; what it writes it removes again.")]
+Needs no account, no configuration and no network, and leaves nothing behind.")]
 pub(super) struct Args {
     /// How many messages are sent
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     messages: u32,
-    /// A day is pressed into so many seconds; the demo shows two of them
+    /// How many seconds stand for a day, 5 to 25; the demo takes about two such days
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(5..=25))]
     seconds: u32,
     /// The same seed gives the same crowd
@@ -44,42 +44,46 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// A directory of our own, removed with all that is in it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let unique = fastrand::u64(..);
-        let path = std::env::temp_dir().join(format!("receiptd-demo-{unique:016x}"));
-        // For this user alone; fails where somebody was there first.
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Nothing to be done in a drop; the system clears the directory of temporary files some day.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 pub(super) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let scratch = Scratch::new().context("no directory for the demo's database can be made")?;
-    tokio::select! {
-        ended = play(args, &scratch.0) => ended,
-        _ = tokio::signal::ctrl_c() => bail!("the demo was interrupted"),
+    use std::os::unix::fs::PermissionsExt as _;
+    let interrupts = Interrupts::new()?;
+    // For this user alone. Removed, with all that is in it, when this function ends.
+    let scratch = tempfile::Builder::new()
+        .prefix("receiptd-demo-")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir()
+        .context("no directory for the demo's database can be made")?;
+    play(args, scratch.path(), interrupts).await
+}
+
+/// The signals that end the demo, from when this is made.
+struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    fn new() -> io::Result<Self> {
+        use SignalKind as Kind;
+        let listen = |kinds: [Kind; 3]| -> io::Result<[Signal; 3]> {
+            let [first, second, third] = kinds.map(signal);
+            Ok([first?, second?, third?])
+        };
+        listen([Kind::interrupt(), Kind::terminate(), Kind::hangup()]).map(Self)
+    }
+
+    async fn any(&mut self) {
+        let [first, second, third] = &mut self.0;
+        tokio::select! {
+            _ = first.recv() => {}
+            _ = second.recv() => {}
+            _ = third.recv() => {}
+        }
     }
 }
 
-async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
+async fn play(args: &Args, scratch: &Path, mut interrupts: Interrupts) -> anyhow::Result<ExitCode> {
     // A day of sending, and the day that the last message lives on.
     let life = Duration::from_secs(args.seconds.into());
     let sandbox = Sandbox::start(SandboxConfig {
         seed: args.seed,
-        key_lifetime: life,
-        crowd: crowd(life),
         ..SandboxConfig::default()
     })
     .await
@@ -112,6 +116,10 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     };
     let worked = tokio::select! {
         worked = work => worked.map(|_| ()),
+        () = interrupts.any() => {
+            stop.immediate.cancel();
+            Err(anyhow!("the demo was interrupted"))
+        }
         ended = &mut daemon => match ended {
             Ok(Ok(())) => bail!("the daemon stopped by itself"),
             Ok(Err(error)) => return Err(anyhow::Error::new(error).context("the daemon failed")),
@@ -120,7 +128,11 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
     };
     stop.graceful.cancel();
     daemon.await.context("the daemon failed")??;
-    worked?;
+    if let Err(error) = worked {
+        // Nothing writes any more where all is to be removed.
+        store.close().await;
+        return Err(error);
+    }
     let spent = Spent::gather(&*store, &sandbox, &keys, rules.calls_per_message).await?;
     let curve = demo_report::curve(&*store, &rules).await?;
     store.close().await;
@@ -131,14 +143,6 @@ async fn play(args: &Args, scratch: &Path) -> anyhow::Result<ExitCode> {
         false => spent.to_text(&curve),
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Half of the readers read within five minutes of a day's life.
-fn crowd(life: Duration) -> CrowdRules {
-    CrowdRules {
-        median: life.mul_f64(300.0 / 86_400.0),
-        ..CrowdRules::default()
-    }
 }
 
 /// The defaults with every span of a message's life pressed together.
@@ -162,7 +166,7 @@ initial_interval = "20ms"
 max_interval = "200ms"
 max_elapsed_time = "1s"
 [cadence]
-min_interval = "20ms"
+min_interval = "{least}"
 max_interval = "{whole}"
 generation_grace = "{grace}"
 key_lifetime = "{whole}"
@@ -177,6 +181,9 @@ calls_per_second = 1000
 "#,
         // A JSON string is a TOML string too.
         url = serde_json::Value::String(format!("sqlite://{}", database.display())),
+        // What a poll brought is written up to so much later: a cadence that asked for shorter intervals would not get
+        // them, and would spend less than it may.
+        least = "250ms",
         whole = ms(1.0),
         grace = ms(1.0 / 20.0),
         last = ms(1.0 / 50.0),
@@ -231,6 +238,9 @@ async fn feed(
             Script {
                 crowd_size: Some(size),
                 chat: Some(chat),
+                // Half of the readers read within half an hour of a day's life.
+                median: span.mul_f64(1_800.0 / 86_400.0),
+                expires_after: span,
                 ..Script::default()
             },
         );
@@ -261,7 +271,7 @@ async fn until_polled(store: &dyn Store, key: &MessageKey) -> anyhow::Result<()>
     }
 }
 
-/// A line a second until all messages are final.
+/// A line that moves, where somebody looks at it, until all messages are final.
 async fn watch_progress(
     args: &Args,
     store: &dyn Store,
@@ -269,22 +279,26 @@ async fn watch_progress(
     bound: Duration,
 ) -> anyhow::Result<()> {
     let start = Instant::now();
-    let mut beat = tokio::time::interval(Duration::from_secs(1));
+    let shows = !args.json && io::stderr().is_terminal();
+    let mut beat = tokio::time::interval(Duration::from_millis(250));
     loop {
         beat.tick().await;
         let lanes = store.totals(common::now()).await?;
         let pending: u64 = lanes.iter().map(|lane| lane.pending).sum();
         let finished: u64 = lanes.iter().flat_map(|lane| lane.finished).sum();
-        if !args.json {
-            let mut line = format!("{:>3} s", start.elapsed().as_secs());
-            // Writing to a String cannot fail.
-            let _ = write!(
-                line,
-                "  {:>6} inserted  {pending:>6} pending  {finished:>6} final  {:>7} calls",
-                pending + finished,
-                sandbox.counts().metered
+        if shows {
+            let seconds = start.elapsed().as_secs();
+            let (sent, calls) = (pending + finished, sandbox.counts().metered);
+            let end = if finished >= u64::from(args.messages) {
+                "\n"
+            } else {
+                ""
+            };
+            let line = format!(
+                "\r{seconds:>3} s: {sent} sent, {pending} pending, {finished} finished, {calls} calls {end}"
             );
-            common::say(&line)?;
+            // A terminal that is gone ends the demo by a signal.
+            let _ = io::stderr().write_all(line.as_bytes());
         }
         if finished >= u64::from(args.messages) {
             return Ok(());

@@ -151,6 +151,11 @@ impl Spent {
             self.seen(),
             self.knowable()
         );
+        if self.count(State::Expired) > 0 {
+            text.push_str(
+                "Expired is no failure: somebody never read the message, and its key stopped answering after a day.\n",
+            );
+        }
         if let Some(delay) = self.mean_delay() {
             let _ = writeln!(
                 text,

@@ -1,12 +1,13 @@
 //! The commands, a file each; what they share is in `common`.
 
+mod access;
 mod add;
 mod check;
 mod common;
-mod completions;
+mod config;
 mod demo;
 mod demo_report;
-mod man;
+mod generate;
 mod migrate;
 mod notify;
 mod opening;
@@ -16,6 +17,7 @@ mod retry;
 mod run;
 mod sandbox;
 mod status;
+mod tokens;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -36,9 +38,11 @@ const STALE: u8 = 3;
 
 /// Polls DingTalk for the read receipts of bot messages and writes the readers to SQLite
 #[derive(Debug, Parser)]
-#[command(name = "receiptd", version, after_help = EXAMPLES)]
+#[command(name = "receiptd", version, after_long_help = EXAMPLES)]
 struct Cli {
-    /// The configuration [default: /etc/receiptd/receiptd.toml, where it exists]
+    /// The configuration file
+    ///
+    /// Without it: the file that $RECEIPTD_CONFIG names, else /etc/receiptd/receiptd.toml if it exists.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -48,10 +52,11 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   receiptd demo                                   # see it work, without an account
-  receiptd --config receiptd.toml check           # does everything work?
-  receiptd --config receiptd.toml run
+  receiptd config > receiptd.toml                 # a configuration to begin with
+  receiptd check --config receiptd.toml           # does everything work?
+  receiptd run --config receiptd.toml
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 (status) nobody works or work is overdue";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 (status) no daemon runs or work is overdue.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -59,14 +64,24 @@ enum Command {
     Reload(reload::Args),
     Migrate(migrate::Args),
     Check(check::Args),
+    Config(config::Args),
     Status(status::Args),
     Add(add::Args),
     Retry(retry::Args),
     Prune(prune::Args),
     Sandbox(sandbox::Args),
     Demo(demo::Args),
-    Completions(completions::Args),
-    Man(man::Args),
+    Completions(generate::Completions),
+    Man(generate::Man),
+}
+
+impl Command {
+    fn needs_no_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::Sandbox(_) | Self::Demo(_) | Self::Completions(_) | Self::Man(_)
+        )
+    }
 }
 
 /// Parses, runs the command and says how it ended; `args` begins with the program's name.
@@ -101,19 +116,24 @@ where
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = cli.config.as_deref();
+    if config.is_some() && cli.command.needs_no_configuration() {
+        common::warn("--config has no effect on this command");
+        return Ok(ExitCode::from(MISUSED));
+    }
     match cli.command {
         Command::Run(args) => run::run(config, &args).await,
         Command::Reload(args) => reload::run(config, &args).await,
         Command::Migrate(args) => migrate::run(config, &args).await,
         Command::Check(args) => check::run(config, &args).await,
+        Command::Config(args) => config::run(config, &args),
         Command::Status(args) => status::run(config, &args).await,
         Command::Add(args) => add::run(config, args).await,
         Command::Retry(args) => retry::run(config, args).await,
         Command::Prune(args) => prune::run(config, &args).await,
         Command::Sandbox(args) => sandbox::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args).await,
-        Command::Completions(args) => completions::run(&args),
-        Command::Man(args) => man::run(&args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
     }
 }
 
@@ -131,10 +151,10 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         true => "<3>",
         false => "",
     };
-    let text = format!("receiptd: {error:#}");
+    let text = format!("{error:#}");
     let text: Vec<String> = text
         .lines()
-        .map(|line| format!("{priority}{line}\n"))
+        .map(|line| format!("{priority}error: {line}\n"))
         .collect();
     // Nowhere to complain if this cannot be written.
     let _ = io::stderr().lock().write_all(text.concat().as_bytes());
@@ -185,6 +205,32 @@ mod tests {
         }
         let written = std::fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(written, names.len());
+    }
+
+    #[test]
+    fn the_short_help_is_short_and_no_help_is_ragged() {
+        let mut grammar = Cli::command().term_width(100);
+        grammar.build();
+        for command in grammar.get_subcommands_mut() {
+            let name = command.get_name().to_owned();
+            let short = command.render_help().to_string();
+            let long = command.render_long_help().to_string();
+            if name != "sandbox" && name != "demo" {
+                assert!(!short.contains("Example"), "{name}: {short}");
+            }
+            // A paragraph that was broken by hand and is wrapped again has lines of a few words between full ones.
+            for pair in long.lines().collect::<Vec<_>>().windows(3) {
+                let [before, line, after] = pair else {
+                    continue;
+                };
+                let ragged =
+                    before.len() > 80 && !line.is_empty() && line.len() < 40 && !after.is_empty();
+                assert!(
+                    !ragged || line.starts_with(' ') || name == "sandbox",
+                    "{name}: {line:?} in\n{long}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::notify::Opening;
+use super::{access, common};
 use crate::settings::Database;
-use crate::store::{self, OpenError, Role, SharedStore};
+use crate::store::{self, Role, SharedStore};
 
 /// Between attempts, each of which waits for a lock itself.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -14,7 +15,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(super) async fn open(
     database: &Database,
     opening: &mut Opening,
-) -> Result<SharedStore, OpenError> {
+) -> anyhow::Result<SharedStore> {
     let mut waits = false;
     loop {
         let opened = store::open(database, Role::Owner, &mut |step| {
@@ -42,7 +43,11 @@ pub(super) async fn open(
                 }
                 tokio::time::sleep(AGAIN).await;
             }
-            opened => return opened,
+            Ok(store) => {
+                access::hand_over(&database.local_path());
+                return Ok(store);
+            }
+            Err(error) => return Err(common::not_opened(database, Role::Owner, error)),
         }
     }
 }

@@ -1,46 +1,94 @@
 //! `receiptd prune`: removes finished messages and their readers.
 
+use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::common;
+use serde::Serialize;
+
+use super::MISUSED;
+use super::common::{self, DatabaseArg};
 use crate::receipt::State;
 use crate::store::Pruned;
 use crate::store::Role;
 
 /// Remove messages that finished long ago, with their readers
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_long_help = "\
 Examples:
   receiptd prune --older-than 90d --dry-run
   receiptd prune --older-than 30d --state expired
 
-Removes in small steps with pauses in between, so that feeders and the daemon are not held up. What it removes is gone
-for good; the file keeps its size and fills the room again.")]
+It removes in small steps with pauses in between, so that feeders and the daemon are not held up. What is removed is gone for good. The file keeps its size; new rows reuse the space.
+
+In durations, m is minutes and M is months of 30.44 days.")]
 pub(super) struct Args {
-    /// Those that finished so long ago
-    #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+    /// Messages that finished longer ago than this, as 90d
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     older_than: Duration,
-    /// Only in this state: complete, recalled, expired, failed or cancelled
-    #[arg(long, value_parser = common::final_state)]
+    /// Only in this state
+    #[arg(long, value_parser = common::state(State::is_final))]
     state: Option<State>,
-    /// Only count
+    /// Only count them
     #[arg(long)]
     dry_run: bool,
+    /// Remove also what finished less than a day ago
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    database: DatabaseArg,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+/// What finished so lately is removed on an explicit word only: "3m" is three minutes.
+const A_DAY: Duration = Duration::from_secs(86_400);
+
+#[derive(Serialize)]
+struct Removed {
+    messages: u64,
+    readers: u64,
+    /// Unix milliseconds: what finished earlier.
+    finished_before: i64,
+    dry_run: bool,
+}
+
+impl fmt::Display for Removed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let messages = common::counted(self.messages, "message");
+        let readers = common::counted(self.readers, "reader");
+        let verb = if self.dry_run {
+            "would be removed"
+        } else {
+            "removed"
+        };
+        let before = crate::receipt::UnixMs(self.finished_before);
+        write!(
+            f,
+            "{messages} finished before {before} and {readers} {verb}"
+        )
+    }
+}
+
 pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<ExitCode> {
-    let loaded = common::settings(config)?;
     let before = common::now() - args.older_than;
-    let role = match args.dry_run {
-        true => Role::Reader,
-        false => Role::Writer,
+    if args.older_than < A_DAY && !args.yes && !args.dry_run {
+        common::warn(format_args!(
+            "nothing is removed: --older-than {} means everything that finished before {before}; add --yes if that is \
+             meant (m is minutes, M months)",
+            humantime::format_duration(args.older_than)
+        ));
+        return Ok(ExitCode::from(MISUSED));
+    }
+    let settings = args.database.settings(config)?;
+    let role = if args.dry_run {
+        Role::Reader
+    } else {
+        Role::Writer
     };
-    let store = common::store(&loaded, role).await?;
+    let store = common::store(&settings.database, role).await?;
     let mut all = Pruned::default();
     if args.dry_run {
         all = store.prunable(before, args.state).await?;
@@ -59,19 +107,12 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
         }
     }
     store.close().await;
-    common::say(&match (args.json, args.dry_run) {
-        (true, dry_run) => serde_json::json!({
-            "messages": all.messages, "readers": all.readers, "dry_run": dry_run,
-        })
-        .to_string(),
-        (false, true) => format!(
-            "{} messages and {} readers would be removed",
-            all.messages, all.readers
-        ),
-        (false, false) => format!(
-            "{} messages and {} readers removed",
-            all.messages, all.readers
-        ),
-    })?;
+    let removed = Removed {
+        messages: all.messages,
+        readers: all.readers,
+        finished_before: before.0,
+        dry_run: args.dry_run,
+    };
+    common::tell(args.json, &removed)?;
     Ok(ExitCode::SUCCESS)
 }

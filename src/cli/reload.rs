@@ -1,5 +1,6 @@
 //! `receiptd reload`: has the daemon read its configuration again, and waits for how that ended.
 
+use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,21 +8,36 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
 
 use super::common::{self, Serving};
 use crate::store::sqlite::{DaemonLock, lock_path};
 
 /// Have the running daemon read its configuration again; returns once it is in force
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_long_help = "\
 Example:
   receiptd reload            # by hand; under systemd: systemctl reload receiptd
 
-Where the new configuration is refused the old one stays, and the exit code says so.")]
+If the new configuration is refused, the old one stays in force and the command ends with 1 (or 2, if it sees the mistake itself).")]
 pub(super) struct Args {
-    /// The daemon's process, if it must be this one [default: whoever holds the database's lock]
+    /// The daemon's process, if it must be this one [default: the one that holds the database's lock]
     #[arg(value_name = "PID")]
     pid: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Reloaded {
+    pid: u32,
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} has the new configuration in force", self.pid)
+    }
 }
 
 /// How long the daemon may take: a scheduler that waits for another process's lock takes new settings when it turns.
@@ -76,9 +92,7 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
             "process {holder} did not say how the reload ended; see its log"
         );
     }
-    common::say(&format!(
-        "process {holder} has the new configuration in force"
-    ))?;
+    common::tell(args.json, &Reloaded { pid: holder })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,20 +9,21 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{FAILED, MISUSED, common, notify, opening};
+use super::{FAILED, MISUSED, common, notify, opening, tokens};
 use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::whole_ms;
 use crate::settings::{DEFAULT_PATH, InForce, Loaded, Place, process_environment};
+use crate::store::Role;
 use crate::store::sqlite::DaemonLock;
 use crate::telemetry::{self, Surroundings, Telemetry};
 
 /// Serve until SIGTERM or SIGINT; SIGHUP reads the configuration again
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_long_help = "\
 Example:
   receiptd run --config receiptd.toml")]
 pub(super) struct Args {
-    /// Do not start before the configuration names an account (the packaged service does not)
+    /// Do not start without an account in the configuration (as the packaged service)
     #[arg(long)]
     require_account: bool,
 }
@@ -66,7 +67,9 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be watched")?;
     let mut hangup = signal(SignalKind::hangup()).context("signals cannot be watched")?;
-    let mut lock = DaemonLock::acquire(&settings.database.local_path())?;
+    let path = &settings.database.local_path();
+    let mut lock =
+        DaemonLock::acquire(path).map_err(|error| common::explained(path, Role::Owner, error))?;
     let mut opening = notify::Opening::default();
     let store = tokio::select! {
         store = opening::open(&settings.database, &mut opening) => store?,
@@ -76,7 +79,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     drop(opening);
     // Again, since a disk that was full may have kept the name out; one that is full still does no harm.
     let _ = lock.sign();
-    let database = configured.settings.database.clone();
+    let database = settings.database.clone();
     let (now_in_force, watched) = watch::channel(configured);
     let stop = Stop::default();
     let handle = Handle::default();
@@ -95,6 +98,9 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
         database.path = %database,
         "receiptd serves {database}"
     );
+    // Kept, since dropping it ends the questions.
+    let mut _asking = tokens::ask(Arc::clone(&now_in_force.borrow()), |_, _| true);
+    let mut minutes = tokio::time::interval(Duration::from_secs(60));
     let mut is_ready = false;
     // Settings that were read again and that the daemon has yet to take.
     let mut taking: Option<Arc<Configured>> = None;
@@ -107,12 +113,19 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
                 is_ready = true;
                 notify::ready();
             }
-            _ = hangup.recv() => {
+            _ = minutes.tick() => telemetry.tell_repeats(),
+            // One after the other: how the first ends must not be told by the second.
+            _ = hangup.recv(), if taking.is_none() => {
                 notify::reloading();
+                let running = Arc::clone(&now_in_force.borrow());
                 match reload(config, &now_in_force, telemetry) {
-                    Ok(new) => taking = Some(new),
+                    Ok(new) => {
+                        _asking = tokens::ask(Arc::clone(&new), |name, account| {
+                            running.settings.accounts.get(name) != Some(account)
+                        });
+                        taking = Some(new);
+                    }
                     Err(refused) => {
-                        taking = None;
                         handle.reloaded(Some(refused));
                         notify::ready();
                     }
@@ -149,8 +162,16 @@ fn say_what_is_in_force(loaded: &Loaded) {
         .in_force()
         .into_iter()
         .partition(|setting| setting.place == Place::Defaults);
+    // Many accounts make no endless line.
+    const MOST: usize = 100;
     let line = |settings: &[InForce]| {
-        let shown: Vec<String> = settings.iter().map(InForce::to_string).collect();
+        let mut shown: Vec<String> = settings.iter().take(MOST).map(InForce::to_string).collect();
+        if settings.len() > MOST {
+            shown.push(format!(
+                "and {} more: see receiptd config --show",
+                settings.len() - MOST
+            ));
+        }
         shown.join(", ")
     };
     if !said.is_empty() {
@@ -164,7 +185,7 @@ fn say_what_is_in_force(loaded: &Loaded) {
 }
 
 /// The first time with grace, the second at once.
-fn stop_now(signal: &'static str, stop: &Stop, configured: &watch::Sender<Arc<Configured>>) {
+fn stop_now(signal: &'static str, stop: &Stop, settings: &watch::Sender<Arc<Configured>>) {
     if stop.graceful.is_cancelled() {
         tracing::info!(
             signal,
@@ -172,7 +193,7 @@ fn stop_now(signal: &'static str, stop: &Stop, configured: &watch::Sender<Arc<Co
         );
         stop.immediate.cancel();
     } else {
-        let grace = configured.borrow().settings.workers.shutdown_grace;
+        let grace = settings.borrow().settings.workers.shutdown_grace;
         tracing::info!(
             signal,
             "receiptd stops ({signal}): the calls under way have {} to end",

@@ -62,29 +62,13 @@ pub(super) struct Figures {
 
 /// What the tables say of a month, as a store gives it.
 #[derive(Clone, Debug, Default)]
-pub struct MonthCounts {
+pub(super) struct MonthCounts {
     /// Calls of this month.
-    pub this_month: Vec<CallCount>,
+    pub(super) this_month: Vec<CallCount>,
     /// And of the one before.
-    pub before: Vec<CallCount>,
+    pub(super) before: Vec<CallCount>,
     /// Last chances owed until the month ends.
-    pub owed: Vec<Owed>,
-}
-
-/// How the budget of `lane` stands by what the tables say, for a command beside the daemon: its name and its month; `None`
-/// where the lane has none.
-pub fn budget_of(
-    settings: &Settings,
-    lane: &LaneId,
-    counts: MonthCounts,
-    now: UnixMs,
-) -> Option<(String, Month)> {
-    let lane = lane_of(settings, lane).ok()?;
-    let (group, limit) = Budget::group_of(settings, &lane);
-    let figures = Figures::by_group(settings, counts).remove(&group);
-    let budget = Budget::new(group.clone(), limit);
-    budget.refresh(QuotaMonth::of(now), &figures.unwrap_or_default(), now);
-    Some((group.to_string(), budget.month(now)?))
+    pub(super) owed: Vec<Owed>,
 }
 
 impl Budget {
@@ -310,7 +294,7 @@ impl Figures {
         }
         for calls in counts.before {
             of(&calls.lane, &|figures, _| {
-                figures.before.push(calls.clone())
+                figures.before.push(calls.clone());
             });
         }
         for owed in counts.owed {

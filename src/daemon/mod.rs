@@ -33,7 +33,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use budget::{MonthCounts, budget_of};
 pub use clock::Clock;
 pub use status::{
     Backlog, BudgetCondition, Handle, Heartbeats, LaneCondition, LoopBeat, LoopName, Published,

@@ -277,9 +277,10 @@ impl Scheduler {
         let (fit, misfits): (Vec<LaneDue>, Vec<LaneDue>) = due
             .into_iter()
             .partition(|due| lanes.lane_of(&due.lane).as_ref() == Ok(&due.lane));
-        for due in misfits {
+        if !misfits.is_empty() {
             let in_flight = self.shared.lanes.in_flight();
-            let which = Unplace::Lane(due.lane);
+            let lanes = misfits.into_iter().map(|due| due.lane).collect();
+            let which = Unplace::Lanes(lanes);
             while self.shared.store.unplace(&which, &in_flight, SLICE).await? > 0 {
                 self.beat();
             }

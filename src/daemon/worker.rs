@@ -91,6 +91,8 @@ struct Walk {
     outcome: Outcome,
     /// What its first call was for.
     call: Option<Call>,
+    /// The code of the last call that met upstream trouble.
+    last_failure: Option<ErrorCode>,
     /// It was told as a sign of trouble already.
     was_evidence: bool,
     known: HashSet<UserId>,
@@ -112,6 +114,7 @@ impl Walk {
             retry: Retrying::new(&settings.retry),
             outcome: Outcome::without_call(job.message.claim(), at, WalkEnd::Released),
             call: None,
+            last_failure: None,
             was_evidence: false,
             known: HashSet::new(),
             tokens_met: HashSet::new(),
@@ -244,11 +247,14 @@ impl Walk {
     }
 
     /// The row goes back as it was. One that failed goes behind those that did not.
-    fn give_back(&self) -> WalkEnd {
-        if self.outcome.failed_calls > 0 {
-            self.job.lane.tried().insert(self.job.message.id);
+    fn give_back(&mut self) -> WalkEnd {
+        match self.last_failure.take() {
+            None => WalkEnd::Released,
+            Some(code) => {
+                self.job.lane.tried().insert(self.job.message.id);
+                WalkEnd::Unreachable(code)
+            }
         }
-        WalkEnd::Released
     }
 
     fn page(&mut self, page: Page) -> Option<WalkEnd> {
@@ -258,7 +264,7 @@ impl Walk {
         self.token_refused = false;
         self.pages += 1;
         let before = self.known.len();
-        for user_id in page.readers {
+        for user_id in page.readers.into_iter().map(|reader| reader.user_id) {
             if self.known.insert(user_id.clone()) {
                 self.outcome.readers.push(SeenReader { user_id, seen_at });
             }
@@ -350,6 +356,7 @@ impl Walk {
     /// Waits as the backoff says after a call that met upstream trouble; `Some` where the walk ends.
     async fn wait(&mut self, code: ErrorCode) -> Option<WalkEnd> {
         self.outcome.failed_calls += 1;
+        self.last_failure = Some(code.clone());
         if self.job.lane.is_in_trouble() {
             // It is the endpoint and not this key: others probe now.
             return Some(self.give_back());

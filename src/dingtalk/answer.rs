@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::codes::{OwnCode, Said, classify};
 use super::failure::{Failure, one_line, wire_code};
 use super::token::{AccessToken, IssuedToken};
-use super::wire::{Answer, PageToken, as_text};
-use crate::receipt::{Disposition, ErrorCode, SendStatus, UserId};
+use super::wire::{Answer, PageToken, Reader, as_text};
+use crate::receipt::{Disposition, ErrorCode, SendStatus};
 
 /// A page of readers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,9 @@ pub struct Page {
     /// What became of the sending.
     pub send_status: SendStatus,
     /// Who has read the message, each once, in the order of the answer.
-    pub readers: Vec<UserId>,
+    pub readers: Vec<Reader>,
+    /// How many recipients the answer lists, read or not; `None` where it lists readers alone.
+    pub listed: Option<u32>,
     /// Where to go on; `None`: this was the last page.
     pub next: Option<PageToken>,
 }
@@ -45,12 +47,14 @@ pub fn read_page(answered: &Answered<'_>, secrets: &[&str]) -> Result<Page, Fail
             send_status: Some(status),
             wrong_type: false,
             readers,
+            listed,
             next_token,
             has_more,
             ..
         }) if answered.status == 200 => Ok(Page {
             send_status: SendStatus::parse(&status),
             readers: each_once(readers),
+            listed,
             next: next_token
                 .filter(|_| has_more)
                 .and_then(|token| PageToken::new(&token)),
@@ -81,10 +85,10 @@ pub(super) fn read_issued(
     Err(failure)
 }
 
-fn each_once(mut readers: Vec<UserId>) -> Vec<UserId> {
+fn each_once(mut readers: Vec<Reader>) -> Vec<Reader> {
     if readers.len() > 1 {
         let mut seen = HashSet::with_capacity(readers.len());
-        readers.retain(|reader| seen.insert(reader.clone()));
+        readers.retain(|reader| seen.insert(reader.user_id.clone()));
     }
     readers
 }

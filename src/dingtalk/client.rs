@@ -55,6 +55,7 @@ pub struct Client {
     base: Url,
     private: Url,
     group: Url,
+    oto: Url,
     app_token: Url,
     corp_token: Url,
 }
@@ -98,6 +99,7 @@ impl Client {
                 .map_err(|error| ClientError::SetUp(causes(&error)))?,
             private: at("/v1.0/robot/privateChatMessages/query")?,
             group: at("/v1.0/robot/groupMessages/query")?,
+            oto: at("/v1.0/robot/oToMessages/readStatus")?,
             app_token: at("/v1.0/oauth2/accessToken")?,
             corp_token: at("/v1.0/oauth2/corpAccessToken")?,
             base,
@@ -109,14 +111,17 @@ impl Client {
     /// # Errors
     /// See [`Failure`].
     pub async fn query(&self, token: &AccessToken, query: &Query<'_>) -> Result<Page, Failure> {
-        let url = match query.chat {
-            Chat::Private => &self.private,
-            Chat::Group => &self.group,
+        let (mut request, written) = match query.chat {
+            Chat::Private => post(&self.private, query.to_json())?,
+            Chat::Group => post(&self.group, query.to_json())?,
+            Chat::Oto => get(query.on(&self.oto)),
         };
-        let (mut request, written) = post(url, query.to_json())?;
         request.headers_mut().insert(TOKEN_HEADER, token.header());
         let answer = self.call(request, &written).await?;
-        read_page(&answer.as_answered(), &[token.expose()])
+        let mut page = read_page(&answer.as_answered(), &[token.expose()])?;
+        // A list of recipients has no pages, and nowhere to name the next one.
+        page.next = page.next.filter(|_| query.chat != Chat::Oto);
+        Ok(page)
     }
 
     /// Exchanges credentials for a token. Not metered, but throttled when too frequent. `ticket` is the newest suite
@@ -203,6 +208,12 @@ fn post(url: &Url, body: serde_json::Result<Vec<u8>>) -> Result<(Request, Writte
     let written = Written::default();
     *request.body_mut() = Some(written.body(body));
     Ok((request, written))
+}
+
+fn get(url: Url) -> (Request, Written) {
+    let (mut request, written) = (Request::new(Method::GET, url), Written::default());
+    *request.body_mut() = Some(written.body(Vec::new()));
+    (request, written)
 }
 
 fn join(base: &str, path: &str) -> Result<Url, ClientError> {

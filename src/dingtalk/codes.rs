@@ -70,7 +70,11 @@ fn known(code: &str) -> Option<Disposition> {
         "invalidParameter.cursor.invalid" => Disposition::RestartPaging,
         "invalidParameter.pageSize.invalid" => Disposition::SmallerPages,
 
+        // Of `oto`: the result of the sending is not known yet.
+        "unknown.send.result" => Disposition::Blocked,
+
         "invalidParameter.param.invalid"
+        | "invalidParameter.invalid"
         | "invalidParameter.processQueryKey.missing"
         | "invalid.openConversationId"
         | "openConversationId.notExisted"
@@ -78,6 +82,7 @@ fn known(code: &str) -> Option<Disposition> {
         | "conversation.org.dismatch" => Disposition::Rejected,
         "invalidParameter.robotCode.notExsit"
         | "invalidParameter.robotCode.missing"
+        | "invalidParameter.robotCode.empty"
         | "invalidParameter.robotCode.invalid" => Disposition::RobotRejected,
 
         "processQueryKey.expireTime" => Disposition::NotGeneratedOrExpired,
@@ -132,6 +137,7 @@ pub fn remedy(code: &str) -> &'static str {
         }
         "invalidParameter.robotCode.notExsit"
         | "invalidParameter.robotCode.missing"
+        | "invalidParameter.robotCode.empty"
         | "invalidParameter.robotCode.invalid" => "check the account's robot_code",
         _ => "check the app's credentials and permissions in the developer console",
     }

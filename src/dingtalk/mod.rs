@@ -31,4 +31,4 @@ pub use tls::CaError;
 pub use token::{
     AccessToken, Credentials, Freshness, IssuedToken, TokenCache, TokenRefusal, read_token,
 };
-pub use wire::{PageToken, Query};
+pub use wire::{PageToken, Query, Reader};

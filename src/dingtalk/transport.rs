@@ -61,7 +61,12 @@ impl Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_empty()
+        let is_empty = self.bytes.is_empty();
+        if is_empty {
+            // A connection asks this of a request without a body, in place of taking it.
+            self.written.0.store(true, Ordering::Release);
+        }
+        is_empty
     }
 
     fn size_hint(&self) -> SizeHint {

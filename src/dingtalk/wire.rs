@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use reqwest::Url;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::receipt::{Chat, MessageKey, UserId};
+use crate::receipt::{Chat, MessageKey, UnixMs, UserId};
 
 /// The largest page that the endpoint gives.
 const LARGEST_PAGE: u16 = 200;
@@ -35,6 +36,15 @@ impl PageToken {
     }
 }
 
+/// Somebody who has read a message. Names that an answer may hold are nobody's to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// Who.
+    pub user_id: UserId,
+    /// When, as the endpoint has it; `None` where it does not say. Not yet held against what is known of the message.
+    pub read_at: Option<UnixMs>,
+}
+
 /// A question: who has read this message?
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
@@ -53,7 +63,20 @@ pub struct Query<'a> {
 }
 
 impl Query<'_> {
-    /// The request's body. What is unset is left out: to the endpoint an empty string is not an absent field.
+    /// The parameters of a GET, percent-encoded, on `url`.
+    pub(super) fn on(self, url: &Url) -> Url {
+        let mut url = url.clone();
+        {
+            let mut parameters = url.query_pairs_mut();
+            if let Some(robot) = self.robot_code.filter(|code| !code.is_empty()) {
+                parameters.append_pair("robotCode", robot);
+            }
+            parameters.append_pair("processQueryKey", self.key.as_str());
+        }
+        url
+    }
+
+    /// The body of a POST. What is unset is left out: to the endpoint an empty string is not an absent field.
     pub(super) fn to_json(self) -> serde_json::Result<Vec<u8>> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -103,8 +126,11 @@ pub(super) fn as_text(body: &[u8]) -> Cow<'_, str> {
 pub(super) struct Answer<'a> {
     /// `sendStatus`, only if a string.
     pub(super) send_status: Option<Cow<'a, str>>,
-    /// `readUserIds` and the `userId` of each of `readUsers`, as they came; empty ones are left out.
-    pub(super) readers: Vec<UserId>,
+    /// `readUserIds`, the `userId` of each of `readUsers`, and those of `messageReadInfoList` who have read, as they came;
+    /// empty ones are left out.
+    pub(super) readers: Vec<Reader>,
+    /// How many `messageReadInfoList` names, read or not.
+    pub(super) listed: Option<u32>,
     /// `nextToken`
     pub(super) next_token: Option<Cow<'a, str>>,
     /// `hasMore`, also as text or a number.
@@ -164,10 +190,12 @@ impl<'a> Answer<'a> {
                 .collect(),
             ..Self::default()
         };
-        let readers = ["readUserIds", "readUsers"]
-            .into_iter()
-            .filter_map(|name| object.get(name));
-        let understood = readers.fold(true, |good, raw| good & answer.take_readers(raw));
+        let mut understood = true;
+        for name in ["readUserIds", "readUsers", "messageReadInfoList"] {
+            if let Some(raw) = object.get(name) {
+                understood &= answer.take_readers(raw, name == "messageReadInfoList");
+            }
+        }
         let fits = |text: &Option<Cow<'_, str>>, limit| {
             text.as_ref().is_none_or(|text| can_be_kept(text, limit))
         };
@@ -177,8 +205,8 @@ impl<'a> Answer<'a> {
         Some(answer)
     }
 
-    /// Adds a list of readers; whether all of it was understood.
-    fn take_readers(&mut self, raw: &'a str) -> bool {
+    /// Adds a list of readers, or of recipients who may have read; whether all of it was understood.
+    fn take_readers(&mut self, raw: &'a str, recipients: bool) -> bool {
         let Some(items) = list(raw) else {
             return false;
         };
@@ -186,21 +214,46 @@ impl<'a> Answer<'a> {
             return false;
         }
         let mut understood = true;
+        let mut listed = 0;
         for item in items {
+            let person = item.starts_with('{').then(|| Object::parse(item)).flatten();
+            let field = |name| person.as_ref().and_then(|person| person.get(name));
             // Who is listed without an id is nobody that could be told apart.
-            let id = match item.starts_with('{') {
-                true => Object::parse(item).and_then(|user| user.get("userId")),
-                false => Some(item),
+            let id = match person {
+                Some(_) => field("userId"),
+                None => Some(item),
             };
-            match id {
-                None | Some("null" | r#""""#) => {}
-                Some(id) => match word(id).filter(|id| can_be_kept(id, LONGEST_WORD)) {
-                    Some(id) => self.readers.push(UserId::from(&*id)),
-                    None => understood = false,
-                },
+            let Some(id) = id.filter(|id| !matches!(*id, "null" | r#""""#)) else {
+                continue;
+            };
+            listed += 1;
+            let status = field("readStatus").and_then(string);
+            if recipients && !status.is_some_and(|status| status.eq_ignore_ascii_case("READ")) {
+                continue;
+            }
+            match word(id).filter(|id| can_be_kept(id, LONGEST_WORD)) {
+                Some(id) => self.readers.push(Reader {
+                    user_id: UserId::from(&*id),
+                    read_at: field("readTimestamp").and_then(read_at),
+                }),
+                None => understood = false,
             }
         }
+        if recipients {
+            self.listed = Some(listed);
+        }
         understood
+    }
+}
+
+/// When somebody read: a number, or one as text. What is said in seconds lies far below what is said in milliseconds.
+fn read_at(raw: &str) -> Option<UnixMs> {
+    const LEAST_MS: i64 = 100_000_000_000;
+    let number: i64 = word(raw)?.trim().parse().ok()?;
+    match number {
+        ..=0 => None,
+        1..LEAST_MS => Some(UnixMs(number * 1_000)),
+        _ => Some(UnixMs(number)),
     }
 }
 

@@ -104,6 +104,8 @@ pub enum Chat {
     Private,
     /// A group: `groupMessages/query`.
     Group,
+    /// The bot's own chats with persons: `oToMessages/readStatus`.
+    Oto,
 }
 
 impl Chat {
@@ -112,12 +114,13 @@ impl Chat {
         match self {
             Self::Private => "private",
             Self::Group => "group",
+            Self::Oto => "oto",
         }
     }
 
     /// The chat that a column's word names.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Private, Self::Group]
+        [Self::Private, Self::Group, Self::Oto]
             .into_iter()
             .find(|chat| chat.as_str() == word)
     }

@@ -94,6 +94,7 @@ pub fn settle(
             fail_with(&mut next, code, now);
             next.blocked = true;
         }
+        WalkEnd::Unreachable(code) => fail_with(&mut next, code, now),
         WalkEnd::OverBudget => over_budget(&mut next, outcome, schedule),
         WalkEnd::Released => {}
         WalkEnd::TooOld => next = aged_out(&next, now),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::Serialize;
 
 /// A call and its answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Call {
     /// Counts every call since the start, from 1.
@@ -14,8 +14,8 @@ pub struct Call {
     pub at: i64,
     /// The path.
     pub path: String,
-    /// `appKey`, or `suiteKey/corpId`; empty where the call did not get so far.
-    pub lane: String,
+    /// Whose it is: `appKey`, or `suiteKey/corpId`; empty where the call did not get so far.
+    pub caller: String,
     /// The message; empty on a token call.
     pub key: String,
     /// Page of the walk, from 1; 0 where the call did not get so far.
@@ -101,12 +101,12 @@ impl Log {
         self.calls.push_back(call);
     }
 
-    pub(super) fn violation(&mut self, seq: u64, key: &str, what: impl Into<String>) {
+    pub(super) fn violation(&mut self, call: &Call, what: impl Into<String>) {
         self.counts.violations += 1;
         if self.violations.len() < VIOLATIONS_KEPT {
             self.violations.push(Violation {
-                seq,
-                key: key.to_owned(),
+                seq: call.seq,
+                key: call.key.clone(),
                 what: what.into(),
             });
         }

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Items are separated by commas. Spans read like `5s`, `2m`, `24h`, count from the sending, and run `time_scale`
-//! times as fast as the clock, except those marked (clock).
+//! times as fast as the clock, except those marked (clock). What a key does not say is as [`SandboxConfig::usual`] has it.
 //!
 //! | item | meaning |
 //! |---|---|
@@ -26,9 +26,7 @@
 //! | `processing=SPAN` | until then `PROCESSING` |
 //! | `recall=SPAN` | from then on `RECALLED` |
 //! | `expire=SPAN` | from then on `processQueryKey.expireTime` |
-//! | `say=WORD` | another `sendStatus` than `SUCCESS` |
-//! | `chat=private`, `chat=group` | only that endpoint knows it |
-//! | `robot=CODE`, `conversation=ID`, `owner=APP` | the question must name it; the asker must be it |
+//! | `read_unit=s`, `ms`, `zero`, `absent` | how `readStatus` tells when somebody read |
 //! | `latency=SPAN` | every answer is late (clock) |
 //!
 //! What goes wrong takes `@P`, only on page P of a walk, and `*N`, only the first N times; without, always. Of several
@@ -36,9 +34,8 @@
 //!
 //! | item | meaning |
 //! |---|---|
-//! | `code=CODE`, `code=CODE/STATUS` | an error, with its own HTTP status or another (also `code=CODE,status=STATUS`) |
-//! | `pascal=CODE` | an error whose body says `Code`, `RequestId`, `Message` |
-//! | `throttle` | too many calls in a second |
+//! | `code=CODE`, `code=CODE/STATUS` | an error, with its own HTTP status or another |
+//! | `throttle`, `page=bad-cursor` | short for two codes: too many calls in a second, a cursor that is refused |
 //! | `drop=before`, `drop=after-head`, `drop=mid-body` | the connection ends there |
 //! | `hang=SPAN` | no answer for so long, then the connection ends (clock) |
 //! | `slow=SPAN` | the body takes so long (clock) |
@@ -47,69 +44,55 @@
 //! | `empty-object`, `empty-body`, `errcode404`, `banned` | failures in a 200 |
 //! | `redirect` | 302 to another port |
 //! | `dead-token`, `bare401` | the token ends; a 401 without a code |
-//! | `page=repeat`, `page=no-token`, `page=empty` | the same token again; `hasMore` without one; no readers |
-//! | `page=bad-cursor`, `page=too-large` | the refusals of a cursor and of a page size |
-//! | `fields=null`, `fields=missing`, `fields=no-status`, `fields=wrong`, `fields=extra` | odd shapes |
+//! | `page=repeat`, `page=no-token` | the same token again; `hasMore` without one |
+//! | `fields=null`, `fields=no-status` | a page without what makes it one |
 //!
 //! A [`FaultPlan`] throws the same at every key, at rates, by a seed.
 //!
 //! # Other processes
 //!
-//! All JSON, and only for who may reach the address; what a body leaves out stays as it is.
+//! All JSON, and only for who may reach the address.
 //!
 //! | call | body or answer |
 //! |---|---|
-//! | `PUT /sandbox/messages` | `{"key", "chat", "sentAt", "rule", "readers": [{"userId", "afterMs"}]}`, or a list of them |
-//! | `GET /sandbox/truth?key=` | a list of [`Truth`] |
-//! | `GET /sandbox/log?after=SEQ&key=` | a list of [`Call`] |
+//! | `PUT /sandbox/messages` | `{"key", "chat", "sentAt", "rule", "readers": [{"userId", "afterMs"}]}`, or a list of them: sent now, unless it says when |
+//! | `GET /sandbox/truth` | a list of [`Truth`] |
+//! | `GET /sandbox/log` | a list of [`Call`] |
 //! | `GET /sandbox/violations` | a list of [`Violation`] |
 //! | `GET /sandbox/counts` | [`Counts`] |
-//! | `POST /sandbox/faults` | `{"seed", "rates": {"html": 0.01}, "inARow", "tokensToo", "outages": {"every", "length"}}`, or `null` |
-//! | `POST /sandbox/outage` | `{"for": "5s", "kind": "html"}` |
-//! | `POST /sandbox/accounts` | `{"key", "secret", "ticket", "corps", "refusal", "callsPerSecond", "monthlyCalls"}` |
-//! | `POST /sandbox/tokens/revoke` | `{"app"}`, or nothing for all |
-//! | `POST /sandbox/clock` | `{"advanceMs"}` |
 
-mod admin;
-mod bodies;
 mod codes;
 mod config;
+mod control;
+mod endpoint;
 mod faults;
-mod grants;
-mod limits;
+mod http;
 mod log;
-mod mischief;
 mod pages;
-mod paging;
-mod query;
 mod random;
-mod reply;
-mod request;
 mod script;
-mod server;
 mod state;
-mod tokens;
-mod truth;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use codes::{CODES, Code};
-pub use config::{App, CrowdRules, SandboxConfig, Suite};
-pub use faults::{FaultPlan, Outages};
+pub use config::{App, SandboxConfig, Suite};
+pub use faults::{Canned, FaultPlan, Mischief, Outages};
 pub use log::{Call, Counts, Violation};
-pub use mischief::Mischief;
-pub use script::{Planned, Recipient, Script};
-pub use truth::{ReadAt, Truth};
+pub use script::{Planned, ReadUnit, Recipient, Script};
+pub use state::{ReadAt, Truth};
 
-use server::{Door, serve};
+use http::serve;
 use state::Shared;
+
+use crate::receipt::{Chat, UnixMs};
 
 /// A running sandbox. Dropping it stops it; [`Sandbox::stop`] also waits.
 pub struct Sandbox {
@@ -133,12 +116,18 @@ impl Sandbox {
         let listener = TcpListener::bind(config.listen).await?;
         let addr = listener.local_addr()?;
         let trap = TcpListener::bind(SocketAddr::new(addr.ip(), 0)).await?;
-        let lure = format!("http://{}/elsewhere", trap.local_addr()?);
-        let shared = Arc::new(Shared::new(config, lure));
+        let elsewhere = format!("http://{}/elsewhere", trap.local_addr()?);
+        let shared = Arc::new(Shared::new(config, elsewhere));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        for (listener, door) in [(listener, Door::Endpoint), (trap, Door::Trap)] {
+        for (listener, is_trap) in [(listener, false), (trap, true)] {
             let shared = Arc::clone(&shared);
-            tasks.spawn(serve(listener, door, shared, stop.clone(), tasks.clone()));
+            tasks.spawn(serve(
+                listener,
+                is_trap,
+                shared,
+                stop.clone(),
+                tasks.clone(),
+            ));
         }
         tasks.close();
         let _stop_on_drop = stop.clone().drop_guard();
@@ -169,7 +158,8 @@ impl Sandbox {
 
     /// Lays a message down, in place of what was known of its key. It is sent now unless the script says when.
     pub fn publish(&self, key: &str, script: Script) {
-        admin::publish(&self.shared, &mut self.shared.lock(), key, script);
+        let mut inner = self.shared.lock();
+        self.shared.publish(&mut inner, key, script, Chat::Private);
     }
 
     /// What really happens to a message; `None` for a key that was neither published nor asked for.
@@ -179,16 +169,6 @@ impl Sandbox {
             .messages
             .get(key)
             .map(|known| self.shared.truth(key, known))
-    }
-
-    /// The truth about every message, in no order.
-    pub fn truths(&self) -> Vec<Truth> {
-        let inner = self.shared.lock();
-        inner
-            .messages
-            .iter()
-            .map(|(key, known)| self.shared.truth(key, known))
-            .collect()
     }
 
     /// The remembered calls after a number (0: all), oldest first.
@@ -207,8 +187,8 @@ impl Sandbox {
     }
 
     /// The sandbox's clock.
-    pub fn now(&self) -> crate::receipt::UnixMs {
-        crate::receipt::UnixMs(self.shared.now_ms())
+    pub fn now(&self) -> UnixMs {
+        UnixMs(self.shared.now_ms())
     }
 
     /// Moves the sandbox's clock forwards: tokens end and messages age.
@@ -220,16 +200,6 @@ impl Sandbox {
     /// Other random faults, or none, from the next call on.
     pub fn set_faults(&self, plan: Option<FaultPlan>) {
         self.shared.lock().faults = plan;
-    }
-
-    /// Everything fails in one way for so long.
-    pub fn outage(&self, how: Mischief, length: Duration) {
-        let now = Instant::now();
-        // A century is for ever, and fits into an Instant.
-        let until = now
-            .checked_add(length)
-            .unwrap_or_else(|| now + Duration::from_secs(3_155_760_000));
-        self.shared.lock().outage = Some((until, how));
     }
 
     /// Changes an app that is known by its key; whether there is one.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::CrowdRules;
-use super::mischief::{Mischief, parse_status};
-use super::random::{Stream, hash};
+use super::faults::Mischief;
+use super::random::{hash, normal};
 use crate::receipt::{Chat, UnixMs};
 
 /// Largest crowd that is made up: a key must not cost the sandbox its memory.
 const LARGEST_CROWD: u32 = 100_000;
+/// Median number of recipients in a group whose rule says none.
+const USUAL_GROUP: f64 = 40.0;
 
 /// Someone who got the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,65 +32,96 @@ pub struct Planned {
     pub times: Option<u32>,
 }
 
+/// How `readStatus` tells when somebody read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadUnit {
+    /// In Unix seconds, as live answers have it.
+    Seconds,
+    /// In Unix milliseconds.
+    Milliseconds,
+    /// As 0.
+    Zero,
+    /// Not at all, as the vendor's page says.
+    Absent,
+}
+
 /// What is laid down for a message. Spans are message time: they run `time_scale` times as fast as the clock.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Script {
     /// Who got it; `None`: a crowd is made up from the seed and the key.
     pub recipients: Option<Vec<Recipient>>,
-    /// Size of a made-up crowd.
+    /// Size of a made-up crowd; `None`: 1, or about 40 in a group.
     pub crowd_size: Option<u32>,
     /// Median time to read in a made-up crowd.
-    pub median: Option<Duration>,
-    /// Spread of the logarithm of the time to read in a made-up crowd.
-    pub sigma: Option<f64>,
+    pub median: Duration,
+    /// Spread of the logarithm of the time to read in a made-up crowd: it is log-normal.
+    pub sigma: f64,
     /// Share of a made-up crowd that never reads.
-    pub never: Option<f64>,
+    pub never: f64,
     /// When it was sent; `None`: when the sandbox first hears of it.
     pub sent_at: Option<UnixMs>,
     /// Until then the answer is `processQueryKey.expireTime`.
-    pub generated_after: Option<Duration>,
+    pub generated_after: Duration,
     /// Until then it is `PROCESSING`, and nobody has read it.
-    pub delivered_after: Option<Duration>,
+    pub delivered_after: Duration,
     /// From then on it is `RECALLED`, and nobody more reads it.
     pub recalled_after: Option<Duration>,
-    /// From then on the answer is `processQueryKey.expireTime`; `None`: the configured lifetime.
-    pub expires_after: Option<Duration>,
-    /// Another word than `SUCCESS`.
-    pub says: Option<String>,
-    /// Only this endpoint knows it; `None`: either.
+    /// From then on the answer is `processQueryKey.expireTime`.
+    pub expires_after: Duration,
+    /// Only this endpoint knows it; `None`: any.
     pub chat: Option<Chat>,
-    /// `robotCode` must be given, and be this.
-    pub robot_code: Option<String>,
-    /// `openConversationId` must be given, and be this.
-    pub conversation: Option<String>,
-    /// Only this app (`appKey`, or `suiteKey/corpId`) may ask.
-    pub owner: Option<String>,
+    /// How `readStatus` tells the times of reading.
+    pub read_unit: ReadUnit,
     /// Every answer waits so long (clock time).
-    pub latency: Option<Duration>,
+    pub latency: Duration,
     /// What goes wrong; the first that applies to a call does.
     pub planned: Vec<Planned>,
 }
 
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            recipients: None,
+            crowd_size: None,
+            median: Duration::from_secs(300),
+            sigma: 1.6,
+            never: 0.1,
+            sent_at: None,
+            generated_after: Duration::ZERO,
+            delivered_after: Duration::ZERO,
+            recalled_after: None,
+            expires_after: Duration::from_secs(24 * 3_600),
+            chat: None,
+            read_unit: ReadUnit::Seconds,
+            latency: Duration::ZERO,
+            planned: Vec::new(),
+        }
+    }
+}
+
 impl Script {
-    /// The rule within a key: what stands between `sb:` and the first `;`.
-    pub fn of_key(key: &str) -> Result<Self, String> {
+    /// Reads a rule, see the module's documentation for the grammar.
+    pub fn parse(rule: &str) -> Result<Self, String> {
+        Self::default().with(rule)
+    }
+
+    /// The script of a key: this one, with the rule that stands in the key between `sb:` and the first `;`.
+    pub(super) fn of_key(&self, key: &str) -> Result<Self, String> {
         match key.strip_prefix("sb:") {
-            None => Ok(Self::default()),
-            Some(rest) => Self::parse(rest.split(';').next().unwrap_or(rest)),
+            None => Ok(self.clone()),
+            Some(rest) => self.clone().with(rest.split(';').next().unwrap_or(rest)),
         }
     }
 
-    /// Reads a rule, see the module's documentation for the grammar.
-    pub fn parse(rule: &str) -> Result<Self, String> {
-        let mut script = Self::default();
-        for item in rule
-            .split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-        {
-            script.take(item)?;
+    /// The same but for what a rule says; what goes wrong by the rule comes first.
+    pub(super) fn with(mut self, rule: &str) -> Result<Self, String> {
+        let usual = std::mem::take(&mut self.planned);
+        let items = rule.split(',').map(str::trim);
+        for item in items.filter(|item| !item.is_empty()) {
+            self.take(item)?;
         }
-        Ok(script)
+        self.planned.extend(usual);
+        Ok(self)
     }
 
     fn take(&mut self, item: &str) -> Result<(), String> {
@@ -108,60 +140,52 @@ impl Script {
                 "{item}: only something that goes wrong takes *N or @PAGE"
             ));
         }
-        let Some((name, value)) = item.split_once('=') else {
-            return Err(format!("{item} is unknown"));
-        };
+        let (name, value) = item
+            .split_once('=')
+            .ok_or_else(|| format!("{item} is unknown"))?;
         let span = || {
             humantime::parse_duration(value)
-                .map(Some)
                 .map_err(|error| format!("{item}: {error}; write it like {name}=5s"))
         };
-        let text = || Some(value.to_owned());
         match name {
             "readers" => {
-                let size = number(item, value)?;
-                if size > LARGEST_CROWD {
-                    return Err(format!("{item}: at most {LARGEST_CROWD}"));
-                }
-                self.crowd_size = Some(size);
+                let size = Some(number(item, value)?).filter(|size| *size <= LARGEST_CROWD);
+                self.crowd_size = Some(size.ok_or(format!("{item}: at most {LARGEST_CROWD}"))?);
             }
             "median" => self.median = span()?,
-            "sigma" => self.sigma = Some(number(item, value)?),
-            "never" => self.never = Some(number(item, value)?),
+            "sigma" => self.sigma = number(item, value)?,
+            "never" => self.never = number(item, value)?,
             "sent" => self.sent_at = Some(UnixMs(number(item, value)?)),
             "generate" => self.generated_after = span()?,
             "processing" => self.delivered_after = span()?,
-            "recall" => self.recalled_after = span()?,
+            "recall" => self.recalled_after = Some(span()?),
             "expire" => self.expires_after = span()?,
             "latency" => self.latency = span()?,
-            "say" => self.says = text(),
-            "robot" => self.robot_code = text(),
-            "conversation" => self.conversation = text(),
-            "owner" => self.owner = text(),
-            "chat" => {
-                let chat = Chat::parse(value).ok_or(format!("{item}: private or group"))?;
-                self.chat = Some(chat);
+            "read_unit" => {
+                self.read_unit = match value {
+                    "s" => ReadUnit::Seconds,
+                    "ms" => ReadUnit::Milliseconds,
+                    "zero" => ReadUnit::Zero,
+                    "absent" => ReadUnit::Absent,
+                    _ => return Err(format!("{item}: s, ms, zero or absent")),
+                }
             }
-            "status" => match self.planned.last_mut().map(|planned| &mut planned.mischief) {
-                Some(Mischief::Refuse { status, .. }) => *status = Some(parse_status(value)?),
-                _ => return Err(format!("{item} must follow a code=")),
-            },
             _ => return Err(format!("{name} is unknown")),
         }
         Ok(())
     }
 
     /// Who got the message and read it before it was recalled, in the order of reading, and those who never will.
-    pub(super) fn crowd(&self, seed: u64, key: &str, chat: Chat, rules: &CrowdRules) -> Crowd {
+    pub(super) fn crowd(&self, seed: u64, key: &str, chat: Chat) -> Crowd {
         let mut all = match &self.recipients {
             Some(named) => named.clone(),
-            None => self.made_up(seed, key, chat, rules),
+            None => self.made_up(seed, key, chat),
         };
         for recipient in &mut all {
             // Nobody reads what is not delivered yet, or not any more.
             recipient.reads_after = recipient
                 .reads_after
-                .map(|after| after.max(self.delivered_after.unwrap_or_default()))
+                .map(|after| after.max(self.delivered_after))
                 .filter(|after| self.recalled_after.is_none_or(|recall| *after < recall));
         }
         let (mut readers, absent): (Vec<_>, Vec<_>) = all
@@ -171,28 +195,23 @@ impl Script {
         Crowd { readers, absent }
     }
 
-    fn made_up(&self, seed: u64, key: &str, chat: Chat, rules: &CrowdRules) -> Vec<Recipient> {
-        let mut luck = Stream::new(hash(seed, key, 0));
-        let usual = match chat {
-            Chat::Private => f64::from(rules.private),
-            // Groups differ in size by about a factor of two either way.
-            Chat::Group => f64::from(rules.group) * (0.7 * luck.normal()).exp(),
+    fn made_up(&self, seed: u64, key: &str, chat: Chat) -> Vec<Recipient> {
+        let mut luck = fastrand::Rng::with_seed(hash(seed, key, 0));
+        let size = match (self.crowd_size, chat) {
+            (Some(size), _) => u64::from(size),
+            // Groups differ in size by about a factor of two either way; whole seconds round without a cast.
+            (None, Chat::Group) => {
+                let size = (USUAL_GROUP * (0.7 * normal(&mut luck)).exp()).max(1.0);
+                Duration::from_secs_f64(size.min(f64::from(LARGEST_CROWD))).as_secs()
+            }
+            (None, _) => 1,
         };
-        let first = luck.next() % 90_000_000;
-        let size = match self.crowd_size {
-            Some(size) => u64::from(size),
-            // Whole seconds of a span are the plainest rounding without a cast.
-            None => Duration::try_from_secs_f64(usual.round().clamp(1.0, f64::from(LARGEST_CROWD)))
-                .map_or(1, |rounded| rounded.as_secs()),
-        };
-        let median = self.median.unwrap_or(rules.median).as_secs_f64();
-        let (sigma, never) = (
-            self.sigma.unwrap_or(rules.sigma),
-            self.never.unwrap_or(rules.never),
-        );
+        let first = luck.u64(..90_000_000);
+        let median = self.median.as_secs_f64();
         let recipient = |n| {
-            let reads = luck.fraction() >= never;
-            let after = Duration::try_from_secs_f64(median * (sigma * luck.normal()).exp());
+            let reads = luck.f64() >= self.never;
+            let after =
+                Duration::try_from_secs_f64(median * (self.sigma * normal(&mut luck)).exp());
             Recipient {
                 user_id: format!("user{:08}", first + n).into(),
                 reads_after: reads.then(|| after.unwrap_or(Duration::MAX)),
@@ -241,29 +260,24 @@ mod tests {
 
     #[test]
     fn a_rule_is_read() -> Result<(), String> {
-        let script = Script::of_key(
-            "sb:readers=350,recall=5s,code=system.error@2*3,status=503,drop=after-head;x,y=z",
-        )?;
-        assert_eq!(script.crowd_size, Some(350));
+        let usual = Script::parse("readers=7,html*1")?;
+        let rule = "sb:recall=5s,code=system.error/503@2*3,read_unit=ms;x,y=z";
+        let script = usual.of_key(rule)?;
+        assert_eq!(script.crowd_size, Some(7));
         assert_eq!(script.recalled_after, Some(Duration::from_secs(5)));
+        assert_eq!(script.read_unit, ReadUnit::Milliseconds);
         let refuse = Mischief::Refuse {
             code: "system.error".to_owned(),
             status: Some(503),
         };
-        let expected = [
-            Planned {
-                mischief: refuse,
-                page: Some(2),
-                times: Some(3),
-            },
-            Planned {
-                mischief: Mischief::DropAfterHead,
-                page: None,
-                times: None,
-            },
-        ];
-        assert_eq!(script.planned, expected);
-        assert_eq!(Script::of_key("KnaX+/=="), Ok(Script::default()));
+        let expected = Planned {
+            mischief: refuse,
+            page: Some(2),
+            times: Some(3),
+        };
+        assert_eq!(script.planned[0], expected);
+        assert_eq!(script.planned[1..], usual.planned);
+        assert_eq!(usual.of_key("KnaX+/=="), Ok(usual));
         Ok(())
     }
 
@@ -273,9 +287,10 @@ mod tests {
             "readers=many",
             "readers=100001",
             "recall=5",
-            "status=503",
+            "code=x/999",
             "code=x*y",
             "readers=3*2",
+            "read_unit=h",
             "what",
             "a=b",
         ] {
@@ -294,28 +309,18 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_follows_from_seed_and_key() {
-        let rules = CrowdRules::default();
-        let crowd = |seed, key| {
-            Script::default()
-                .crowd(seed, key, Chat::Group, &rules)
-                .readers
-        };
-        assert_eq!(crowd(1, "a"), crowd(1, "a"));
-        assert_ne!(crowd(1, "a"), crowd(2, "a"));
-        assert_ne!(crowd(1, "a"), crowd(1, "b"));
-    }
-
-    #[test]
-    fn a_crowd_reads_around_its_median_and_some_never() -> Result<(), String> {
+    fn a_crowd_follows_from_seed_and_key_and_reads_around_its_median() -> Result<(), String> {
         let script = Script::parse("readers=4000,median=60s,never=0.25")?;
-        let crowd = script.crowd(3, "k", Chat::Group, &CrowdRules::default());
-        assert!(
-            (2_900..3_100).contains(&crowd.readers.len()),
-            "{}",
-            crowd.readers.len()
+        let crowd = |seed, key| script.crowd(seed, key, Chat::Group);
+        assert_eq!(crowd(1, "a").readers, crowd(1, "a").readers);
+        assert_ne!(crowd(1, "a").readers, crowd(2, "a").readers);
+        assert_ne!(crowd(1, "a").readers, crowd(1, "b").readers);
+        let one = crowd(3, "k");
+        let (all, early) = (
+            one.readers.len(),
+            one.read_at(Duration::from_secs(60)).len(),
         );
-        let early = crowd.read_at(Duration::from_secs(60)).len();
+        assert!((2_900..3_100).contains(&all), "{all}");
         assert!((1_400..1_600).contains(&early), "{early}");
         Ok(())
     }

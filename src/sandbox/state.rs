@@ -1,19 +1,15 @@
 //! All that changes while a sandbox runs, behind one lock that is never held across an await.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::config::{App, SandboxConfig};
-use super::faults::FaultPlan;
-use super::limits::Window;
+use super::faults::{FaultPlan, Mischief};
 use super::log::Log;
-use super::mischief::Mischief;
-use super::random::{fraction, hash};
-use super::script::{Crowd, Script};
-use super::tokens::{LaneName, Tokens};
-use super::truth::{ReadAt, Truth};
+use super::random::hash;
+use super::script::{Crowd, Recipient, Script};
 use crate::receipt::{Chat, UnixMs};
 
 /// What every connection shares.
@@ -30,22 +26,18 @@ pub(super) struct Shared {
 pub(super) struct Inner {
     pub(super) apps: Vec<App>,
     pub(super) tokens: Tokens,
-    pub(super) token_windows: HashMap<LaneName, Window>,
-    pub(super) lanes: HashMap<LaneName, LaneState>,
-    pub(super) address: Window,
-    pub(super) banned_until: Option<Instant>,
-    pub(super) messages: HashMap<Arc<str>, Known>,
+    /// By `appKey`, or `suiteKey/corpId`: whose calls are counted together.
+    pub(super) callers: HashMap<String, Caller>,
+    pub(super) messages: HashMap<String, Known>,
     pub(super) faults: Option<FaultPlan>,
     /// Calls of each app's token requests, for the fault plan.
     pub(super) token_turns: HashMap<String, u32>,
-    /// An outage on request, and when it ends.
-    pub(super) outage: Option<(Instant, Mischief)>,
     pub(super) log: Log,
 }
 
-/// A lane's limits.
+/// What a caller has used of its limits.
 #[derive(Default)]
-pub(super) struct LaneState {
+pub(super) struct Caller {
     pub(super) window: Window,
     pub(super) month_calls: u64,
     /// When the month that `month_calls` counts is over.
@@ -61,8 +53,18 @@ pub(super) struct Known {
     pub(super) calls: u32,
     /// How often each planned mischief has happened.
     pub(super) used: Vec<u32>,
-    /// Why the rule in the key cannot be read.
-    pub(super) bad_rule: Option<String>,
+}
+
+impl Known {
+    /// `sendStatus` and who has read it at an age.
+    pub(super) fn at(&self, age: Duration) -> (&'static str, &[Recipient]) {
+        let readers = self.crowd.read_at(age);
+        match self.script.recalled_after {
+            Some(recall) if age >= recall => ("RECALLED", readers),
+            _ if age < self.script.delivered_after => ("PROCESSING", &[]),
+            _ => ("SUCCESS", readers),
+        }
+    }
 }
 
 impl Shared {
@@ -70,21 +72,16 @@ impl Shared {
         let inner = Inner {
             apps: config.apps.clone(),
             tokens: Tokens::default(),
-            token_windows: HashMap::new(),
-            lanes: HashMap::new(),
-            address: Window::default(),
-            banned_until: None,
+            callers: HashMap::new(),
             messages: HashMap::new(),
             faults: config.faults.clone(),
             token_turns: HashMap::new(),
-            outage: None,
             log: Log::new(config.log_capacity),
         };
-        let wall = jiff::Timestamp::now().as_millisecond();
         Self {
             trap,
             started: Instant::now(),
-            epoch_ms: AtomicI64::new(wall.saturating_add(config.clock_offset_ms)),
+            epoch_ms: AtomicI64::new(jiff::Timestamp::now().as_millisecond()),
             inner: Mutex::new(inner),
             config,
         }
@@ -106,22 +103,8 @@ impl Shared {
         self.epoch_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
-    /// How long a call waits before its answer.
-    pub(super) fn latency(&self, seq: u64) -> Duration {
-        let (least, most) = self.config.latency;
-        least
-            + most
-                .saturating_sub(least)
-                .mul_f64(fraction(hash(self.config.seed, "latency", seq)))
-    }
-
     /// What an outage does to every call now.
-    pub(super) fn outage(&self, inner: &mut Inner) -> Option<Mischief> {
-        match &inner.outage {
-            Some((until, mischief)) if Instant::now() < *until => return Some(mischief.clone()),
-            Some(_) => inner.outage = None,
-            None => {}
-        }
+    pub(super) fn outage(&self, inner: &Inner) -> Option<Mischief> {
         inner.faults.as_ref()?.outage(self.started.elapsed())
     }
 
@@ -139,55 +122,188 @@ impl Shared {
         sent_at.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// Makes a message known, as `script` has it.
-    pub(super) fn know(&self, key: &str, script: Result<Script, String>, asked: Chat) -> Known {
-        let (script, bad_rule) = match script {
-            Ok(script) => (script, None),
-            Err(why) => (Script::default(), Some(why)),
-        };
+    /// Makes a message known, as `script` has it, in place of what was known of its key.
+    pub(super) fn publish(&self, inner: &mut Inner, key: &str, script: Script, asked: Chat) {
         let chat = script.chat.unwrap_or(asked);
-        Known {
-            crowd: script.crowd(self.config.seed, key, chat, &self.config.crowd),
+        let known = Known {
+            crowd: script.crowd(self.config.seed, key, chat),
             sent_at: script.sent_at.map_or_else(|| self.now_ms(), |sent| sent.0),
             calls: 0,
             used: vec![0; script.planned.len()],
             script,
-            bad_rule,
-        }
+        };
+        inner.messages.insert(key.to_owned(), known);
     }
 
     pub(super) fn truth(&self, key: &str, known: &Known) -> Truth {
         let script = &known.script;
-        let at = |age: Duration| self.moment(known.sent_at, age);
-        let read_at = |reader: &super::script::Recipient| {
-            let read_at = UnixMs(at(reader.reads_after?));
+        let at = |age: Duration| UnixMs(self.moment(known.sent_at, age));
+        let read_at = |reader: &Recipient| {
             Some(ReadAt {
                 user_id: reader.user_id.to_string(),
-                read_at,
+                read_at: at(reader.reads_after?),
             })
         };
-        let status = match script.recalled_after {
-            Some(_) => "RECALLED",
-            None => script.says.as_deref().unwrap_or("SUCCESS"),
-        };
+        let absent = known.crowd.absent.iter();
         Truth {
             key: key.to_owned(),
             sent_at: UnixMs(known.sent_at),
-            generated_at: UnixMs(at(script.generated_after.unwrap_or_default())),
-            recalled_at: script.recalled_after.map(|after| UnixMs(at(after))),
-            expires_at: UnixMs(at(self.lifetime(script))),
-            final_status: status.to_owned(),
+            recalled_at: script.recalled_after.map(at),
+            expires_at: at(script.expires_after),
             readers: known.crowd.readers.iter().filter_map(read_at).collect(),
-            absent: known
-                .crowd
-                .absent
-                .iter()
-                .map(|one| one.user_id.to_string())
-                .collect(),
+            absent: absent.map(|one| one.user_id.to_string()).collect(),
+        }
+    }
+}
+
+/// A message's whole life, past and to come, for a test to compare with. Times are of the sandbox's clock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Truth {
+    /// `processQueryKey`
+    pub key: String,
+    /// When it was sent.
+    pub sent_at: UnixMs,
+    /// From then on it is `RECALLED`.
+    pub recalled_at: Option<UnixMs>,
+    /// From then on the key is not answered any more; later reads are never told.
+    pub expires_at: UnixMs,
+    /// Who reads it and when, in that order; nobody reads after a recall.
+    pub readers: Vec<ReadAt>,
+    /// Recipients who never read it.
+    pub absent: Vec<String>,
+}
+
+/// A reader.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadAt {
+    /// `userId`
+    pub user_id: String,
+    /// When.
+    pub read_at: UnixMs,
+}
+
+impl Truth {
+    /// Who can be known to have read it: reads before the key expires.
+    pub fn knowable(&self) -> impl Iterator<Item = &ReadAt> {
+        let readers = self.readers.iter();
+        readers.filter(|reader| reader.read_at < self.expires_at)
+    }
+}
+
+/// At most so many calls in any second.
+#[derive(Default)]
+pub(super) struct Window(VecDeque<Instant>);
+
+impl Window {
+    /// Whether one more call fits; a call that does not is not counted, so a caller who slows down recovers.
+    pub(super) fn admit(&mut self, now: Instant, limit: u32) -> bool {
+        let is_old = |call: &Instant| now.duration_since(*call) >= Duration::from_secs(1);
+        while self.0.front().is_some_and(is_old) {
+            self.0.pop_front();
+        }
+        let fits = limit == 0 || self.0.len() < usize::try_from(limit).unwrap_or(usize::MAX);
+        if fits && limit > 0 {
+            self.0.push_back(now);
+        }
+        fits
+    }
+}
+
+/// What is known of a token that came with a call.
+pub(super) enum Standing {
+    /// Good, and whose it is.
+    Good(String),
+    /// Given out once, but no longer good.
+    Ended,
+    /// Never given out here.
+    Unknown,
+}
+
+/// Every token ever given out; they are few.
+#[derive(Default)]
+pub(super) struct Tokens(HashMap<String, Token>);
+
+struct Token {
+    caller: Arc<str>,
+    /// Sandbox time, milliseconds.
+    ends_at: i64,
+}
+
+impl Tokens {
+    /// A caller's token. With `renew` the living one is handed out again, its life extended; else it is a new one, and
+    /// the one before lives on.
+    pub(super) fn give(
+        &mut self,
+        caller: &str,
+        seed: u64,
+        now: i64,
+        life: Duration,
+        renew: bool,
+    ) -> String {
+        let life_ms = i64::try_from(life.as_millis()).unwrap_or(i64::MAX);
+        let ends_at = now.saturating_add(life_ms);
+        let mut living = self
+            .0
+            .iter_mut()
+            .filter(|(_, token)| &*token.caller == caller && token.ends_at > now);
+        if let Some((text, token)) = living.next().filter(|_| renew) {
+            token.ends_at = ends_at;
+            return text.clone();
+        }
+        let turn = self.0.len() as u64;
+        let (high, low) = (hash(seed, caller, turn), hash(!seed, caller, turn));
+        let text = format!("{high:016x}{low:016x}");
+        let caller = caller.into();
+        self.0.insert(text.clone(), Token { caller, ends_at });
+        text
+    }
+
+    /// All of them, dead ones too.
+    pub(super) fn all(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    pub(super) fn standing(&self, text: &str, now: i64) -> Standing {
+        match self.0.get(text) {
+            None => Standing::Unknown,
+            Some(token) if token.ends_at <= now => Standing::Ended,
+            Some(token) => Standing::Good(token.caller.to_string()),
         }
     }
 
-    pub(super) fn lifetime(&self, script: &Script) -> Duration {
-        script.expires_after.unwrap_or(self.config.key_lifetime)
+    pub(super) fn end(&mut self, text: &str) {
+        if let Some(token) = self.0.get_mut(text) {
+            token.ends_at = i64::MIN;
+        }
+    }
+
+    /// Ends every token of an app, or of all; how many were alive.
+    pub(super) fn end_all(&mut self, app: Option<&str>, now: i64) -> usize {
+        let mut ended = 0;
+        for token in self.0.values_mut().filter(|token| token.ends_at > now) {
+            if app.is_none() || token.caller.split('/').next() == app {
+                token.ends_at = i64::MIN;
+                ended += 1;
+            }
+        }
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_slides() {
+        let start = Instant::now();
+        let mut window = Window::default();
+        let mut admit = |ms| window.admit(start + Duration::from_millis(ms), 2);
+        assert!(admit(0) && admit(600));
+        // A window that starts anew each second would let this one pass at 1000 and the next at 1001.
+        assert!(!admit(999));
+        assert!(admit(1_000));
+        assert!(!admit(1_001) && !admit(1_599));
+        assert!(admit(1_600));
     }
 }

@@ -140,16 +140,7 @@ impl Reading<'_> {
         read: impl Fn(Tracked<'_, '_>) -> Result<T, toml::de::Error>,
     ) -> Option<T> {
         let Some(found) = self.table(section) else {
-            let problem = "is a section, not a value".to_owned();
-            let remedy = format!("write [{}] and its keys below", dotted(section));
-            self.refuse(
-                section,
-                Mistake {
-                    key: None,
-                    problem,
-                    remedy,
-                },
-            );
+            self.refuse(section, no_section(&dotted(section)));
             return None;
         };
         let mut table = found.clone();
@@ -164,7 +155,7 @@ impl Reading<'_> {
                 Some(Segment::Map { key }) => Some(key.clone()),
                 _ => None,
             };
-            let mistake = self.explained(at, error.message());
+            let mistake = self.explained(at.as_deref(), error.message());
             let key = mistake.key.clone().unwrap_or_default();
             let removed = table.remove(&key);
             // What is missing after something was removed was there.
@@ -187,56 +178,45 @@ impl Reading<'_> {
     }
 
     /// serde's words as ours. Those of `types` read `problem; remedy` already.
-    fn explained(&self, at: Option<String>, message: &str) -> Mistake {
+    fn explained(&self, at: Option<&str>, message: &str) -> Mistake {
         if let Some((key, known)) = between(message, "unknown field `") {
-            let remedy = match nearest(key, quoted(known)) {
-                Some(near) => format!("did you mean {near}?"),
-                None => self.remedy_for_strange(key),
-            };
-            let problem = "is unknown".to_owned();
-            return Mistake {
-                key: Some(key.to_owned()),
-                problem,
-                remedy,
-            };
+            return self.unknown(key, quoted(known));
         }
         if let Some((word, known)) = between(message, "unknown variant `") {
             let known: Vec<String> = quoted(known).map(|word| format!("{word:?}")).collect();
-            let (problem, remedy) = (
-                format!("cannot be {word}"),
-                format!("write {}", known.join(" or ")),
+            let remedy = format!("write {}", known.join(" or "));
+            return Mistake::new(at, format!("cannot be {word}"), remedy);
+        }
+        let name = quoted(message).next();
+        if message.starts_with("missing field") {
+            return Mistake::new(name, "is missing", "add it");
+        }
+        if message.starts_with("duplicate field") {
+            let problem = format!(
+                "sets {} twice, by two of its names",
+                name.unwrap_or_default()
             );
-            return Mistake {
-                key: at,
-                problem,
-                remedy,
-            };
+            return Mistake::new(None, problem, "keep one of them");
         }
-        let mut named = quoted(message);
-        let (key, problem, remedy) = if message.starts_with("missing field") {
-            (
-                named.next().map(str::to_owned),
-                "is missing".to_owned(),
-                "add it".to_owned(),
-            )
-        } else if message.starts_with("duplicate field") {
-            let names = named.next().unwrap_or_default();
-            (
-                None,
-                format!("sets {names} twice, by two of its names"),
-                "keep one of them".to_owned(),
-            )
-        } else {
-            let (problem, remedy) = message
-                .rsplit_once("; ")
-                .unwrap_or((message, "see config/receiptd.toml"));
-            (at, problem.to_owned(), remedy.to_owned())
+        let (problem, remedy) = message
+            .rsplit_once("; ")
+            .unwrap_or((message, "see `receiptd config`"));
+        Mistake::new(at, problem, remedy)
+    }
+
+    /// A key that nobody knows: nearly another, the right one in the wrong section, or neither.
+    fn unknown<'k>(&self, key: &str, known: impl Iterator<Item = &'k str>) -> Mistake {
+        let of = || {
+            self.defaults
+                .iter()
+                .find(|(_, section)| section.get(key).is_some())
         };
-        Mistake {
-            key,
-            problem,
-            remedy,
-        }
+        let remedy = match (nearest(key, known), of()) {
+            (Some(near), _) => format!("did you mean {near}?"),
+            (None, Some((section, _))) => format!("it belongs in [{section}]"),
+            (None, None) => "remove it".to_owned(),
+        };
+        Mistake::new(Some(key), "is unknown", remedy)
     }
 
     /// The table of a section; `None` where something else stands there.
@@ -254,16 +234,7 @@ impl Reading<'_> {
             None => Vec::new(),
             Some(Value::Table(table)) => table.keys().cloned().collect(),
             Some(_) => {
-                let problem = "is a section, not a value".to_owned();
-                let remedy = format!("write [{section}.NAME] and its keys below");
-                self.refuse(
-                    &[section],
-                    Mistake {
-                        key: None,
-                        problem,
-                        remedy,
-                    },
-                );
+                self.refuse(&[section], no_section(&format!("{section}.NAME")));
                 Vec::new()
             }
         }
@@ -275,31 +246,9 @@ impl Reading<'_> {
             .keys()
             .filter(|key| !SECTIONS.contains(&key.as_str()))
         {
-            let remedy = match nearest(key, SECTIONS.into_iter()) {
-                Some(near) => format!("did you mean {near}?"),
-                None => self.remedy_for_strange(key),
-            };
-            let problem = "is unknown".to_owned();
-            self.refuse(
-                &[],
-                Mistake {
-                    key: Some(key.clone()),
-                    problem,
-                    remedy,
-                },
-            );
+            let mistake = self.unknown(key, SECTIONS.into_iter());
+            self.refuse(&[], mistake);
         }
-    }
-
-    /// For the right key in the wrong section, and for one that no section has.
-    fn remedy_for_strange(&self, key: &str) -> String {
-        let of = self
-            .defaults
-            .iter()
-            .find(|(_, section)| section.get(key).is_some());
-        of.map_or("remove it".to_owned(), |(section, _)| {
-            format!("it belongs in [{section}]")
-        })
     }
 
     fn refuse(&mut self, section: &[&str], mistake: Mistake) {
@@ -315,6 +264,11 @@ impl Reading<'_> {
             remedy: mistake.remedy,
         });
     }
+}
+
+fn no_section(name: &str) -> Mistake {
+    let remedy = format!("write [{name}] and its keys below");
+    Mistake::new(None, "is a section, not a value", remedy)
 }
 
 /// What stands in `message` after `start` and before the list of what was expected, and that list.

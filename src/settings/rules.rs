@@ -23,7 +23,11 @@ pub(super) struct Mistake {
 }
 
 impl Mistake {
-    pub(super) fn new(key: Option<&str>, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn new(
+        key: Option<&str>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self {
             key: key.map(str::to_owned),
             problem: problem.into(),

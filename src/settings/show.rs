@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::reading::dotted;
@@ -124,7 +125,7 @@ impl Settings {
 }
 
 /// A setting in force, and who said it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct InForce {
     /// `cadence`, `accounts.default`
     pub section: String,
@@ -133,7 +134,12 @@ pub struct InForce {
     /// As it stands in TOML; a secret is redacted.
     pub value: String,
     /// Where it was said.
+    #[serde(serialize_with = "shown")]
     pub place: Place,
+}
+
+fn shown<S: Serializer>(place: &Place, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(place)
 }
 
 impl fmt::Display for InForce {

@@ -1,10 +1,10 @@
-//! When a jam of last chances has to be begun with.
+//! Last chances that do not fit the rate: how early they must be begun with.
 
 use crate::receipt::{UnixMs, real};
 use crate::store::LastChanceFit;
 
-/// See [`Upkeep::last_chances_to_begin`](crate::store::Upkeep::last_chances_to_begin). `upcoming` holds, in the order of
-/// time, moments and how many last chances are due up to each after the one before.
+/// See [`Upkeep::last_chances_to_begin`](crate::store::Upkeep::last_chances_to_begin). `upcoming` holds, in the order of time, moments and how many last chances are due
+/// up to each after the one before.
 ///
 /// They are served in the order in which they are due. Where some would come too late if each waited for its moment, the
 /// n-th of them can be served n/rate after a start, which must be before its key's end: the earliest such start is when
@@ -93,11 +93,11 @@ mod tests {
     }
 
     #[test]
-    fn a_jam_is_begun_with_when_it_must_be_and_not_before() {
+    fn a_burst_is_begun_with_when_it_must_be_and_not_before() {
         // Ten minutes of calls, and two and a half until the half of their last five minutes is over.
-        let jam = |minutes: u32| begin_with(&[(NOW + minutes * MINUTE, 12_000)], &fit(NOW, 20.0));
-        assert_eq!(jam(600), None);
-        assert_eq!(jam(9), None);
-        assert_eq!(jam(8), Some(NOW + 8 * MINUTE));
+        let burst = |minutes: u32| begin_with(&[(NOW + minutes * MINUTE, 12_000)], &fit(NOW, 20.0));
+        assert_eq!(burst(600), None);
+        assert_eq!(burst(9), None);
+        assert_eq!(burst(8), Some(NOW + 8 * MINUTE));
     }
 }

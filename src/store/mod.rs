@@ -177,8 +177,8 @@ pub struct DueQuery<'a> {
 /// Rows that are to be placed anew; see [`Claims::unplace`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unplace {
-    /// The rows of a lane.
-    Lane(LaneId),
+    /// The rows of lanes.
+    Lanes(Vec<LaneId>),
     /// The rows of an account that wait for the configuration.
     Waiting(AccountName),
 }
@@ -186,7 +186,7 @@ pub enum Unplace {
 /// What the scheduler asks. A claim is not written: who holds the lease remembers what is in flight, and after a crash
 /// everything due is simply due.
 ///
-/// A row that cannot be read as a message is set aside (`failed`, `last_error = row.invalid: COLUMN`) and left out of
+/// A row that cannot be read as a message is quarantined (`failed`, `last_error = row.invalid: COLUMN`) and left out of
 /// every answer.
 #[async_trait]
 pub trait Claims: Send + Sync + 'static {
@@ -237,7 +237,7 @@ pub trait Claims: Send + Sync + 'static {
 /// What was found for an outcome.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
-    /// The row as it is now; `None` where a feeder deleted, renamed or spoiled it (its readers are then not recorded).
+    /// The row as it is now; `None` where a feeder deleted, renamed or corrupted it (its readers are then not recorded).
     pub row: Option<Message>,
     /// How many of the outcome's readers are new; they are recorded in the same transaction.
     pub new_readers: u32,

@@ -1,13 +1,15 @@
 //! Logs: text for people, JSON for log stores, the journal under systemd; and what keeps them short.
 //!
-//! A line reads on its own: the message says it all, and the same values stand beside it as fields with dotted names.
-//! All formats carry an event's own fields and none of the spans around it.
+//! A line reads on its own: the message says it all. The same values are fields with dotted names, which JSON and the
+//! journal carry; text is the message alone. No format shows the spans around an event.
 //!
 //! In the journal a field gets the prefix `RECEIPTD_` and capitals, dots becoming underscores, so that it collides with
 //! none of systemd's own: `account` is found by `journalctl RECEIPTD_ACCOUNT=default`, `message.key` by
 //! `RECEIPTD_MESSAGE_KEY=...`.
 
+mod events;
 mod filter;
+mod libraries;
 mod panics;
 mod repeats;
 mod surroundings;
@@ -21,16 +23,19 @@ use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+pub use events::{EVENTS, Event, Level as EventLevel};
 pub use panics::panic_text;
 pub use repeats::{Again, LineBudget, Repeats, Warnings};
 pub use surroundings::Surroundings;
 
+use self::libraries::Libraries;
 use crate::settings::{Log, LogFormat};
 
 /// The log as it runs.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
     filter: reload::Handle<EnvFilter, Registry>,
+    libraries: Libraries,
     shape: Shape,
 }
 
@@ -62,7 +67,7 @@ pub enum TelemetryError {
     Gone(#[from] reload::Error),
 }
 
-type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+type Filtered = Layered<Libraries, Layered<reload::Layer<EnvFilter, Registry>, Registry>>;
 type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
 
 /// Sets the process's log up, once. A panic is said there too, as one line.
@@ -85,14 +90,17 @@ where
 {
     let (filter, handle) = reload::Layer::new(filter::quiet(&log.filter)?);
     let (lines, shape) = lines(log.format, surroundings, writer)?;
-    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
-    Ok((
-        subscriber,
-        Telemetry {
-            filter: handle,
-            shape,
-        },
-    ))
+    let libraries = Libraries::default();
+    let subscriber = tracing_subscriber::registry()
+        .with(filter)
+        .with(libraries.clone())
+        .with(lines);
+    let telemetry = Telemetry {
+        filter: handle,
+        libraries,
+        shape,
+    };
+    Ok((subscriber, telemetry))
 }
 
 impl Telemetry {
@@ -100,6 +108,12 @@ impl Telemetry {
     pub fn set_filter(&self, filter: &str) -> Result<(), TelemetryError> {
         self.filter.reload(filter::quiet(filter)?)?;
         Ok(())
+    }
+
+    /// Writes how often libraries repeated their warnings, each of which is written once between two calls. For once a
+    /// minute.
+    pub fn tell_repeats(&self) {
+        self.libraries.tell();
     }
 
     /// How lines look.

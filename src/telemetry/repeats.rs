@@ -1,6 +1,7 @@
 //! What keeps the log short: a repeated warning is counted, and lines of success have a budget. Both are told the time,
 //! and both are bounded.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,11 +11,8 @@ use std::time::{Duration, Instant};
 /// were left out.
 #[derive(Debug, Default)]
 pub struct Repeats {
+    /// Besides [`MOST_KEYS`], the entry of [`OTHERS`].
     seen: HashMap<String, Seen>,
-    /// For keys that come when the map is full: they share one entry.
-    others: Option<Seen>,
-    /// Left out of warnings that had to make room before their count was told.
-    forgotten: u64,
     /// When room was made last.
     swept: Option<Instant>,
 }
@@ -29,6 +27,8 @@ struct Seen {
 const QUIET: Duration = Duration::from_secs(60);
 /// Different warnings remembered at once. A feeder that invents account names must not fill the memory, nor the log.
 const MOST_KEYS: usize = 1024;
+/// What keys that come when the map is full are counted under, and counts that had to make room before they were told.
+const OTHERS: &str = "others";
 /// A full map is searched for room at most so often: a flood must not cost a walk over the map for each warning.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -49,18 +49,12 @@ impl Repeats {
             self.swept = Some(now);
             self.forget_the_quiet(now);
         }
-        let fresh = Seen {
-            written: now,
-            suppressed: 0,
-        };
-        if self.seen.len() < MOST_KEYS {
-            self.seen.insert(key, fresh);
-            return Some(0);
-        }
-        match &mut self.others {
-            Some(others) => others.admit(now),
-            None => {
-                self.others = Some(fresh);
+        let has_room = self.seen.len() < MOST_KEYS;
+        let key = if has_room { key } else { OTHERS.to_owned() };
+        match self.seen.entry(key) {
+            Entry::Occupied(mut seen) => seen.get_mut().admit(now),
+            Entry::Vacant(place) => {
+                place.insert(Seen::at(now));
                 Some(0)
             }
         }
@@ -69,34 +63,22 @@ impl Repeats {
     /// Takes the warnings that stopped repeating before their count was written: their minute is over and nothing
     /// came since that would have told it. For the summary.
     pub fn take_untold(&mut self, now: Instant) -> Vec<(String, u64)> {
-        let mut untold = Vec::new();
-        self.seen.retain(|key, seen| {
-            if seen.is_over(now) && seen.suppressed > 0 {
-                untold.push((key.clone(), seen.suppressed));
-            }
-            !seen.is_over(now)
-        });
-        let mut others = std::mem::take(&mut self.forgotten);
-        if let Some(seen) = self.others.filter(|seen| seen.is_over(now)) {
-            self.others = None;
-            others = others.saturating_add(seen.suppressed);
-        }
-        if others > 0 {
-            untold.push(("others".to_owned(), others));
-        }
+        let over = self.seen.extract_if(|_, seen| seen.is_over(now));
+        let told = over.map(|(key, seen)| (key, seen.suppressed));
+        let mut untold: Vec<(String, u64)> =
+            told.filter(|(_, suppressed)| *suppressed > 0).collect();
         untold.sort();
         untold
     }
 
     /// Makes room: what was quiet for its minute goes, and its count stays to be told.
     fn forget_the_quiet(&mut self, now: Instant) {
-        let forgotten = &mut self.forgotten;
-        self.seen.retain(|_, seen| {
-            if seen.is_over(now) {
-                *forgotten = forgotten.saturating_add(seen.suppressed);
-            }
-            !seen.is_over(now)
-        });
+        let quiet = self.seen.extract_if(|_, seen| seen.is_over(now));
+        let forgotten = quiet.fold(0_u64, |sum, (_, seen)| sum.saturating_add(seen.suppressed));
+        if forgotten > 0 {
+            let others = self.seen.entry(OTHERS.to_owned()).or_insert(Seen::at(now));
+            others.suppressed = others.suppressed.saturating_add(forgotten);
+        }
     }
 }
 
@@ -148,6 +130,13 @@ impl fmt::Display for Again {
 }
 
 impl Seen {
+    fn at(written: Instant) -> Self {
+        Self {
+            written,
+            suppressed: 0,
+        }
+    }
+
     fn is_over(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.written) >= QUIET
     }
@@ -254,10 +243,13 @@ mod tests {
         let mut repeats = Repeats::new();
         let written = (0..1_000_000).filter(|n| repeats.admit(n.to_string(), start).is_some());
         assert_eq!(written.count(), MOST_KEYS + 1);
-        assert_eq!(repeats.seen.len(), MOST_KEYS);
-        // After their minute the old ones make room.
+        assert_eq!(repeats.seen.len(), MOST_KEYS + 1);
+        // After their minute the old ones make room; those that were left out stay to be told.
         assert_eq!(repeats.admit("new", start + 61 * SECOND), Some(0));
-        assert_eq!(repeats.seen.len(), 1);
+        assert_eq!(repeats.seen.len(), 2);
+        let left_out = 1_000_000 - (MOST_KEYS as u64 + 1);
+        let untold = repeats.take_untold(start + 121 * SECOND);
+        assert_eq!(untold, [(OTHERS.to_owned(), left_out)]);
     }
 
     #[test]

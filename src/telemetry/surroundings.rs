@@ -1,9 +1,6 @@
 //! Where stderr leads: a terminal, the journal, anything else.
 
-use std::fs::File;
 use std::io::IsTerminal;
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 
 /// What decides how lines look when the settings leave it open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,15 +26,10 @@ impl Surroundings {
             }
         }
         let stderr = std::io::stderr();
-        // A duplicate, since only a `File` tells its inode; it is closed again here.
-        let metadata = stderr
-            .as_fd()
-            .try_clone_to_owned()
-            .map(File::from)
-            .and_then(|file| file.metadata());
+        let found = rustix::fs::fstat(&stderr).ok();
         Self {
             journal_stream,
-            stderr: metadata.ok().map(|found| (found.dev(), found.ino())),
+            stderr: found.map(|found| (found.st_dev, found.st_ino)),
             colours: stderr.is_terminal() && !no_color,
         }
     }

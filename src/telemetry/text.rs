@@ -1,4 +1,4 @@
-//! A line for people: time, level, message, and after it the fields, dimmed.
+//! A line for people: time, level, message. What stands in fields stands in the message too.
 
 use std::fmt::{self, Write};
 
@@ -11,9 +11,6 @@ use tracing_subscriber::registry::LookupSpan;
 
 pub(super) struct TextLine;
 
-const DIM: &str = "\x1b[2m";
-const RESET: &str = "\x1b[0m";
-
 impl<S, N> FormatEvent<S, N> for TextLine
 where
     S: Subscriber + for<'s> LookupSpan<'s>,
@@ -25,21 +22,20 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut values = Values::default();
-        event.record(&mut values);
         let level = *event.metadata().level();
-        let colours = out.has_ansi_escapes();
-        let [dim, reset] = if colours { [DIM, RESET] } else { [""; 2] };
-        let colour = if colours { colour_of(level) } else { "" };
+        let [dim, colour, reset] = match out.has_ansi_escapes() {
+            true => ["\x1b[2m", colour_of(level), "\x1b[0m"],
+            false => [""; 3],
+        };
         out.write_str(dim)?;
         // A clock that cannot be told is no reason to lose the line.
         if SystemTime.format_time(&mut out).is_err() {
             out.write_str("<no time>")?;
         }
-        write!(out, "{reset} {colour}{level:>5}{reset} {}", values.message)?;
-        if !values.fields.is_empty() {
-            write!(out, " {dim}{}{reset}", values.fields)?;
-        }
+        write!(out, "{reset} {colour}{level:>5}{reset} ")?;
+        let mut message = Message(Printable(&mut out), Ok(()));
+        event.record(&mut message);
+        message.1?;
         writeln!(out)
     }
 }
@@ -54,55 +50,29 @@ fn colour_of(level: Level) -> &'static str {
     }
 }
 
-/// An event's message and its fields as they will be written.
-#[derive(Default)]
-struct Values {
-    message: String,
-    fields: String,
-}
+/// Writes an event's message, and none of its fields.
+struct Message<'a, 'w>(Printable<'a, 'w>, fmt::Result);
 
-impl Values {
-    fn add(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        // Writing to a String cannot fail.
-        if field.name() == "message" {
-            let _ = write!(Printable(&mut self.message), "{value}");
-            return;
-        }
-        // What the `log` bridge adds about its own macros.
-        if field.name().starts_with("log.") {
-            return;
-        }
-        if !self.fields.is_empty() {
-            self.fields.push(' ');
-        }
-        let _ = write!(Printable(&mut self.fields), "{}={value}", field.name());
-    }
-}
-
-impl Visit for Values {
+impl Visit for Message<'_, '_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field, format_args!("{value:?}"));
+        if field.name() == "message" {
+            self.1 = write!(self.0, "{value:?}");
+        }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "message" => self.add(field, format_args!("{value}")),
-            _ => self.add(field, format_args!("{value:?}")),
-        }
+        self.record_debug(field, &format_args!("{value}"));
     }
 }
 
 /// Escapes control characters: text from a row or an answer must neither forge a second line nor command a terminal.
-struct Printable<'a>(&'a mut String);
+struct Printable<'a, 'w>(&'a mut Writer<'w>);
 
-impl fmt::Write for Printable<'_> {
+impl fmt::Write for Printable<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for c in text.chars() {
-            match c.is_control() {
-                true => self.0.extend(c.escape_debug()),
-                false => self.0.push(c),
-            }
-        }
-        Ok(())
+        text.chars().try_for_each(|c| match c.is_control() {
+            true => write!(self.0, "{}", c.escape_debug()),
+            false => self.0.write_char(c),
+        })
     }
 }

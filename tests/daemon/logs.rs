@@ -102,3 +102,21 @@ async fn a_warning_that_repeats_is_written_once() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_secret_is_in_the_log_before_any_message_is_due() {
+    let wrong = DEFAULT_ACCOUNT.replace("app_secret = \"sandbox\"", "app_secret = \"hush-hush\"");
+    let third_party = "[accounts.suite]\napp = \"third_party\"\nsuite_key = \"s\"\nsuite_secret = \"hush-hush\"\n";
+    let mut house = House::new(SandboxConfig::default(), &(wrong + third_party)).await;
+    house.start();
+    house
+        .until_logged("WARN account default: gets no token: DingTalk refuses the credentials")
+        .await;
+    // After a reload only those that changed are asked.
+    let asked = house.sandbox.counts().token_calls;
+    house.configure(&DEFAULT_ACCOUNT.replace("app_secret = \"sandbox\"", "app_secret = \"other\""));
+    house.signal("HUP");
+    house.until_logs("gets no token", 2).await;
+    assert_eq!(house.sandbox.counts().token_calls, asked + 1);
+    assert!(!house.log().contains("hush-hush"), "{}", house.log());
+}

@@ -3,6 +3,7 @@
 
 mod budget;
 mod check;
+mod commands;
 mod dispositions;
 mod end_to_end;
 #[path = "../harness/mod.rs"]

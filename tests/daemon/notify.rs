@@ -310,6 +310,27 @@ async fn a_reload_has_finished_when_the_command_returns_and_fails_where_it_is_re
     assert!(house.ended().await.success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_reload_that_is_refused_does_not_end_the_first() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    // The scheduler takes new settings when it turns: it has time to be told of others before.
+    house.start_with(&[("FAILPOINTS", "daemon.claim=sleep(4000)")]);
+    house.until_logged("receiptd serves").await;
+    house.sql("INSERT INTO messages (process_query_key) VALUES ('sb:readers=1;one')");
+    let mut first = house.command("reload").spawn().unwrap();
+    house.until_logged("configuration: read again").await;
+    house.configure("nonsense = 1");
+    house.signal("HUP");
+    assert!(first.wait().unwrap().success(), "{}", house.log());
+    house.until_logged("the new one is refused").await;
+    // The first was taken before.
+    let log = house.log();
+    assert!(
+        log.find("read again") < log.find("the new one is refused"),
+        "{log}"
+    );
+}
+
 /// A process that a SIGHUP would end.
 struct Bystander(std::process::Child);
 

@@ -60,7 +60,7 @@ async fn a_monitor_is_told_where_nobody_serves_what_is_pending_and_where_work_is
     let (code, said) = example(&house, "1h");
     assert_eq!(code, 2, "{said}");
     assert!(
-        said.starts_with("RECEIPTD CRITICAL - No daemon runs"),
+        said.starts_with("RECEIPTD CRITICAL - No daemon runs, and 2 messages pending"),
         "{said}"
     );
 
@@ -81,6 +81,11 @@ async fn a_monitor_is_told_where_nobody_serves_what_is_pending_and_where_work_is
     house.sql(
         "INSERT INTO messages (process_query_key, account, sent_at, next_poll_at)
          SELECT 'stuck', 'unknown', 1000 * strftime('%s', 'now') - 60000, 1000 * strftime('%s', 'now') - 60000",
+    );
+    let stuck = "SELECT last_error FROM messages WHERE process_query_key = 'stuck'";
+    house.until(stuck, "account.unknown").await;
+    house.sql(
+        "UPDATE messages SET next_poll_at = 1000 * strftime('%s', 'now') - 60000 WHERE process_query_key = 'stuck'",
     );
     let (code, object) = status(&house, &["--stale-after", "30s"]);
     assert_eq!(code, 3, "{object}");
@@ -119,16 +124,16 @@ async fn what_the_loops_publish_is_shown() {
     };
     house
         .until_true("the answer is published", || {
-            text(&house).contains("default: ok, last answer ")
+            text(&house).contains("  ok, last answer ")
         })
         .await;
     let said = text(&house);
-    assert!(said.contains(" loops turn."), "{said}");
-    assert!(said.contains(": 1 pending, 0 due, "), "{said}");
-    assert!(said.contains("the write-ahead log has 0 MiB"), "{said}");
+    assert!(said.contains("write-ahead log: 0 MiB"), "{said}");
+    // No plot that nobody asked for.
+    assert!(said.lines().count() < 12, "{said}");
     let (_, object) = status(&house, &[]);
     let daemon = &object["daemon"];
-    assert_eq!(daemon["pid"], house.pid());
+    assert_eq!(object["pid"], house.pid());
     let loops = daemon["loops"].as_array().unwrap();
     let names: Vec<&str> = loops.iter().filter_map(|of| of["name"].as_str()).collect();
     assert!(
@@ -141,14 +146,80 @@ async fn what_the_loops_publish_is_shown() {
             .all(|of| of["turned_ms_ago"].as_u64().is_some_and(|age| age < 20_000)),
         "{daemon}"
     );
-    assert_eq!(daemon["backlog"]["pending"], 1);
-    assert_eq!(daemon["backlog"]["lag_ms"], 0);
-    assert!(daemon["backlog"]["wal_bytes"].is_u64(), "{daemon}");
-    assert!(daemon["lanes"][0]["last_success_at"].is_i64(), "{daemon}");
+    assert!(daemon["wal_bytes"].is_u64(), "{daemon}");
+    let account = &object["accounts"][0];
+    assert_eq!(account["account"], "default");
+    assert_eq!(account["pending"], 1);
+    assert_eq!(account["finished"]["complete"], 1);
+    assert_eq!(account["condition"], "ok");
+    assert!(account["last_success_at"].is_i64(), "{account}");
 
     // What a daemon that is gone published says nothing of now.
     house.kill();
     let said = text(&house);
     assert!(said.starts_with("No daemon runs"), "{said}");
-    assert!(!said.contains("loops turn"), "{said}");
+    assert!(!said.contains("write-ahead log"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_messages_json_has_what_its_text_has() {
+    let house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.sql(
+        "INSERT INTO messages (process_query_key, robot_code, open_conversation_id, chat, expected_readers, corp_id)
+         VALUES ('key', 'the-robot', 'the-conversation', 'group', 7, 'the-corp')",
+    );
+    let run = |arguments: &[&str]| {
+        let output = house.command("status").args(arguments).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = run(&["key"]);
+    let object: Value = serde_json::from_str(&run(&["key", "--json"])).unwrap();
+    for (field, value) in [
+        ("robot_code", "the-robot"),
+        ("open_conversation_id", "the-conversation"),
+        ("corp_id", "the-corp"),
+        ("chat", "group"),
+        ("state", "pending"),
+    ] {
+        assert_eq!(object[field], value, "{object}");
+        assert!(text.contains(value), "{text}");
+    }
+    assert_eq!(object["expected_readers"], 7);
+    assert!(text.contains("0 of 7"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_learned_is_plotted_on_request_alone() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.sql(
+        "INSERT INTO messages (process_query_key, expected_readers)
+         SELECT 'sb:readers=5,median=100ms,never=0;' || value, 5 FROM generate_series(1, 20)",
+    );
+    house.start();
+    house.until("SELECT count(*) > 60 FROM readers", "1").await;
+    house.signal("TERM");
+    assert!(house.ended().await.success());
+    let text = |arguments: &[&str]| {
+        let output = house.command("status").args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(!text(&[]).contains("share of the readers"));
+    let plotted = text(&["--plot"]);
+    assert!(
+        plotted.contains("default: share of the readers that have read"),
+        "{plotted}"
+    );
+    let object: Value = serde_json::from_str(&text(&["--plot", "--json"])).unwrap();
+    let learned = &object["accounts"][0]["learned"];
+    assert!(
+        learned["reads"].as_f64().is_some_and(|reads| reads > 50.0),
+        "{object}"
+    );
+    assert!(
+        learned["read_curve"]
+            .as_array()
+            .is_some_and(|points| points.len() == 25),
+        "{object}"
+    );
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use receiptd::sandbox::{Mischief, SandboxConfig};
+use receiptd::sandbox::{FaultPlan, Outages, SandboxConfig};
 
 use super::harness::{DEFAULT_ACCOUNT, House};
 
@@ -102,9 +102,15 @@ async fn a_sick_key_costs_no_more_than_its_share_and_keeps_its_last_chance() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_costs_one_probe_at_a_time_and_a_restart_within_it_changes_nothing() {
     let mut house = house().await;
-    house
-        .sandbox
-        .outage(Mischief::Html, Duration::from_secs(3600));
+    let hour = Duration::from_secs(3600);
+    let without_end = FaultPlan {
+        outages: Some(Outages {
+            every: hour,
+            length: hour,
+        }),
+        ..FaultPlan::default()
+    };
+    house.sandbox.set_faults(Some(without_end));
     insert(&house, &[("readers=1,median=1ms,never=0;healthy", 200)]);
     house.start();
     house.until_logged("one call at a time probes").await;
@@ -129,7 +135,6 @@ async fn an_outage_costs_one_probe_at_a_time_and_a_restart_within_it_changes_not
         asked(&house) - first
     );
     house.sandbox.set_faults(None);
-    house.sandbox.outage(Mischief::Html, Duration::ZERO);
     house.until(HEALTHY, "200").await;
     // Nobody was asked twice who had been answered.
     let answered = house.sql("SELECT max(call_count) FROM messages");

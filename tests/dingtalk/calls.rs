@@ -116,6 +116,37 @@ async fn a_query_says_what_is_set_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn recipients_are_asked_for_by_encoded_parameters_and_nothing_else() {
+    let body = r#"{"sendStatus":"SUCCESS","hasMore":true,"nextToken":"t","messageReadInfoList":[
+        {"userId":"u1","readStatus":"READ","readTimestamp":1778481700},{"userId":"u2","readStatus":"UNREAD"}]}"#;
+    let server = Server::start(vec![Reply::json(200, body); 2]).await;
+    let client = Client::new(&server.endpoint()).unwrap();
+    let key = key();
+    for robot_code in [Some("ding+1=&x"), Some("")] {
+        let query = Query {
+            chat: Chat::Oto,
+            robot_code,
+            conversation: Some("cid6Ke=="),
+            ..plain(&key)
+        };
+        let page = client.query(&token(), &query).await.unwrap();
+        assert_eq!((page.readers.len(), page.listed), (1, Some(2)));
+        assert_eq!(page.readers[0].read_at, Some(UnixMs(1_778_481_700_000)));
+        assert_eq!(page.next, None, "this list has no pages");
+    }
+    let requests = server.requests();
+    let (head, body) = head_and_body(&requests[0]);
+    let path = "/v1.0/robot/oToMessages/readStatus";
+    let asked = "robotCode=ding%2B1%3D%26x&processQueryKey=Kna%2B%2Fx0Q%3D";
+    let line = format!("GET {path}?{asked} HTTP/1.1\r\n");
+    assert!(head.starts_with(&line), "{head}");
+    assert!(head.contains("\r\nx-acs-dingtalk-access-token: t0ken-hidden"));
+    assert!(!head.contains("content-") && body.is_empty(), "{head}");
+    let line = format!("GET {path}?processQueryKey=Kna%2B%2Fx0Q%3D HTTP/1.1\r\n");
+    assert!(requests[1].starts_with(&line), "{}", requests[1]);
+}
+
+#[tokio::test]
 async fn both_token_requests_are_as_documented() {
     let issued = r#"{"accessToken":"abc","expireIn":7200}"#;
     let server = Server::start(vec![Reply::json(200, issued), Reply::json(200, issued)]).await;
@@ -267,7 +298,7 @@ async fn a_large_page_in_many_pieces_is_read_whole() {
     );
     let page = ask_once(Reply::json(200, &body)).await.unwrap();
     assert_eq!(page.readers.len(), 20_000);
-    assert_eq!(page.readers[19_999].as_str(), "reader-019999");
+    assert_eq!(page.readers[19_999].user_id.as_str(), "reader-019999");
 }
 
 /// No request asks for it, and a gateway may do it all the same.
@@ -286,13 +317,13 @@ async fn a_compressed_answer_is_unpacked_within_the_same_bound() {
         Reply::Say([head.as_bytes(), body].concat())
     };
     let page = ask_once(answer(200, &packed(PAGE.as_bytes()))).await;
-    assert_eq!(page.unwrap().readers, [UserId::from("u1")]);
+    assert_eq!(page.unwrap().readers[0].user_id, UserId::from("u1"));
     let refusal = ask_once(answer(400, &packed(br#"{"code":"bot.stopped"}"#))).await;
     assert_eq!(refusal.unwrap_err().code.as_str(), "bot.stopped");
     let bomb = ask_once(answer(200, &packed(&vec![b' '; 8 << 20]))).await;
     assert_eq!(bomb.unwrap_err().code.as_str(), "http.tooLarge");
     let spoilt = ask_once(answer(200, PAGE.as_bytes())).await;
-    assert_eq!(spoilt.unwrap().readers, [UserId::from("u1")]);
+    assert_eq!(spoilt.unwrap().readers[0].user_id, UserId::from("u1"));
     let cut = packed(PAGE.as_bytes());
     let cut = ask_once(answer(200, &cut[..cut.len() / 2])).await;
     assert_eq!(cut.unwrap_err().code.as_str(), "http.notJson");

@@ -78,12 +78,14 @@ const TABLE: &[(&str, &[u16], Disposition)] = &[
     ("template.stopped", &[400], Blocked),
     ("resource.not.found", &[400], Blocked),
     ("template.not.existed", &[400], Blocked),
+    ("unknown.send.result", &[400], Blocked),
     // Paging.
     ("invalidParameter.cursor.invalid", &[400], RestartPaging),
     ("invalidParameter.pageSize.invalid", &[400], SmallerPages),
     // The row is wrong.
     ("invalidParameter.param.invalid", &[400], Rejected),
     ("invalidParameter.processQueryKey.missing", &[400], Rejected),
+    ("invalidParameter.invalid", &[400], Rejected),
     ("invalid.openConversationId", &[400], Rejected),
     ("openConversationId.notExisted", &[400], Rejected),
     ("invalid.processQueryKey", &[400], Rejected),
@@ -91,6 +93,7 @@ const TABLE: &[(&str, &[u16], Disposition)] = &[
     ("invalidParameter.robotCode.notExsit", &[400], RobotRejected),
     ("invalidParameter.robotCode.missing", &[400], RobotRejected),
     ("invalidParameter.robotCode.invalid", &[400], RobotRejected),
+    ("invalidParameter.robotCode.empty", &[400], RobotRejected),
     // Not generated yet, or expired.
     (
         "processQueryKey.expireTime",

@@ -13,13 +13,16 @@ use super::server::endpoint;
 
 const PAGE: &str = r#"{"sendStatus":"SUCCESS","readUserIds":["u1"]}"#;
 
-async fn query(endpoint: &Endpoint) -> Result<Page, Failure> {
-    ask(&Client::new(endpoint).unwrap()).await
+/// With a body, and without one.
+const CHATS: [Chat; 2] = [Chat::Private, Chat::Oto];
+
+async fn query(endpoint: &Endpoint, chat: Chat) -> Result<Page, Failure> {
+    ask(&Client::new(endpoint).unwrap(), chat).await
 }
 
-async fn ask(client: &Client) -> Result<Page, Failure> {
+async fn ask(client: &Client, chat: Chat) -> Result<Page, Failure> {
     let query = Query {
-        chat: Chat::Private,
+        chat,
         key: &MessageKey::from("k"),
         robot_code: None,
         conversation: None,
@@ -50,8 +53,8 @@ enum Peer {
 
 async fn read_whole(stream: &mut TcpStream) -> Vec<u8> {
     let mut seen = Vec::new();
-    // Every request of these tests ends with the page's size.
-    while !seen.ends_with(b"200}") {
+    // Every request of these tests ends with the page's size, or with its head.
+    while !(seen.ends_with(b"200}") || seen.starts_with(b"GET") && seen.ends_with(b"\r\n\r\n")) {
         if stream.read_buf(&mut seen).await.unwrap() == 0 {
             break;
         }
@@ -76,7 +79,7 @@ async fn behave(mut stream: TcpStream, peer: Peer) {
     }
 }
 
-async fn meets(peer: Peer) -> Failure {
+async fn meets(peer: Peer, chat: Chat) -> Failure {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut endpoint = endpoint(&format!("http://{}", listener.local_addr().unwrap()));
     endpoint.request_timeout = match peer {
@@ -87,7 +90,7 @@ async fn meets(peer: Peer) -> Failure {
         let (stream, _) = listener.accept().await.unwrap();
         behave(stream, peer).await;
     });
-    let failure = query(&endpoint).await.unwrap_err();
+    let failure = query(&endpoint, chat).await.unwrap_err();
     server.abort();
     assert_eq!(failure.disposition, Disposition::Retry, "{peer:?}");
     failure
@@ -112,32 +115,40 @@ async fn a_request_that_was_written_whole_and_not_answered_counts() {
             "http.body",
         ),
     ];
-    for (peer, code) in table {
-        let failure = meets(peer).await;
-        assert_eq!(failure.code.as_str(), code, "{peer:?}: {failure:?}");
-        assert!(failure.metered, "{peer:?}: {failure:?}");
+    for chat in CHATS {
+        for (peer, code) in table {
+            let failure = meets(peer, chat).await;
+            assert_eq!(failure.code.as_str(), code, "{peer:?}: {failure:?}");
+            assert!(failure.metered, "{peer:?} {chat:?}: {failure:?}");
+        }
     }
 }
 
 #[tokio::test]
 async fn what_does_not_speak_http_is_not_dingtalk() {
-    let failure = meets(Peer::Says("220 mail.example.org ESMTP\r\n")).await;
-    assert_eq!(failure.code.as_str(), "http.protocol");
-    assert!(!failure.metered);
+    for chat in CHATS {
+        let failure = meets(Peer::Says("220 mail.example.org ESMTP\r\n"), chat).await;
+        assert_eq!(failure.code.as_str(), "http.protocol");
+        assert!(!failure.metered);
+    }
 }
 
 #[tokio::test]
 async fn a_request_that_was_not_written_is_free() {
-    let failure = query(&endpoint("http://127.0.0.1:1")).await.unwrap_err();
-    assert_eq!(failure.code.as_str(), "http.connect");
-    assert!(!failure.metered);
-    // A connection whose TLS is never agreed upon, which the time for the whole call ends.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut endpoint = endpoint(&format!("https://{}", listener.local_addr().unwrap()));
-    endpoint.request_timeout = Duration::from_millis(300);
-    let failure = query(&endpoint).await.unwrap_err();
-    assert_eq!(failure.code.as_str(), "http.timeout", "{failure:?}");
-    assert!(!failure.metered);
+    for chat in CHATS {
+        let failure = query(&endpoint("http://127.0.0.1:1"), chat)
+            .await
+            .unwrap_err();
+        assert_eq!(failure.code.as_str(), "http.connect");
+        assert!(!failure.metered);
+        // A connection whose TLS is never agreed upon, which the time for the whole call ends.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut endpoint = endpoint(&format!("https://{}", listener.local_addr().unwrap()));
+        endpoint.request_timeout = Duration::from_millis(300);
+        let failure = query(&endpoint, chat).await.unwrap_err();
+        assert_eq!(failure.code.as_str(), "http.timeout", "{failure:?}");
+        assert!(!failure.metered, "{chat:?}");
+    }
 }
 
 /// A peer that closes kept connections costs no call: a request that meets such a connection is not written to it, and
@@ -148,7 +159,7 @@ async fn a_kept_connection_that_was_closed_costs_no_call() {
     let endpoint = endpoint(&format!("http://{}", listener.local_addr().unwrap()));
     let server = tokio::spawn(async move {
         let mut asked = 0;
-        for _ in 0..20 {
+        for _ in 0..40 {
             let (mut stream, _) = listener.accept().await.unwrap();
             asked += usize::from(!read_whole(&mut stream).await.is_empty());
             let length = PAGE.len();
@@ -158,10 +169,10 @@ async fn a_kept_connection_that_was_closed_costs_no_call() {
         asked
     });
     let client = Client::new(&endpoint).unwrap();
-    for _ in 0..20 {
-        ask(&client).await.unwrap();
+    for turn in 0..40 {
+        ask(&client, CHATS[turn % 2]).await.unwrap();
     }
-    assert_eq!(server.await.unwrap(), 20);
+    assert_eq!(server.await.unwrap(), 40);
 }
 
 #[test]

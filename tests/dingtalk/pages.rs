@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use receiptd::dingtalk::{Answered, Failure, Page, PageToken, read_page, read_token};
-use receiptd::receipt::{Disposition, ErrorCode, SendStatus, UserId};
+use receiptd::dingtalk::{Answered, Failure, Page, PageToken, Reader, read_page, read_token};
+use receiptd::receipt::{Disposition, ErrorCode, SendStatus, UnixMs, UserId};
 
 fn answered(status: u16, body: &[u8]) -> Answered<'_> {
     Answered {
@@ -18,10 +18,18 @@ fn read(status: u16, body: &str) -> Result<Page, Failure> {
     read_page(&answered(status, body.as_bytes()), &[])
 }
 
+fn reader(id: &str, read_at: Option<i64>) -> Reader {
+    Reader {
+        user_id: UserId::from(id),
+        read_at: read_at.map(UnixMs),
+    }
+}
+
 fn page(status: SendStatus, readers: &[&str], next: Option<&str>) -> Page {
     Page {
         send_status: status,
-        readers: readers.iter().map(|id| UserId::from(*id)).collect(),
+        readers: readers.iter().map(|id| reader(id, None)).collect(),
+        listed: None,
         next: next.and_then(PageToken::new),
     }
 }
@@ -129,6 +137,84 @@ fn pages_are_read_tolerantly() {
     for (body, expected) in table {
         assert_eq!(read(200, body), Ok(expected), "{body}");
     }
+}
+
+/// Who got a message of a bot, with what is read of it: who has read, when, and how many are listed.
+#[test]
+fn a_list_of_recipients_tells_who_has_read_and_when() {
+    let people = |list: &str| {
+        let body =
+            format!(r#"{{"errcode":0,"sendStatus":"SUCCESS","messageReadInfoList":[{list}]}}"#);
+        let page = read(200, &body).unwrap();
+        assert_eq!((page.send_status, page.next), (SendStatus::Success, None));
+        (page.readers, page.listed)
+    };
+    let ms = 1_778_481_700_000;
+    // Seconds, milliseconds, as text; 0, absent, null, nonsense.
+    for (time, read_at) in [
+        ("1778481700", Some(ms)),
+        ("1778481700000", Some(ms)),
+        (r#""1778481700""#, Some(ms)),
+        ("0", None),
+        ("-5", None),
+        ("null", None),
+        (r#""""#, None),
+        (r#""noon""#, None),
+        ("1.5", None),
+        ("[1778481700]", None),
+        ("99999999999999999999", None),
+    ] {
+        let one =
+            format!(r#"{{"name":"张三","userId":"a","readStatus":"READ","readTimestamp":{time}}}"#);
+        assert_eq!(
+            people(&one),
+            (vec![reader("a", read_at)], Some(1)),
+            "{time}"
+        );
+    }
+    let many = r#"{"userId":"a","readStatus":"read"},{"userId":"b","readStatus":"UNREAD","readTimestamp":0},
+        {"readStatus":"READ"},{"userId":"","readStatus":"READ"},{"userId":"c"},{"userId":"d","readStatus":"LATER"},
+        {"userId":17,"ReadStatus":"Read"},{"userId":"a","readStatus":"READ"}"#;
+    let read_by = vec![reader("a", None), reader("17", None)];
+    assert_eq!(people(many), (read_by, Some(6)));
+    assert_eq!(people(""), (Vec::new(), Some(0)));
+    // Without a list nobody is known to be all of them.
+    for none in ["", r#","messageReadInfoList":null"#] {
+        let body = format!(r#"{{"sendStatus":"SUCCESS"{none}}}"#);
+        assert_eq!(read(200, &body).unwrap().listed, None);
+    }
+    let odd = r#"{"sendStatus":"SUCCESS","messageReadInfoList":{"userId":"a"}}"#;
+    assert_eq!(read(200, odd).unwrap_err().code.as_str(), "http.wrongType");
+}
+
+/// Names of people are neither kept nor told, in whatever encoding they come.
+#[test]
+fn a_recipients_name_gets_nowhere() {
+    let body = "{\"sendStatus\":\"SUCCESS\",\"messageReadInfoList\":[{\"name\":\"Zhang San\",\"userId\":\"a\",\"readStatus\":\"READ\"}]}";
+    let page = read(200, body).unwrap();
+    assert!(!format!("{page:?}").contains("Zhang"), "{page:?}");
+    for (status, body) in [
+        (500, body.to_owned()),
+        (200, body.replace("SUCCESS", "")),
+        (200, body.replace("\"a\"", "true")),
+        (
+            400,
+            body.replace(
+                "{\"sendStatus\"",
+                "{\"code\":\"system.error\",\"sendStatus\"",
+            ),
+        ),
+    ] {
+        let failure = read(status, &body).unwrap_err();
+        assert!(
+            !format!("{failure:?} {failure}").contains("Zhang"),
+            "{failure:?}"
+        );
+    }
+    let (before, after) = body.split_once("Zhang San").unwrap();
+    let gbk = [before.as_bytes(), b"\xd5\xc5\x95\x5c", after.as_bytes()].concat();
+    let page = read_page(&answered(200, &gbk), &[]).unwrap();
+    assert_eq!(page.readers, [reader("a", None)]);
 }
 
 /// A 200 proves nothing by itself.
@@ -414,7 +500,7 @@ fn holds(status: u16, body: &[u8]) {
             assert!(
                 page.readers
                     .iter()
-                    .all(|reader| !reader.as_str().is_empty())
+                    .all(|reader| !reader.user_id.as_str().is_empty())
             );
         }
         Err(failure) => {

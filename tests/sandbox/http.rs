@@ -2,13 +2,14 @@
 
 use std::io;
 
-use receiptd::sandbox::Sandbox;
+use receiptd::sandbox::{Sandbox, SandboxConfig};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 pub(crate) const PRIVATE: &str = "/v1.0/robot/privateChatMessages/query";
 pub(crate) const GROUP: &str = "/v1.0/robot/groupMessages/query";
+pub(crate) const STATUS: &str = "/v1.0/robot/oToMessages/readStatus";
 pub(crate) const TOKEN: &str = "/v1.0/oauth2/accessToken";
 pub(crate) const CORP_TOKEN: &str = "/v1.0/oauth2/corpAccessToken";
 
@@ -41,6 +42,18 @@ impl Got {
     }
 }
 
+/// A call's bytes.
+pub(crate) fn request(method: &str, path: &str, token: Option<&str>, body: &str) -> String {
+    let token = token
+        .map(|token| format!("x-acs-dingtalk-access-token: {token}\r\n"))
+        .unwrap_or_default();
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         {token}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 pub(crate) async fn call(
     sandbox: &Sandbox,
     method: &str,
@@ -48,15 +61,7 @@ pub(crate) async fn call(
     token: Option<&str>,
     body: &str,
 ) -> Got {
-    let token = token
-        .map(|t| format!("x-acs-dingtalk-access-token: {t}\r\n"))
-        .unwrap_or_default();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: application/json\r\n\
-         {token}content-length: {}\r\n\r\n{body}",
-        sandbox.addr(),
-        body.len()
-    );
+    let request = request(method, path, token, body);
     let mut bytes = Vec::new();
     let mut stream = TcpStream::connect(sandbox.addr())
         .await
@@ -87,6 +92,14 @@ pub(crate) async fn call(
 
 pub(crate) async fn post(sandbox: &Sandbox, path: &str, token: &str, body: &Value) -> Got {
     call(sandbox, "POST", path, Some(token), &body.to_string()).await
+}
+
+/// A sandbox as it is without a setting, and a token of its app.
+pub(crate) async fn sandbox() -> (Sandbox, String) {
+    let started = Sandbox::start(SandboxConfig::default()).await;
+    let sandbox = started.expect("a free port");
+    let token = token(&sandbox).await;
+    (sandbox, token)
 }
 
 /// A token of the usual app.

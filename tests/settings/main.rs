@@ -5,6 +5,7 @@
     reason = "helpers of tests, which may unwrap as tests may"
 )]
 
+mod first_hour;
 mod refusals;
 mod secrets;
 

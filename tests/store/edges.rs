@@ -73,7 +73,7 @@ async fn text_comes_back_as_it_went_in<B: Backend>() {
         assert_eq!(row.last_error, Some(ErrorCode::from(odd)));
         assert_eq!(row.doubt, Some(doubt));
         assert_eq!(store.stale(&[row.claim()]).await.unwrap(), []);
-        let which = Unplace::Lane(lane);
+        let which = Unplace::Lanes(vec![lane]);
         assert_eq!(store.unplace(&which, &[], 9).await.unwrap(), 1);
         let message = new_rows(store, 9).await.remove(0);
         let waits = Placement {
@@ -133,7 +133,7 @@ async fn organisations_of_an_account_are_lanes_apart<B: Backend>() {
         let old = store.overaged(Some(&lane), at(9), &[], 9).await.unwrap();
         assert_eq!(keys(&old), [key]);
     }
-    let which = Unplace::Lane(of("1"));
+    let which = Unplace::Lanes(vec![of("1")]);
     assert_eq!(store.unplace(&which, &[], 9).await.unwrap(), 1);
     assert_eq!(keys(&new_rows(store, 9).await), ["1"]);
 }

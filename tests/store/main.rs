@@ -66,8 +66,8 @@ pub(crate) trait Backend: Sized {
     fn give_to(&self, key: &str, account: &str) -> impl Future<Output = ()>;
     /// A feeder changes the schedule.
     fn reschedule(&self, key: &str, at: UnixMs) -> impl Future<Output = ()>;
-    /// A feeder spoils a row's `chat`, so that it is no message any more.
-    fn spoil(&self, key: &str) -> impl Future<Output = ()>;
+    /// A feeder corrupts a row's `chat`, so that it is no message any more.
+    fn corrupt(&self, key: &str) -> impl Future<Output = ()>;
     /// A consumer removes a recorded reader.
     fn remove_reader(&self, key: &str, user: &str) -> impl Future<Output = ()>;
     /// Somebody stores a suite's ticket.

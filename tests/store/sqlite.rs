@@ -107,7 +107,7 @@ impl Backend for SqliteBackend {
         self.run(statement, key, at.0).await;
     }
 
-    async fn spoil(&self, key: &str) {
+    async fn corrupt(&self, key: &str) {
         let statement =
             "UPDATE messages SET chat = x'00ff' WHERE process_query_key = ?1 AND ?2 = 0";
         self.run(statement, key, 0).await;
@@ -285,7 +285,7 @@ async fn a_feeder_is_told_which_column_is_wrong() {
 
 /// Rows that only an older file or a feeder with its checks off can hold.
 #[tokio::test]
-async fn rows_that_went_round_the_checks_are_set_aside_and_stop_nobody() {
+async fn rows_that_went_round_the_checks_are_quarantined_and_stop_nobody() {
     let backend = SqliteBackend::fresh().await;
     let store = &backend.store;
     let rows = [
@@ -332,12 +332,15 @@ async fn rows_that_went_round_the_checks_are_set_aside_and_stop_nobody() {
         keys(&due_rows(store, &lane("x"), at(9), at(9), &[], 100).await),
         ["fine"]
     );
-    let aside =
+    let quarantined =
         "SELECT group_concat(last_error, '; ') FROM (SELECT DISTINCT last_error FROM messages
         WHERE state = 'failed' AND finished_at IS NOT NULL ORDER BY last_error)";
-    let aside: (String,) = sqlx::query_as(aside).fetch_one(&mut feeder).await.unwrap();
+    let quarantined: (String,) = sqlx::query_as(quarantined)
+        .fetch_one(&mut feeder)
+        .await
+        .unwrap();
     assert_eq!(
-        aside.0,
+        quarantined.0,
         "row.invalid: account; row.invalid: corp_id; row.invalid: next_poll_at; \
          row.invalid: process_query_key; row.invalid: send_status; row.invalid: sent_at"
     );
@@ -379,7 +382,7 @@ async fn claims_and_counts_use_their_indexes_and_sort_nothing() {
         ("overaged", "messages_due (account=? AND lane_corp=?)"),
         ("overaged waiting", "USING INDEX messages_waiting"),
         ("place", ROWID),
-        ("unplace lane", "messages_due (account=? AND lane_corp=?)"),
+        ("unplace lanes", "messages_due (account=? AND lane_corp=?)"),
         ("unplace waiting", "messages_waiting (account=?)"),
         (
             "pull forward",
@@ -401,7 +404,7 @@ async fn claims_and_counts_use_their_indexes_and_sort_nothing() {
         ("final totals", "messages_final"),
         (
             "finished",
-            "messages_finished (finished_at>? AND finished_at<?)",
+            "messages_finished (state=? AND finished_at>? AND finished_at<?)",
         ),
     ];
     assert_eq!(plans.len(), indexes.len());
@@ -605,10 +608,10 @@ async fn the_file_is_not_for_everybody() {
 }
 
 #[tokio::test]
-async fn a_set_aside_row_says_why() {
+async fn a_quarantined_row_says_why() {
     let backend = SqliteBackend::fresh().await;
     backend.store.add(&[new("a")]).await.unwrap();
-    backend.spoil("a").await;
+    backend.corrupt("a").await;
     new_rows(&backend.store, 9).await;
     let (row, _) = show(&backend.store, "a").await;
     assert_eq!(row.last_error, Some(ErrorCode::from("row.invalid: chat")));

@@ -257,7 +257,7 @@ async fn overdue_last_chances_go_first<B: Backend>() {
     assert_eq!(keys(&early), ["c", "a", "d"]);
 }
 
-/// Where last chances jam, those that are not due yet are asked for too, but never before their feeder allows.
+/// Where last chances do not fit the rate, those that are not due yet are asked for too, but never before their feeder allows.
 async fn last_chances_can_be_taken_early<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
@@ -619,7 +619,7 @@ async fn a_final_row_leaves_the_claims<B: Backend>() {
     assert_eq!(keys(&due), ["b"]);
 }
 
-async fn a_row_that_is_no_message_is_set_aside_once_and_stops_nobody<B: Backend>() {
+async fn a_row_that_is_no_message_is_quarantined_once_and_stops_nobody<B: Backend>() {
     let backend = B::fresh().await;
     let store = backend.store();
     add_placed(
@@ -630,7 +630,7 @@ async fn a_row_that_is_no_message_is_set_aside_once_and_stops_nobody<B: Backend>
     let claimed = claim(store, "c", at(5)).await;
     store.add(&[new("n1"), new("n2")]).await.unwrap();
     for key in ["a", "c", "n1"] {
-        backend.spoil(key).await;
+        backend.corrupt(key).await;
     }
     let arrived = new_rows(store, 10).await;
     assert_eq!(keys(&arrived), ["n2"]);
@@ -767,14 +767,14 @@ async fn a_lane_is_where_a_row_was_placed<B: Backend>() {
     let next = show(store, "1").await.0.next_poll_at;
     assert_eq!(
         store
-            .unplace(&Unplace::Lane(lane("x")), &[], 1)
+            .unplace(&Unplace::Lanes(vec![lane("x")]), &[], 1)
             .await
             .unwrap(),
         1
     );
     assert_eq!(
         store
-            .unplace(&Unplace::Lane(lane("x")), &[], 9)
+            .unplace(&Unplace::Lanes(vec![lane("x")]), &[], 9)
             .await
             .unwrap(),
         1
@@ -1252,7 +1252,7 @@ for_every_backend! {
     a_key_inserted_again_is_another_message
     a_row_given_another_key_in_flight_is_another_message
     a_final_row_leaves_the_claims
-    a_row_that_is_no_message_is_set_aside_once_and_stops_nobody
+    a_row_that_is_no_message_is_quarantined_once_and_stops_nobody
     rows_at_the_end_of_their_life_are_found_in_a_blocked_lane
     rows_wait_for_the_configuration
     a_lane_is_where_a_row_was_placed

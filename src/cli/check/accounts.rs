@@ -1,7 +1,5 @@
 //! Whether each account gets a token, and may ask.
 
-use std::time::Duration;
-
 use humantime::format_duration;
 
 use super::super::common;
@@ -9,9 +7,8 @@ use super::Findings;
 use crate::daemon::Published;
 use crate::dingtalk::{AccessToken, Client, Credentials, Failure, Query, remedy};
 use crate::receipt::{AccountName, Chat, CorpId, Disposition, LaneId, MessageKey, RobotCode};
-use crate::settings::{Account, App, Budget, Settings};
-use crate::store::CallCount;
-use crate::store::Store;
+use crate::settings::{Account, App, Settings};
+use crate::store::{CallCount, Store};
 
 /// No send call returned it.
 const NO_KEY: &str = "receiptd-check";
@@ -73,8 +70,11 @@ impl Accounts<'_> {
         let mut ticket = None;
         if let App::ThirdParty { suite_key, .. } = &account.app {
             let Some(store) = self.store else {
-                let said = "its suite ticket stands in the database, which cannot be read";
-                return found.fails(what, said, "see there");
+                // The line about the database says why.
+                return found.note(
+                    what,
+                    "its suite ticket comes from the database, which could not be read",
+                );
             };
             match store.suite_ticket(suite_key).await {
                 Ok(Some(newest)) => ticket = Some(newest),
@@ -82,7 +82,7 @@ impl Accounts<'_> {
                     return found.fails(
                         what,
                         format!("no suite ticket of {}", suite_key.escape_debug()),
-                        "whoever receives DingTalk's callback must write it to suite_tickets",
+                        "the service that receives DingTalk's callback must write it to suite_tickets",
                     );
                 }
                 Err(error) => {
@@ -92,6 +92,22 @@ impl Accounts<'_> {
             if corps.is_empty() {
                 let said = "has a suite ticket; no message names an organisation yet";
                 return found.note(what, said);
+            }
+            if !self.ask {
+                // Another token of an organisation may end the one that the daemon uses.
+                found.works(&*what, "has a suite ticket; its tokens are not asked for, since that may end the live ones");
+                let lanes = corps.iter().map(|corp| LaneId {
+                    account: name.clone(),
+                    corp: Some((*corp).clone()),
+                });
+                let unknown = lanes
+                    .filter(|lane| !from_the_daemon(lane, published, found))
+                    .count();
+                if unknown > 0 {
+                    let said = format!("of {unknown} of its organisations {UNKNOWN}");
+                    found.note(format!("permission of {name}"), said);
+                }
+                return;
             }
         }
         let asked: Vec<Option<&CorpId>> = match &account.app {
@@ -114,7 +130,7 @@ impl Accounts<'_> {
             match issued {
                 Ok(issued) => {
                     let life = format_duration(issued.lifetime);
-                    found.works(what, format!("gets a token, good for {life}"));
+                    found.works(what, format!("token ok, expires in {life}"));
                     self.permission(&lane, account, &issued.token, published, found)
                         .await;
                 }
@@ -136,7 +152,8 @@ impl Accounts<'_> {
         match (self.ask, self.store) {
             (true, Some(store)) => self.ask(store, lane, account, token, what, found).await,
             (true, None) => found.note(what, "not asked: the call could not be counted"),
-            (false, _) => from_the_daemon(lane, published, what, found),
+            (false, _) if from_the_daemon(lane, published, found) => {}
+            (false, _) => found.note(what, UNKNOWN),
         }
     }
 
@@ -151,13 +168,18 @@ impl Accounts<'_> {
         found: &mut Findings,
     ) {
         let month = common::now().quota_month();
-        match self.is_spent(store, lane, account, &month).await {
-            Ok(false) => {}
-            Ok(true) => return found.note(what, "not asked: the month's budget is spent"),
+        let counts = match store.calls_in(&month).await {
+            Ok(counts) => counts,
             Err(error) => {
                 let said = format!("not asked, since the calls cannot be read: {error}");
                 return found.note(what, said);
             }
+        };
+        let spent = common::spent(self.settings, &counts);
+        let budget = common::budget_of(self.settings, &lane.account);
+        if budget.is_some_and(|(name, calls)| spent.get(&name).is_some_and(|spent| *spent >= calls))
+        {
+            return found.note(what, "not asked: the month's budget is spent");
         }
         let count = CallCount {
             calls: 1,
@@ -181,51 +203,22 @@ impl Accounts<'_> {
             Err(failure) => refused(&failure, what, found),
         }
     }
-
-    async fn is_spent(
-        &self,
-        store: &dyn Store,
-        lane: &LaneId,
-        account: &Account,
-        month: &str,
-    ) -> crate::store::Result<bool> {
-        let Some(budget) = &account.budget else {
-            return Ok(false);
-        };
-        let limit = match budget {
-            Budget::Own(calls) => Some(calls),
-            Budget::Shared(name) => self.settings.budgets.get(name),
-        };
-        let shares = |count: &&CallCount| match budget {
-            Budget::Own(_) => count.lane.account == lane.account,
-            shared => {
-                let other = self.settings.accounts.get(&count.lane.account);
-                other.is_some_and(|other| other.budget.as_ref() == Some(shared))
-            }
-        };
-        let counts = store.calls_in(month).await?;
-        let spent: u64 = counts.iter().filter(shares).map(|count| count.calls).sum();
-        Ok(limit.is_some_and(|limit| spent >= *limit))
-    }
 }
 
-/// What a running daemon knows from its own queries.
-fn from_the_daemon(
-    lane: &LaneId,
-    published: Option<&Published>,
-    what: String,
-    found: &mut Findings,
-) {
-    let unknown = "not known, since no query of it was answered yet; `receiptd check --ask` asks once, for a metered call";
+const UNKNOWN: &str =
+    "not known, since no query was answered yet; `receiptd check --ask` makes one, a metered call";
+
+/// What a running daemon knows from its own queries; whether it knows anything.
+fn from_the_daemon(lane: &LaneId, published: Option<&Published>, found: &mut Findings) -> bool {
+    let what = format!("permission of {lane}");
     let corp = lane.corp.as_ref().map(CorpId::as_str);
-    let known = published.and_then(|published| {
-        published.lanes.iter().find(|known| {
-            known.account == lane.account.as_str() && known.corp_id.as_deref() == corp
-        })
-    });
-    let Some(known) = known else {
-        return found.note(what, unknown);
-    };
+    let mut lanes = published
+        .map(|found| &found.lanes[..])
+        .unwrap_or_default()
+        .iter();
+    let known = lanes
+        .find(|known| known.account == lane.account.as_str() && known.corp_id.as_deref() == corp);
+    let Some(known) = known else { return false };
     match (&*known.condition, &known.code, known.last_success_at) {
         ("blocked", Some(code), _) => {
             let said = format!("the daemon's queries are refused ({code})");
@@ -236,12 +229,12 @@ fn from_the_daemon(
             found.warns(what, said, remedy(code));
         }
         (_, _, Some(at)) => {
-            let ago = common::now().since(crate::receipt::UnixMs(at));
-            let ago = format_duration(Duration::from_secs(ago.as_secs()));
+            let ago = common::rounded(common::now().since(crate::receipt::UnixMs(at)));
             found.works(what, format!("DingTalk answered the daemon {ago} ago"));
         }
-        _ => found.note(what, unknown),
+        _ => return false,
     }
+    true
 }
 
 /// What a refusal of a key that does not exist says of the account.

@@ -3,11 +3,13 @@
 use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::super::access::{self, Denied, Who, beside, directory_of};
+use super::super::common::{self, Serving};
 use super::{Findings, server};
 use crate::settings::Database;
-use crate::store::sqlite::{DaemonLock, JOURNAL_SIZE_LIMIT};
+use crate::store::sqlite::JOURNAL_SIZE_LIMIT;
 use crate::store::{self, Role, SharedStore};
 
 const MIB: u64 = 1 << 20;
@@ -27,73 +29,78 @@ pub(super) async fn look(
     to_write: bool,
     found: &mut Findings,
 ) -> Option<SharedStore> {
-    let path = database.local_path();
+    let path = &database.local_path();
     let file = match database {
-        Database::Sqlite(_) => Some(std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone())),
+        Database::Sqlite(_) => Some(std::fs::canonicalize(path).unwrap_or_else(|_| path.clone())),
         Database::Postgres(_) => None,
     };
-    let role = match to_write {
-        true => Role::Writer,
-        false => Role::Reader,
-    };
     // Before it is opened, which may make a -wal and a -shm.
-    if let Some(file) = &file {
-        permissions(file, found);
+    if let Some(file) = &file
+        && may_be_used(path, found)
+    {
+        shared(file, found);
     }
+    let role = if to_write { Role::Writer } else { Role::Reader };
     let store = match store::open(database, role, &mut |_| ()).await {
         Ok(store) => {
             let version = store::schema_version(database);
-            let said = format!("{database} opens, its schema is today's (version {version})");
+            let said = format!("{database} opens, its schema is up to date (version {version})");
             found.works("database", said);
             Some(store)
         }
-        // Each of these says what to do.
+        Err(error) if common::is_fresh(&error) => {
+            found.note(
+                "database",
+                format!(
+                    "{} does not exist yet: `receiptd run` creates it",
+                    path.display()
+                ),
+            );
+            None
+        }
         Err(error) => {
-            found.fails_with("database", &error);
+            found.fails_with("database", &common::not_opened(database, role, error));
             None
         }
     };
-    match &file {
-        Some(file) => {
+    match (&file, database, &store) {
+        (Some(file), ..) => {
             write_ahead_log(file, found);
             room(file, found);
         }
-        None => {
-            if let (Database::Postgres(url), Some(store)) = (database, &store) {
-                server::look(url, &**store, found).await;
-            }
-        }
+        (None, Database::Postgres(url), Some(store)) => server::look(url, &**store, found).await,
+        (None, ..) => {}
     }
-    match DaemonLock::holder(&path) {
-        Some(pid) => found.works("daemon", format!("runs (process {pid})")),
-        None => found.note("daemon", "none runs: `receiptd run` starts one"),
+    match Serving::of(path) {
+        Serving::By(pid) => found.works("daemon", format!("runs (process {pid})")),
+        Serving::Nobody => found.note("daemon", "none runs; `receiptd run` starts one"),
+        Serving::Unknown(error) => found.note(
+            "daemon",
+            format!("whether one runs cannot be told from here ({error}): run this as the service's user"),
+        ),
     }
     store
 }
 
-/// `<database><suffix>`
-fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
+/// Whether this process, and the service's user, can write what `receiptd run` writes.
+fn may_be_used(database: &Path, found: &mut Findings) -> bool {
+    let asked = [Some(Who::Me), Who::service()].into_iter().flatten();
+    let denied: Vec<Denied> = asked
+        .filter_map(|who| access::denied(database, Role::Owner, &who))
+        .collect();
+    for Denied { problem, remedy } in &denied {
+        found.fails("permissions", problem, remedy);
+    }
+    denied.is_empty()
 }
 
 /// Feeders of other users write through the group of the directory, or there are none.
-fn permissions(database: &Path, found: &mut Findings) {
+fn shared(database: &Path, found: &mut Findings) {
     let what = "permissions";
-    let directory = match database.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let looked = match std::fs::metadata(directory) {
-        Ok(looked) => looked,
-        Err(error) => {
-            return found.fails(
-                what,
-                format!("{}: {error}", directory.display()),
-                "create the directory, or change database.url",
-            );
-        }
+    let directory = directory_of(database);
+    // Looked at before: it is there.
+    let Ok(looked) = std::fs::metadata(directory) else {
+        return;
     };
     let shown = directory.display();
     let (mode, group) = (looked.mode() & 0o7777, looked.gid());
@@ -101,8 +108,8 @@ fn permissions(database: &Path, found: &mut Findings) {
         return found.note(
             what,
             format!(
-                "{shown} (mode {mode:04o}) is its owner's alone to write: feeders must run as user {}; to let a group \
-                 in: chgrp GROUP {shown} && chmod 2770 {shown}, and the same group with mode 0660 for the files in it",
+                "{shown} (mode {mode:04o}) can be written by its owner only: feeders must run as user {}; to let a group \
+                 write: chgrp GROUP {shown} && chmod 2770 {shown}, and the same group with mode 0660 for the files in it",
                 looked.uid()
             ),
         );
@@ -171,28 +178,37 @@ fn one_file(file: &Path, looked: &Metadata, group: u32, found: &mut Findings) ->
 }
 
 fn write_ahead_log(database: &Path, found: &mut Findings) {
-    let bytes = std::fs::metadata(beside(database, "-wal")).map_or(0, |looked| looked.len());
+    let what = "write-ahead log";
+    let bytes = match std::fs::metadata(beside(database, "-wal")) {
+        Ok(looked) => looked.len(),
+        // No database, or one that nobody has open.
+        Err(error) if error.kind() == ErrorKind::NotFound => return,
+        Err(error) => return found.note(what, format!("its size cannot be told: {error}")),
+    };
     let size = bytes / MIB;
     // It may be past its limit by one large transaction.
     match bytes > 2 * JOURNAL_SIZE_LIMIT {
         true => found.warns(
-            "write-ahead log",
-            format!("it has grown to {size} MiB: somebody keeps a transaction open, or nobody checkpoints"),
+            what,
+            format!(
+                "it has grown to {size} MiB: somebody keeps a transaction open, or no daemon runs"
+            ),
             &format!(
-                "see that a daemon runs, and who holds the file: fuser -v {}",
+                "see that a daemon runs, and who has the file open: fuser -v {}",
                 database.display()
             ),
         ),
-        false => found.works("write-ahead log", format!("in use, {size} MiB")),
+        false => found.works(what, format!("{size} MiB")),
     }
 }
 
 fn room(database: &Path, found: &mut Findings) {
     let what = "free space";
-    let directory = database.parent().unwrap_or(Path::new("/"));
+    let directory = directory_of(database);
     let free = match rustix::fs::statvfs(directory) {
         Ok(volume) => volume.f_bavail.saturating_mul(volume.f_frsize),
-        Err(error) => return found.note(what, format!("cannot be told: {error}")),
+        // A directory that is missing was told already.
+        Err(_) => return,
     };
     let said = format!("{} MiB free in {}", free / MIB, directory.display());
     let remedy = "make room: on a full disk results wait, and a feeder's INSERT fails; `receiptd prune` and [retention] \

@@ -26,7 +26,7 @@ pub(super) async fn look(endpoint: &Endpoint, found: &mut Findings) -> Option<Cl
         Err(failure) => found.fails(
             "endpoint",
             format!("{base} does not answer ({failure})"),
-            "look at endpoint.base_url, the network and the proxy",
+            "check endpoint.base_url, the network and the proxy",
         ),
         Ok(there) => {
             found.works("endpoint", format!("{base} answers"));

@@ -1,41 +1,40 @@
-//! `receiptd check`: whether everything works, line by line, and what to do where it does not.
+//! `receiptd check`: whether everything works, line by line as it is found out, and what to do where it does not.
 
 mod accounts;
 mod database;
 mod endpoint;
 mod server;
 
+use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::{FAILED, MISUSED, common};
 use crate::settings::{Loaded, SettingsError};
 
-/// Say whether settings, database, endpoint and every account work, and what to do where not
+/// Check configuration, database, endpoint and accounts
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_long_help = "\
 Examples:
   receiptd check --config receiptd.toml
-  receiptd check --ask              # also whether each account may ask, for a metered call each
-  receiptd check --settings --config new.toml     # before it takes the old one's place
+  receiptd check --ask              # also whether each account may query, for a metered call each
+  receiptd check --offline --config new.toml      # before it replaces the old one
   receiptd check --json
 
-Looks at the settings; at the database (permissions, write-ahead log, free space, schema); at the endpoint and its clock;
-and asks for a token of every account, which is not metered. Whether an account's permission suffices shows only in a
-query, and DingTalk does not say whether a query that it refuses is charged: a daemon that runs knows it from its own
-queries, and `--ask` makes one query an account (or organisation) for a key that does not exist. That call is counted in
-`api_calls`, and none goes out where the month's budget is spent.
+It looks at the settings; at the database (permissions, write-ahead log, free space, schema); at the endpoint and its clock; and asks for a token of every internal account, which is not metered.
 
-Run it as the user of the service, who must be able to read the secrets: sudo -u receiptd receiptd check
+Whether an account has the permission to query shows only in a query, and DingTalk does not say whether it charges a query that it refuses. A running daemon knows the answer from its own queries. `--ask` makes one query for each account (or organisation), for a key that does not exist. The call is counted in `api_calls`; none is made if the month's budget is spent.
+
+Run it as the service's user, who must be able to read the secrets: sudo -u receiptd receiptd check
 
 Exit codes: 0 nothing failed, 1 something did, 2 wrong usage or configuration.")]
 pub(super) struct Args {
     /// Look at the settings only: no database, no network
-    #[arg(long, conflicts_with = "ask")]
-    settings: bool,
-    /// Ask DingTalk once for every account: a metered call each
+    #[arg(long, visible_alias = "settings", conflicts_with = "ask")]
+    offline: bool,
+    /// Make one query for every account: a metered call each
     #[arg(long)]
     ask: bool,
     /// Print JSON
@@ -44,140 +43,134 @@ pub(super) struct Args {
 }
 
 /// How a thing looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Works,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Ok,
     /// Nothing wrong, and something to know.
     Note,
-    /// It works, and is unwise or will not work for long.
+    /// It works, and is risky or will not work for long.
     Warning,
-    Fails,
+    Failed,
 }
 
-impl Verdict {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Works => "ok",
-            Self::Note => "note",
-            Self::Warning => "warning",
-            Self::Fails => "failed",
-        }
-    }
-}
-
-/// One thing looked at.
+/// One thing that was looked at.
+#[derive(Serialize)]
 struct Finding {
-    what: String,
-    verdict: Verdict,
-    said: String,
+    name: String,
+    result: Outcome,
+    message: String,
     /// What to do.
     remedy: Option<String>,
 }
 
-#[derive(Default)]
-struct Findings(Vec<Finding>);
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = match self.result {
+            Outcome::Ok => "ok",
+            Outcome::Note => "note",
+            Outcome::Warning => "warning",
+            Outcome::Failed => "FAILED",
+        };
+        write!(f, "{mark:<7}  {}: {}", self.name, self.message)?;
+        match &self.remedy {
+            Some(remedy) => write!(f, "; {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All of them, as JSON prints them.
+#[derive(Serialize)]
+struct Report<'a> {
+    ok: bool,
+    checks: &'a [Finding],
+}
+
+/// What was found so far. As text it is printed at once: the next thing may take its time.
+struct Findings {
+    json: bool,
+    found: Vec<Finding>,
+}
 
 impl Findings {
-    fn works(&mut self, what: impl Into<String>, said: impl Into<String>) {
-        self.add(what, Verdict::Works, said, None);
+    fn works(&mut self, name: impl Into<String>, message: impl Into<String>) {
+        self.add(name, Outcome::Ok, message, None);
     }
 
-    fn note(&mut self, what: impl Into<String>, said: impl Into<String>) {
-        self.add(what, Verdict::Note, said, None);
+    fn note(&mut self, name: impl Into<String>, message: impl Into<String>) {
+        self.add(name, Outcome::Note, message, None);
     }
 
-    fn warns(&mut self, what: impl Into<String>, said: impl Into<String>, remedy: &str) {
-        self.add(what, Verdict::Warning, said, Some(remedy.to_owned()));
+    fn warns(&mut self, name: impl Into<String>, message: impl Into<String>, remedy: &str) {
+        self.add(name, Outcome::Warning, message, Some(remedy));
     }
 
-    fn fails(&mut self, what: impl Into<String>, said: impl Into<String>, remedy: &str) {
-        self.add(what, Verdict::Fails, said, Some(remedy.to_owned()));
+    fn fails(&mut self, name: impl Into<String>, message: impl Into<String>, remedy: &str) {
+        self.add(name, Outcome::Failed, message, Some(remedy));
     }
 
     /// For an error that says itself what to do.
-    fn fails_with(&mut self, what: impl Into<String>, error: &dyn std::error::Error) {
-        self.add(what, Verdict::Fails, error.to_string(), None);
+    fn fails_with(&mut self, name: impl Into<String>, error: &dyn fmt::Display) {
+        self.add(name, Outcome::Failed, error.to_string(), None);
     }
 
     fn add(
         &mut self,
-        what: impl Into<String>,
-        verdict: Verdict,
-        said: impl Into<String>,
-        remedy: Option<String>,
+        name: impl Into<String>,
+        result: Outcome,
+        message: impl Into<String>,
+        remedy: Option<&str>,
     ) {
-        self.0.push(Finding {
-            what: what.into(),
-            verdict,
-            said: said.into(),
-            remedy,
-        });
+        let finding = Finding {
+            name: name.into(),
+            result,
+            message: message.into(),
+            remedy: remedy.map(str::to_owned),
+        };
+        if !self.json {
+            // Whoever does not listen any more still gets the exit code.
+            let _ = common::say(&finding.to_string());
+        }
+        self.found.push(finding);
     }
 
-    fn all_work(&self) -> bool {
-        self.0.iter().all(|found| found.verdict != Verdict::Fails)
-    }
-
-    fn say(&self, json: bool) -> std::io::Result<()> {
-        common::say(&match json {
-            true => self.as_json().to_string(),
-            false => self.as_text(),
-        })
-    }
-
-    fn as_text(&self) -> String {
-        let lines = self.0.iter().map(|found| {
-            let mark = match found.verdict {
-                Verdict::Fails => "FAILED",
-                other => other.as_str(),
-            };
-            let remedy = found.remedy.as_deref().map(|remedy| format!("; {remedy}"));
-            format!(
-                "{mark:<7}  {}: {}{}\n",
-                found.what,
-                found.said,
-                remedy.unwrap_or_default()
-            )
-        });
-        lines.collect()
-    }
-
-    fn as_json(&self) -> Value {
-        let lines: Vec<Value> = self
-            .0
+    fn ended(self, otherwise: u8) -> anyhow::Result<ExitCode> {
+        let ok = self
+            .found
             .iter()
-            .map(|found| {
-                json!({
-                    "what": found.what,
-                    "verdict": found.verdict.as_str(),
-                    "said": found.said,
-                    "remedy": found.remedy,
-                })
-            })
-            .collect();
-        json!({ "ok": self.all_work(), "checks": lines })
+            .all(|found| found.result != Outcome::Failed);
+        if self.json {
+            common::say(&serde_json::to_string(&Report {
+                ok,
+                checks: &self.found,
+            })?)?;
+        }
+        Ok(if ok {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(otherwise)
+        })
     }
 }
 
 pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<ExitCode> {
-    let mut found = Findings::default();
+    let mut found = Findings {
+        json: args.json,
+        found: Vec::new(),
+    };
     let loaded = match common::settings(config) {
         Ok(loaded) => loaded,
         Err(error) => {
             settings_refused(&error, &mut found);
-            found.say(args.json)?;
-            return Ok(ExitCode::from(MISUSED));
+            return found.ended(MISUSED);
         }
     };
     settings(&loaded, &mut found);
-    if !args.settings {
+    if !args.offline {
         everything_else(&loaded, args, &mut found).await;
     }
-    found.say(args.json)?;
-    Ok(match found.all_work() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(FAILED),
-    })
+    found.ended(FAILED)
 }
 
 async fn everything_else(loaded: &Loaded, args: &Args, found: &mut Findings) {
@@ -203,11 +196,11 @@ fn settings(loaded: &Loaded, found: &mut Findings) {
     };
     found.works("settings", read);
     for warning in &loaded.warnings {
-        found.add("settings", Verdict::Warning, warning, None);
+        found.add("settings", Outcome::Warning, warning, None);
     }
     if loaded.settings.accounts.is_empty() {
         // It says itself what to do.
-        found.add("accounts", Verdict::Fails, common::NO_ACCOUNT, None);
+        found.add("accounts", Outcome::Failed, common::NO_ACCOUNT, None);
     }
 }
 
@@ -215,8 +208,8 @@ fn settings_refused(error: &SettingsError, found: &mut Findings) {
     match error {
         SettingsError::Refused(refusals) => {
             for refusal in refusals {
-                let said = format!("{}: {} {}", refusal.place, refusal.key, refusal.problem);
-                found.fails("settings", said, &refusal.remedy);
+                let message = format!("{}: {} {}", refusal.place, refusal.key, refusal.problem);
+                found.fails("settings", message, &refusal.remedy);
             }
         }
         other => found.fails_with("settings", other),

@@ -1,15 +1,16 @@
 //! One message's history.
 
-use std::fmt::Write as _;
+use std::fmt;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use crate::cli::common;
-use crate::receipt::{CorpId, ErrorCode, Message, MessageKey, SendStatus, UnixMs};
-use crate::store::Reader;
-use crate::store::Store;
+use super::super::common::{self, rounded};
+use crate::receipt::{
+    ConversationId, CorpId, ErrorCode, Message, MessageKey, RobotCode, SendStatus, State, UnixMs,
+};
+use crate::store::{Reader, Store};
 
 pub(super) async fn show(
     store: &dyn Store,
@@ -17,117 +18,146 @@ pub(super) async fn show(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let Some((message, readers)) = store.message(key).await? else {
-        bail!("{key}: there is no such message: `receiptd add` adds it");
+        bail!("{key}: there is no such message; `receiptd add` adds it");
     };
-    common::say(&match json {
-        true => message_json(&message, &readers).to_string(),
-        false => message_text(&message, &readers),
-    })?;
+    common::tell(json, &View::of(&message, &readers, common::now()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn message_text(message: &Message, readers: &[Reader]) -> String {
-    let mut text = format!("{}\n", message.key);
-    let mut line = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "  {name:<16} {value}");
-        }
-    };
-    let time = |at: Option<UnixMs>| at.map(|at| at.to_string());
-    line("state", Some(message.state.to_string()));
-    line("account", Some(message.lane.to_string()));
-    line("chat", Some(message.chat.as_str().to_owned()));
-    line(
-        "conversation",
-        message.conversation.as_ref().map(ToString::to_string),
-    );
-    line(
-        "robot code",
-        message.robot_code.as_ref().map(ToString::to_string),
-    );
-    line("sent", Some(message.sent_at.to_string()));
-    line("admitted", time(message.admitted_at));
-    line("first answered", time(message.answered_at));
-    line("last polled", time(message.last_polled_at));
-    line("last complete", time(message.last_complete_at));
-    line(
-        "next poll",
-        time(message.next_poll_at.filter(|_| !message.state.is_final())),
-    );
-    line("finished", time(message.finished_at));
-    line(
-        "send status",
-        message
-            .send_status
-            .as_ref()
-            .map(|status| status.as_str().escape_debug().to_string()),
-    );
-    line("calls", Some(message.call_count.to_string()));
-    line(
-        "last error",
-        message
-            .last_error
-            .as_ref()
-            .map(|code| match message.last_error_at {
-                Some(at) => format!("{code} at {at}"),
-                None => code.to_string(),
-            }),
-    );
-    if message.blocked {
-        line(
-            "blocked",
-            Some("an operator has to act, see the last error".to_owned()),
-        );
-    }
-    line(
-        "readers",
-        Some(match message.expected_readers {
-            Some(expected) => format!("{} of {expected}", readers.len()),
-            None => readers.len().to_string(),
-        }),
-    );
-    for reader in readers {
-        let _ = writeln!(
-            text,
-            "    {}  read after {}, seen {}",
-            reader.user_id, reader.seen_after, reader.seen_at
-        );
-    }
-    text
+/// Named as the columns are; times are Unix milliseconds.
+#[derive(Serialize)]
+struct View<'a> {
+    process_query_key: &'a str,
+    state: &'static str,
+    account: &'a str,
+    corp_id: Option<&'a str>,
+    robot_code: Option<&'a str>,
+    open_conversation_id: Option<&'a str>,
+    chat: &'static str,
+    expected_readers: Option<u32>,
+    sent_at: i64,
+    admitted_at: Option<i64>,
+    answered_at: Option<i64>,
+    last_polled_at: Option<i64>,
+    last_complete_at: Option<i64>,
+    next_poll_at: Option<i64>,
+    finished_at: Option<i64>,
+    send_status: Option<&'a str>,
+    call_count: u32,
+    last_error: Option<&'a str>,
+    last_error_at: Option<i64>,
+    /// An operator has to act, see `last_error`.
+    blocked: bool,
+    readers: Vec<ReaderView<'a>>,
+    #[serde(skip)]
+    now: UnixMs,
 }
 
-fn message_json(message: &Message, readers: &[Reader]) -> Value {
-    let time = |at: Option<UnixMs>| at.map(|at| at.0);
-    let readers: Vec<Value> = readers
-        .iter()
-        .map(|reader| {
-            json!({
-                "user_id": reader.user_id.as_str(),
-                "seen_after": reader.seen_after.0,
-                "seen_at": reader.seen_at.0,
-            })
-        })
-        .collect();
-    json!({
-        "process_query_key": message.key.as_str(),
-        "state": message.state.as_str(),
-        "account": message.lane.account.as_str(),
-        "corp_id": message.lane.corp.as_ref().map(CorpId::as_str),
-        "chat": message.chat.as_str(),
-        "sent_at": message.sent_at.0,
-        "admitted_at": time(message.admitted_at),
-        "answered_at": time(message.answered_at),
-        "last_polled_at": time(message.last_polled_at),
-        "last_complete_at": time(message.last_complete_at),
-        "next_poll_at": time(message.next_poll_at),
-        "finished_at": time(message.finished_at),
-        "send_status": message.send_status.as_ref().map(SendStatus::as_str),
-        "call_count": message.call_count,
-        "last_error": message.last_error.as_ref().map(ErrorCode::as_str),
-        "last_error_at": time(message.last_error_at),
-        "blocked": message.blocked,
-        "expected_readers": message.expected_readers,
-        "readers": readers,
-    })
+#[derive(Serialize)]
+struct ReaderView<'a> {
+    user_id: &'a str,
+    seen_after: i64,
+    seen_at: i64,
+}
+
+impl<'a> View<'a> {
+    fn of(message: &'a Message, readers: &'a [Reader], now: UnixMs) -> Self {
+        let time = |at: Option<UnixMs>| at.map(|at| at.0);
+        let readers = readers.iter().map(|reader| ReaderView {
+            user_id: reader.user_id.as_str(),
+            seen_after: reader.seen_after.0,
+            seen_at: reader.seen_at.0,
+        });
+        Self {
+            process_query_key: message.key.as_str(),
+            state: message.state.as_str(),
+            account: message.lane.account.as_str(),
+            corp_id: message.lane.corp.as_ref().map(CorpId::as_str),
+            robot_code: message.robot_code.as_ref().map(RobotCode::as_str),
+            open_conversation_id: message.conversation.as_ref().map(ConversationId::as_str),
+            chat: message.chat.as_str(),
+            expected_readers: message.expected_readers,
+            sent_at: message.sent_at.0,
+            admitted_at: time(message.admitted_at),
+            answered_at: time(message.answered_at),
+            last_polled_at: time(message.last_polled_at),
+            last_complete_at: time(message.last_complete_at),
+            // In a final row it says nothing.
+            next_poll_at: time(message.next_poll_at.filter(|_| !message.state.is_final())),
+            finished_at: time(message.finished_at),
+            send_status: message.send_status.as_ref().map(SendStatus::as_str),
+            call_count: message.call_count,
+            last_error: message.last_error.as_ref().map(ErrorCode::as_str),
+            last_error_at: time(message.last_error_at),
+            blocked: message.blocked,
+            readers: readers.collect(),
+            now,
+        }
+    }
+
+    fn next_poll(&self, at: i64) -> String {
+        let first = match self.call_count {
+            0 => "; the first: it waits until readers are likely to have read",
+            _ => "",
+        };
+        match at > self.now.0 {
+            true => format!(
+                "{} (in {}{first})",
+                UnixMs(at),
+                rounded(UnixMs(at).since(self.now))
+            ),
+            false => format!("{} (due)", UnixMs(at)),
+        }
+    }
+}
+
+impl fmt::Display for View<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.process_query_key)?;
+        let mut line = |name: &str, value: Option<String>| match value {
+            Some(value) => writeln!(f, "  {name:<16} {value}"),
+            None => Ok(()),
+        };
+        let time = |at: Option<i64>| at.map(|at| UnixMs(at).to_string());
+        let text = |text: Option<&str>| text.map(|text| text.escape_debug().to_string());
+        line("state", Some(self.state.to_owned()))?;
+        line("account", text(Some(self.account)))?;
+        line("organisation", text(self.corp_id))?;
+        line("chat", Some(self.chat.to_owned()))?;
+        line("conversation", text(self.open_conversation_id))?;
+        line("robot code", text(self.robot_code))?;
+        line("sent", time(Some(self.sent_at)))?;
+        line("first answered", time(self.answered_at))?;
+        line("last polled", time(self.last_polled_at))?;
+        line("last complete", time(self.last_complete_at))?;
+        line("next poll", self.next_poll_at.map(|at| self.next_poll(at)))?;
+        if self.state == State::Pending.as_str() && self.admitted_at.is_none() {
+            line("", Some("no daemon has taken it up yet".to_owned()))?;
+        }
+        line("finished", time(self.finished_at))?;
+        line("send status", text(self.send_status))?;
+        line("calls", Some(self.call_count.to_string()))?;
+        let at = self
+            .last_error_at
+            .map(|at| format!(" at {}", UnixMs(at)))
+            .unwrap_or_default();
+        line("last error", text(self.last_error).map(|code| code + &at))?;
+        let act = "an operator has to act, see the last error".to_owned();
+        line("blocked", self.blocked.then_some(act))?;
+        let count = self.readers.len();
+        let of = self
+            .expected_readers
+            .map(|expected| format!(" of {expected}"))
+            .unwrap_or_default();
+        line("readers", Some(format!("{count}{of}")))?;
+        for reader in &self.readers {
+            let (after, at) = (UnixMs(reader.seen_after), UnixMs(reader.seen_at));
+            writeln!(
+                f,
+                "    {}  read after {after}, seen {at}",
+                reader.user_id.escape_debug()
+            )?;
+        }
+        Ok(())
+    }
 }

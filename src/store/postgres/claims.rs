@@ -11,7 +11,7 @@ use sqlx::postgres::PgRow;
 
 use super::rows::{Cells, columns};
 use super::sessions::{Query, Transaction};
-use super::{PostgresStore, corp_param, ids, limit_param, moment};
+use super::{PostgresStore, accounts, corp_param, corps, ids, limit_param, moment};
 use crate::receipt::{Claim, LaneId, Message, MessageId, UnixMs};
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
 
@@ -271,34 +271,38 @@ macro_rules! unplaced {
     };
 }
 
-/// Ids of placed rows. $1: ids that are left out, $2: how many.
+/// Ids of placed rows. $1: ids that are left out, $2: how many, $3, $4: lanes.
 macro_rules! placed_ids {
-    ($rows:expr, $lane:literal) => {
+    ($rows:expr) => {
         concat!(
             "(
-                SELECT id FROM messages WHERE ",
+                SELECT n.id FROM unnest($3::TEXT[], $4::TEXT[]) AS l(account, corp) CROSS JOIN LATERAL (
+                    SELECT id FROM messages WHERE ",
             $rows,
-            $lane,
-            " AND id NOT IN (SELECT unnest($1::BIGINT[])) LIMIT $2
+            " AND account = l.account AND lane_corp = l.corp
+                        AND id NOT IN (SELECT unnest($1::BIGINT[]))
+                    LIMIT $2
+                ) AS n LIMIT $2
             )"
         )
     };
 }
 
-/// $1: ids that are left out, $2: how many, $3, $4: the lane.
-pub(super) const UNPLACE_LANE: &str = unplaced!(
+pub(super) const UNPLACE_LANES: &str = unplaced!(
     " WHERE state = 'pending' AND lane_corp IS NOT NULL AND id IN (",
-    placed_ids!(sound!(), " AND account = $3 AND lane_corp = $4"),
+    placed_ids!(sound!()),
     " UNION ALL ",
-    placed_ids!(failing!(), " AND account = $3 AND lane_corp = $4"),
+    placed_ids!(failing!()),
     " LIMIT $2"
 );
 
-/// As [`UNPLACE_LANE`], without $4. What they waited for is no error any more.
+/// $1: ids that are left out, $2: how many, $3: the account. What they waited for is no error any more.
 pub(super) const UNPLACE_WAITING: &str = unplaced!(
     ", last_error = NULL, last_error_at = NULL
-    WHERE state = 'pending' AND lane_corp IS NULL AND admitted_at IS NOT NULL AND id IN (",
-    placed_ids!(waiting!(), " AND account = $3")
+    WHERE state = 'pending' AND lane_corp IS NULL AND admitted_at IS NOT NULL AND id IN (
+        SELECT id FROM messages WHERE ",
+    waiting!(),
+    " AND account = $3 AND id NOT IN (SELECT unnest($1::BIGINT[])) LIMIT $2"
 );
 
 /// $1 to $4: claims as id, fence, account, corp.
@@ -340,7 +344,7 @@ pub(super) const PULL_FORWARD: &str = concat!(
 );
 
 /// $1, $2: rows as id and column, $3: now, or NULL for the server's.
-const SET_ASIDE: &str = "UPDATE messages AS m
+const QUARANTINE: &str = "UPDATE messages AS m
     SET state = 'failed', last_error = 'row.invalid: ' || new.invalid,
         last_error_at = coalesce($3, (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT),
         finished_at = coalesce($3, (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT)
@@ -437,13 +441,8 @@ impl Claims for PostgresStore {
         };
         let lanes = query.lanes;
         let statement = sqlx::query(statement)
-            .bind(
-                lanes
-                    .iter()
-                    .map(|lane| lane.account.as_str())
-                    .collect::<Vec<_>>(),
-            )
-            .bind(lanes.iter().map(corp_param).collect::<Vec<_>>())
+            .bind(accounts(lanes))
+            .bind(corps(lanes))
             .bind(query.now.0)
             .bind(ids(query.without))
             .bind(limit_param(query.per_lane))
@@ -497,17 +496,16 @@ impl Claims for PostgresStore {
     }
 
     async fn unplace(&self, which: &Unplace, without: &[MessageId], limit: usize) -> Result<u64> {
-        let (statement, account) = match which {
-            Unplace::Lane(lane) => (UNPLACE_LANE, &lane.account),
-            Unplace::Waiting(account) => (UNPLACE_WAITING, account),
+        let statement = match which {
+            Unplace::Lanes(_) => UNPLACE_LANES,
+            Unplace::Waiting(_) => UNPLACE_WAITING,
         };
         let query = sqlx::query(statement)
             .bind(ids(without))
-            .bind(limit_param(limit))
-            .bind(account.as_str());
+            .bind(limit_param(limit));
         let query = match which {
-            Unplace::Lane(lane) => query.bind(corp_param(lane)),
-            Unplace::Waiting(_) => query,
+            Unplace::Lanes(lanes) => query.bind(accounts(lanes)).bind(corps(lanes)),
+            Unplace::Waiting(account) => query.bind(account.as_str()),
         };
         self.writer.execute(query).await
     }
@@ -557,7 +555,7 @@ impl Claims for PostgresStore {
 }
 
 impl PostgresStore {
-    /// The rows that are messages, and how many were found; the others are set aside.
+    /// The rows that are messages, and how many were found; the others are quarantined.
     async fn messages(
         &self,
         query: Query<'_>,
@@ -571,7 +569,7 @@ impl PostgresStore {
             .collect();
         if !bad.is_empty() {
             let mut transaction = self.writer.begin().await?;
-            set_aside(&mut transaction, &bad, now).await?;
+            quarantine(&mut transaction, &bad, now).await?;
             transaction.commit().await?;
         }
         Ok((messages, rows.len()))
@@ -592,12 +590,12 @@ pub(super) fn message_or_bad(row: &PgRow, bad: &mut Unreadable) -> Option<Messag
 }
 
 /// Ends rows that are no messages, within a transaction.
-pub(super) async fn set_aside(
+pub(super) async fn quarantine(
     transaction: &mut Transaction<'_>,
     bad: &Unreadable,
     now: Option<UnixMs>,
 ) -> Result<()> {
-    let query = sqlx::query(SET_ASIDE)
+    let query = sqlx::query(QUARANTINE)
         .bind(bad.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
         .bind(bad.iter().map(|(_, column)| *column).collect::<Vec<_>>())
         .bind(moment(now));

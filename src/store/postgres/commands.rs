@@ -116,7 +116,7 @@ impl Commands for PostgresStore {
     async fn message(&self, key: &MessageKey) -> Result<Option<(Message, Vec<Reader>)>> {
         let key = clean(key.as_str());
         let rows = self.readers.fetch(sqlx::query(MESSAGE).bind(&*key)).await?;
-        // A row that was set aside is shown as far as it can be read: its error says what is wrong with it.
+        // A row that was quarantined is shown as far as it can be read: its error says what is wrong with it.
         let Some(message) = rows.first().map(|row| Cells::of(row).message()) else {
             return Ok(None);
         };

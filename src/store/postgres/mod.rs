@@ -103,7 +103,7 @@ impl PostgresStore {
             ("overaged", claims::OVERAGED),
             ("overaged waiting", claims::OVERAGED_WAITING),
             ("place", claims::PLACE),
-            ("unplace lane", claims::UNPLACE_LANE),
+            ("unplace lanes", claims::UNPLACE_LANES),
             ("unplace waiting", claims::UNPLACE_WAITING),
             ("stale", claims::STALE),
             ("pull forward", claims::PULL_FORWARD),
@@ -164,6 +164,14 @@ impl Leases for PostgresStore {
 /// A lane's organisation as the tables hold it.
 fn corp_param(lane: &LaneId) -> &str {
     lane.corp.as_ref().map_or("", |corp| corp.as_str())
+}
+
+fn accounts(lanes: &[LaneId]) -> Vec<&str> {
+    lanes.iter().map(|lane| lane.account.as_str()).collect()
+}
+
+fn corps(lanes: &[LaneId]) -> Vec<&str> {
+    lanes.iter().map(corp_param).collect()
 }
 
 fn ids(ids: &[MessageId]) -> Vec<i64> {

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
-use super::claims::{Unreadable, message_or_bad, set_aside};
+use super::claims::{Unreadable, message_or_bad, quarantine};
 use super::rows::{Cells, columns};
 use super::sessions::{Query, Sessions, Transaction};
-use super::{PostgresStore, clean, corp_param, ids, limit_param, moment};
+use super::{PostgresStore, accounts, clean, corp_param, corps, ids, limit_param, moment};
 use crate::receipt::{LaneId, Message, MessageId, Outcome, State, UnixMs};
 use crate::store::{
     Begun, CallCount, Found, HabitsRow, Owed, Result, Results, ResultsTransaction, StoreError,
@@ -173,14 +173,7 @@ impl Results for PostgresStore {
     }
 
     async fn habits(&self, lanes: &[LaneId]) -> Result<Vec<HabitsRow>> {
-        let query = sqlx::query(HABITS)
-            .bind(
-                lanes
-                    .iter()
-                    .map(|lane| lane.account.as_str())
-                    .collect::<Vec<_>>(),
-            )
-            .bind(lanes.iter().map(corp_param).collect::<Vec<_>>());
+        let query = sqlx::query(HABITS).bind(accounts(lanes)).bind(corps(lanes));
         self.read_habits(&self.readers, query).await
     }
 
@@ -427,7 +420,7 @@ async fn find(transaction: &mut Transaction<'_>, outcomes: &[Outcome]) -> Result
     if !bad.is_empty() {
         // Spoiled in flight: as good as deleted.
         let now = outcomes.iter().map(|outcome| outcome.ended_at).max();
-        set_aside(transaction, &bad, now).await?;
+        quarantine(transaction, &bad, now).await?;
     }
     Ok(outcomes
         .iter()

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 
+use super::quarantine::Unreadable;
 use super::rows::{number, read, select_messages, text};
-use super::unreadable::Unreadable;
-use super::{SqliteStore, corp_param, ids_json, json, limit_param};
+use super::{SqliteStore, corp_param, ids_json, json, lanes_json, limit_param};
 use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
 
@@ -263,7 +263,7 @@ pub(super) const PLACE: &str = "UPDATE messages
         AND +messages.account = new.account
         AND (ifnull(messages.corp_id, '') = new.corp_id OR (new.corp_id = '' AND new.waits_for IS NULL))";
 
-/// What makes a placed row new again. A spoilt moment would be refused by the table's own checks.
+/// What makes a placed row new again. A corrupt moment would be refused by the table's own checks.
 macro_rules! unplaced {
     ($ids:literal, $also:literal) => {
         concat!(
@@ -282,19 +282,20 @@ macro_rules! unplaced {
     };
 }
 
-/// ?1, ?2: the lane, ?3: ids that are left out, ?4: how many.
-pub(super) const UNPLACE_LANE: &str = unplaced!(
-    "SELECT n.id FROM messages AS n INDEXED BY messages_due
-    WHERE n.state = 'pending' AND n.lane_corp IS NOT NULL AND n.account = ?1 AND n.lane_corp = ?2
-        AND n.id NOT IN (SELECT value FROM json_each(?3)) LIMIT +?4",
+/// ?1: lanes as `[account, corp]`, ?2: ids that are left out, ?3: how many.
+pub(super) const UNPLACE_LANES: &str = unplaced!(
+    "SELECT n.id FROM json_each(?1) AS lane CROSS JOIN messages AS n INDEXED BY messages_due
+        ON n.state = 'pending' AND n.lane_corp IS NOT NULL
+        AND n.account = lane.value ->> 0 AND n.lane_corp = lane.value ->> 1
+    WHERE n.id NOT IN (SELECT value FROM json_each(?2)) LIMIT +?3",
     ""
 );
 
-/// As [`UNPLACE_LANE`], without ?2. What they waited for is no error any more.
+/// ?1: the account. What they waited for is no error any more.
 pub(super) const UNPLACE_WAITING: &str = unplaced!(
     "SELECT n.id FROM messages AS n INDEXED BY messages_waiting
     WHERE n.state = 'pending' AND n.lane_corp IS NULL AND n.admitted_at IS NOT NULL AND n.account = ?1
-        AND n.id NOT IN (SELECT value FROM json_each(?3)) LIMIT +?4",
+        AND n.id NOT IN (SELECT value FROM json_each(?2)) LIMIT +?3",
     ", last_error = NULL, last_error_at = NULL"
 );
 
@@ -352,7 +353,7 @@ impl Claims for SqliteStore {
             }
         })
         .await?;
-        self.set_aside(&bad, None).await?;
+        self.quarantine(&bad, None).await?;
         Ok(lanes)
     }
 
@@ -409,13 +410,8 @@ impl Claims for SqliteStore {
             Wanted::Failing => DUE_FAILING,
             Wanted::LastChances => LAST_CHANCES,
         };
-        let lanes: Vec<_> = query
-            .lanes
-            .iter()
-            .map(|lane| (lane.account.as_str(), corp_param(lane)))
-            .collect();
         let statement = sqlx::query(statement)
-            .bind(json(&lanes)?)
+            .bind(lanes_json(query.lanes)?)
             .bind(query.now.0)
             .bind(ids_json(query.without))
             .bind(limit_param(query.per_lane))
@@ -466,15 +462,11 @@ impl Claims for SqliteStore {
     }
 
     async fn unplace(&self, which: &Unplace, without: &[MessageId], limit: usize) -> Result<u64> {
-        let (statement, account, corp) = match which {
-            Unplace::Lane(lane) => (UNPLACE_LANE, &lane.account, corp_param(lane)),
-            Unplace::Waiting(account) => (UNPLACE_WAITING, account, ""),
+        let query = match which {
+            Unplace::Lanes(lanes) => sqlx::query(UNPLACE_LANES).bind(lanes_json(lanes)?),
+            Unplace::Waiting(account) => sqlx::query(UNPLACE_WAITING).bind(account.as_str()),
         };
-        let query = sqlx::query(statement)
-            .bind(account.as_str())
-            .bind(corp)
-            .bind(ids_json(without))
-            .bind(limit_param(limit));
+        let query = query.bind(ids_json(without)).bind(limit_param(limit));
         self.write(query).await
     }
 

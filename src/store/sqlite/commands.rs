@@ -109,7 +109,7 @@ impl Commands for SqliteStore {
 
     async fn message(&self, key: &MessageKey) -> Result<Option<(Message, Vec<Reader>)>> {
         let query = sqlx::query(MESSAGE).bind(key.as_str());
-        // A row that was set aside is shown as far as it can be read: its error says what is wrong with it.
+        // A row that was quarantined is shown as far as it can be read: its error says what is wrong with it.
         let rows = read(&self.readers, query, |cells| Some(cells.message()));
         let Some(message) = rows.await?.pop().flatten() else {
             return Ok(None);

@@ -121,20 +121,23 @@ fn real_path(path: &Path) -> PathBuf {
         // A relative target counts from the link's directory; an absolute one takes its place.
         real = real.parent().unwrap_or(Path::new("")).join(target);
     }
-    let directory = match real.parent() {
-        Some(directory) if directory != Path::new("") => directory,
-        _ => Path::new("."),
-    };
-    match (std::fs::canonicalize(directory), real.file_name()) {
+    match (std::fs::canonicalize(directory_of(&real)), real.file_name()) {
         (Ok(directory), Some(name)) => directory.join(name),
         _ => real,
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
     }
 }
 
 /// Opens for reading and writing, and creates with all that the umask leaves to owner and group: feeders in the group
 /// write here too.
 pub(super) fn open_for_all(path: &Path) -> io::Result<File> {
-    open_with(path, 0)
+    open_with(&real_path(path), 0)
 }
 
 /// The same of a file beside the database. A link is refused before anything is written: a feeder may write to this
@@ -167,7 +170,7 @@ fn is_link(error: &io::Error) -> bool {
 
 fn open_with(path: &Path, flags: i32) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
+    options.read(true).write(true).truncate(false);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
@@ -175,7 +178,32 @@ fn open_with(path: &Path, flags: i32) -> io::Result<File> {
     }
     #[cfg(not(unix))]
     let _ = flags;
-    options.open(path)
+    // Only what was certainly created here is given away.
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            give_to_directorys_owner(path, &file)?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// What root creates (`receiptd migrate`, before the first start) is for the service, which owns the directory and could not
+/// open it otherwise.
+#[cfg(unix)]
+fn give_to_directorys_owner(path: &Path, file: &File) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let directory = std::fs::metadata(directory_of(path))?;
+    std::os::unix::fs::fchown(file, Some(directory.uid()), Some(directory.gid()))
+}
+
+#[cfg(not(unix))]
+fn give_to_directorys_owner(_path: &Path, _file: &File) -> io::Result<()> {
+    Ok(())
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -220,6 +248,11 @@ mod tests {
         let database = dir.path().join("receiptd.db");
         let precious = dir.path().join("precious");
         std::fs::write(&precious, "of the daemon's").unwrap();
+        let nowhere = dir.path().join("nowhere");
+        std::os::unix::fs::symlink(&nowhere, lock_path(&database)).unwrap();
+        assert!(DaemonLock::acquire(&database).is_err());
+        assert!(!nowhere.exists());
+        std::fs::remove_file(lock_path(&database)).unwrap();
         std::os::unix::fs::symlink(&precious, lock_path(&database)).unwrap();
         let error = DaemonLock::acquire(&database).unwrap_err();
         assert!(matches!(error, LockError::Io { .. }), "{error}");
@@ -254,6 +287,32 @@ mod tests {
                 assert_eq!(DaemonLock::holder(name), Some(std::process::id()));
             }
             File::create(&database).unwrap();
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_root_creates_belongs_to_the_directorys_owner() {
+        use std::os::unix::fs::MetadataExt as _;
+        const SERVICE: u32 = 65_534;
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("receiptd.db");
+        let root = rustix::process::geteuid().is_root();
+        if root {
+            std::os::unix::fs::chown(dir.path(), Some(SERVICE), Some(SERVICE)).unwrap();
+        }
+        let lock = DaemonLock::acquire(&database).unwrap();
+        let owners = |path: &Path| {
+            let metadata = std::fs::metadata(path).unwrap();
+            (metadata.uid(), metadata.gid())
+        };
+        assert_eq!(owners(&lock_path(&database)), owners(dir.path()));
+        // A file that is there already is somebody's.
+        drop(lock);
+        if root {
+            std::os::unix::fs::chown(lock_path(&database), Some(0), Some(0)).unwrap();
+            DaemonLock::acquire(&database).unwrap();
+            assert_eq!(owners(&lock_path(&database)), (0, 0));
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection as _, Row as _, SqlSafeStr as _};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _};
 
 use super::error::failure;
 use super::open::OpenError;
@@ -147,11 +147,12 @@ async fn lost(connection: &mut SqliteConnection) -> Result<Vec<Lost>, sqlx::Erro
     /// Columns, and what has a text of its own.
     const SCHEMA: &str = "SELECT 'column ' || m.name || '.' || c.name, NULL
         FROM sqlite_master AS m CROSS JOIN pragma_table_info(m.name) AS c
-        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%'
+        WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%' AND m.name <> '_sqlx_migrations'
         UNION ALL
         SELECT type || ' ' || name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL";
     type Named = (String, Option<String>);
-    let mut model = SqliteConnection::connect("sqlite::memory:").await?;
+    let memory = SqliteConnectOptions::new().in_memory(true);
+    let mut model = memory.disable_statement_logging().connect().await?;
     migrator()
         .run_direct(None, &mut model, false)
         .await

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `open`, `migrate`, `lock` | roles and pragmas; the schema, and what a file lacks of it; one daemon a file |
 //! | `writer`, `wakeup`, `error` | transactions; other processes' commits; SQLite's result codes |
-//! | `rows`, `unreadable` | decoding; rows that are no messages |
+//! | `rows`, `quarantine` | decoding; rows that are no messages |
 //! | `claims`, `results`, `commands`, `upkeep` | the traits, each where its SQL stands |
 //! | `readers` | the readers of a batch |
 
@@ -16,10 +16,10 @@ mod error;
 mod lock;
 mod migrate;
 mod open;
+mod quarantine;
 mod readers;
 mod results;
 mod rows;
-mod unreadable;
 mod upkeep;
 mod wakeup;
 mod writer;
@@ -54,7 +54,7 @@ pub struct SqliteStore {
     /// Whether it is not known if the last commit of results took place.
     unsure: AtomicBool,
     /// Where retention goes on.
-    held: Mutex<Option<upkeep::Held>>,
+    held: Mutex<upkeep::HeldRows>,
     /// When the planner's statistics were looked after last.
     optimized: Mutex<Option<Instant>>,
 }
@@ -90,7 +90,7 @@ impl SqliteStore {
             ("overaged", claims::OVERAGED),
             ("overaged waiting", claims::OVERAGED_WAITING),
             ("place", claims::PLACE),
-            ("unplace lane", claims::UNPLACE_LANE),
+            ("unplace lanes", claims::UNPLACE_LANES),
             ("unplace waiting", claims::UNPLACE_WAITING),
             ("pull forward", claims::PULL_FORWARD),
             ("stale", claims::STALE),
@@ -162,6 +162,14 @@ fn corp_param(lane: &LaneId) -> &str {
 /// Rows as a JSON array, to be bound as one text whatever their number.
 fn json<T: Serialize>(rows: &[T]) -> Result<String> {
     serde_json::to_string(rows).map_err(not_json)
+}
+
+/// Lanes as a JSON array of `[account, corp]`.
+fn lanes_json(lanes: &[LaneId]) -> Result<String> {
+    let lanes = lanes
+        .iter()
+        .map(|lane| (lane.account.as_str(), corp_param(lane)));
+    json(&lanes.collect::<Vec<_>>())
 }
 
 /// Ids as a JSON array.

@@ -305,7 +305,7 @@ pub(super) async fn open(
         wakeup: Wakeup::new(path.clone(), file, watching),
         writer: Writer::new(connector, first),
         unsure: AtomicBool::new(false),
-        held: Mutex::new(None),
+        held: Mutex::default(),
         optimized: Mutex::new(None),
     })
 }

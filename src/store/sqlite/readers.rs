@@ -11,7 +11,7 @@ use crate::receipt::{Message, Outcome};
 use crate::store::{Found, Result};
 
 /// ?1: keys, ?2: how many readers at most. The recorded readers as `[place of the key, user_id]`: to read all that are
-/// known of a group costs less than to look for each that a poll names, and far less than to insert it again. A spoilt
+/// known of a group costs less than to look for each that a poll names, and far less than to insert it again. A corrupt
 /// `user_id` is left out, but not from the count.
 pub(super) const KNOWN_READERS: &str = "SELECT json_group_array(json_array(key, user_id)) FROM (
         SELECT k.key, iif(r.user_id >= x'' OR octet_length(r.user_id) > 512, NULL, r.user_id) AS user_id
@@ -154,7 +154,7 @@ mod tests {
 
     /// A group's readers come again with every poll, and a neighbour may have put anything beside them.
     #[tokio::test]
-    async fn known_readers_use_up_no_ids_and_spoilt_ones_stop_no_commit() {
+    async fn known_readers_use_up_no_ids_and_corrupt_ones_stop_no_commit() {
         let (_dir, store) = testing::store().await;
         let (_, claim) = claim(&store).await;
         assert_eq!(new_readers(&store, &claim, 0..3).await, (3, Some(3)));

@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use sqlx::SqliteExecutor;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
+use super::quarantine::{Unreadable, message_or_bad, quarantine};
 use super::readers::record_readers;
 use super::rows::{number, read, select_messages, text};
-use super::unreadable::{Unreadable, message_or_bad, set_aside};
 use super::writer::Transaction;
-use super::{SqliteStore, corp_param, execute, ids_json, json};
+use super::{SqliteStore, corp_param, execute, ids_json, json, lanes_json};
 use crate::receipt::{
     Doubt, ErrorCode, LaneId, Message, MessageId, Outcome, SendStatus, State, UnixMs,
 };
@@ -161,11 +161,7 @@ impl Results for SqliteStore {
     }
 
     async fn habits(&self, lanes: &[LaneId]) -> Result<Vec<HabitsRow>> {
-        let lanes: Vec<_> = lanes
-            .iter()
-            .map(|lane| (lane.account.as_str(), corp_param(lane)))
-            .collect();
-        self.read_habits(sqlx::query(HABITS).bind(json(&lanes)?))
+        self.read_habits(sqlx::query(HABITS).bind(lanes_json(lanes)?))
             .await
     }
 
@@ -365,7 +361,7 @@ async fn find(connection: &mut SqliteConnection, outcomes: &[Outcome]) -> Result
     if !bad.is_empty() {
         // Spoiled in flight: as good as deleted.
         let now = outcomes.iter().map(|outcome| outcome.ended_at).max();
-        set_aside(connection, &bad, now).await?;
+        quarantine(connection, &bad, now).await?;
     }
     let rows = rows.into_iter().flatten().map(|row| (row.id, row));
     let mut rows: HashMap<MessageId, Message> = rows.collect();

@@ -1,6 +1,6 @@
-//! What is due now and then: counts, last chances that jam, retention, and the file's own shape.
+//! What is due now and then: counts, last chances, retention, and the file's own shape.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -115,11 +115,11 @@ pub(super) const UPCOMING: &str = concat!(
     FROM part WHERE part.first IS NOT NULL"
 );
 
-/// ?1: before, ?2: a state, or NULL for all, ?3, ?4: the row behind which to begin, ?5: how many. Oldest first.
+/// ?1: before, ?2: the state, ?3, ?4: the row behind which to begin, ?5: how many. Oldest first.
 pub(super) const FINISHED: &str = "SELECT json_group_array(json_array(id, finished_at)) FROM (
         SELECT id, finished_at FROM messages INDEXED BY messages_finished
-        WHERE state <> 'pending' AND finished_at >= ?3 AND finished_at < ?1 AND (finished_at > ?3 OR id > ?4)
-            AND (?2 IS NULL OR state = ?2)
+        WHERE state <> 'pending' AND state = ?2 AND finished_at >= ?3 AND finished_at < ?1
+            AND (finished_at > ?3 OR id > ?4)
         ORDER BY finished_at, id LIMIT +?5
     )";
 
@@ -169,7 +169,10 @@ const OPTIMIZE_EVERY: Duration = Duration::from_secs(3_600);
 /// So much of the write-ahead log held back is worth a warning: a checkpoint that met a short read holds less.
 const HELD_WAL_WARNING: u64 = 64 << 20;
 
-/// Where [`Upkeep::prune`] goes on, since rows before it are held by other tables.
+/// Where [`Upkeep::prune`] goes on in each state, since rows before it are held by other tables.
+pub(super) type HeldRows = HashMap<State, Held>;
+
+/// The last row that was passed over.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     behind: (UnixMs, MessageId),
@@ -233,47 +236,27 @@ impl Upkeep for SqliteStore {
 
     async fn prune(&self, before: UnixMs, state: Option<State>) -> Result<Pruned> {
         let mut held = self.held.lock().await;
-        if held.is_some_and(|held| before >= held.before + HELD_ARE_TRIED_AGAIN) {
-            *held = None;
-        }
-        let (at, id) = held.map_or((UnixMs(i64::MIN), MessageId(0)), |held| held.behind);
-        let query = sqlx::query(FINISHED)
-            .bind(before.0)
-            .bind(state.map(State::as_str))
-            .bind(at.0)
-            .bind(id.0)
-            .bind(limit_param(MESSAGES_A_STEP));
-        let finished = read(&self.readers, query, |cells| {
-            let id = MessageId(cells.required_number("id"));
-            (UnixMs(cells.required_number("finished_at")), id)
-        });
-        let finished = finished.await?;
-        let ids: Vec<MessageId> = finished.iter().map(|(_, id)| *id).collect();
-        let pruned = match self.remove(&ids).await? {
-            Some(pruned) => pruned,
-            // A foreign key that is looked at only at the COMMIT: it tells of no row, so that each goes alone.
-            None => {
-                let mut sum = Pruned::default();
-                for id in &ids {
-                    match self.remove(&[*id]).await? {
-                        Some(pruned) => {
-                            sum.messages += pruned.messages;
-                            sum.readers += pruned.readers;
-                            sum.held += pruned.held;
-                        }
-                        None => sum.held += 1,
-                    }
-                }
-                sum
+        held.retain(|_, held| before < held.before + HELD_ARE_TRIED_AGAIN);
+        let states = State::ALL.into_iter().filter(|state| state.is_final());
+        for state in states.filter(|of| state.is_none_or(|wanted| wanted == *of)) {
+            let before_it = held.get(&state).copied();
+            let finished = self.finished(before, state, before_it).await?;
+            let Some(last) = finished.last() else {
+                continue;
+            };
+            let ids: Vec<MessageId> = finished.iter().map(|(_, id)| *id).collect();
+            let pruned = self.remove_each(&ids).await?;
+            if pruned.held > 0 {
+                let held_row = Held {
+                    behind: *last,
+                    before: before_it.map_or(before, |held| held.before),
+                };
+                held.insert(state, held_row);
             }
-        };
-        if let (Some(last), true) = (finished.last(), pruned.held > 0) {
-            *held = Some(Held {
-                behind: *last,
-                before: held.map_or(before, |held| held.before),
-            });
+            return Ok(pruned);
         }
-        Ok(pruned)
+        // No message is left; readers of deleted ones may be.
+        self.remove_each(&[]).await
     }
 
     async fn maintain(&self) -> Result<Health> {
@@ -330,6 +313,47 @@ impl Upkeep for SqliteStore {
 const PAGE_BYTES: u64 = 4096;
 
 impl SqliteStore {
+    /// The oldest messages of a state that finished before `before`, behind those that were held.
+    async fn finished(
+        &self,
+        before: UnixMs,
+        state: State,
+        held: Option<Held>,
+    ) -> Result<Vec<(UnixMs, MessageId)>> {
+        let (at, id) = held.map_or((UnixMs(i64::MIN), MessageId(0)), |held| held.behind);
+        let query = sqlx::query(FINISHED)
+            .bind(before.0)
+            .bind(state.as_str())
+            .bind(at.0)
+            .bind(id.0)
+            .bind(limit_param(MESSAGES_A_STEP));
+        read(&self.readers, query, |cells| {
+            let id = MessageId(cells.required_number("id"));
+            (UnixMs(cells.required_number("finished_at")), id)
+        })
+        .await
+    }
+
+    /// Removes messages, together or, where that is refused as a whole, one by one.
+    async fn remove_each(&self, ids: &[MessageId]) -> Result<Pruned> {
+        if let Some(pruned) = self.remove(ids).await? {
+            return Ok(pruned);
+        }
+        // A foreign key that is looked at only at the COMMIT: it tells of no row.
+        let mut sum = Pruned::default();
+        for id in ids {
+            match self.remove(&[*id]).await? {
+                Some(pruned) => {
+                    sum.messages += pruned.messages;
+                    sum.readers += pruned.readers;
+                    sum.held += pruned.held;
+                }
+                None => sum.held += 1,
+            }
+        }
+        Ok(sum)
+    }
+
     /// Removes messages and a part of the readers without a message. A row that another table's foreign key or trigger holds
     /// is left. `None`: something is held, and nothing was removed.
     async fn remove(&self, ids: &[MessageId]) -> Result<Option<Pruned>> {

@@ -240,7 +240,7 @@ impl<B: Backend> Daemon<B> {
                 let which = if waiting {
                     Unplace::Waiting(account.into())
                 } else {
-                    Unplace::Lane(lane(account))
+                    Unplace::Lanes(vec![lane(account)])
                 };
                 let ids = self.ids();
                 let unplaced = self.wait(self.store().unplace(&which, &ids, limit));

@@ -105,7 +105,7 @@ impl Backend for PostgresBackend {
         .await;
     }
 
-    async fn spoil(&self, key: &str) {
+    async fn corrupt(&self, key: &str) {
         let key = quoted(key);
         self.run(&format!(
             "ALTER TABLE messages DROP CONSTRAINT IF EXISTS chat_is_private_or_group;

@@ -191,7 +191,7 @@ async fn a_row_that_cannot_be_moved_is_named() {
         return;
     }
     let (backend, file) = filled().await;
-    backend.spoil("done").await;
+    backend.corrupt("done").await;
     let name = cluster().database().await;
     let url = cluster().url(&name).parse().unwrap();
     let refused = transfer(&file, &url, &mut |_| ()).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Rows that are no messages, since a feeder went round the checks: set aside, so that they stop nobody.
+//! Rows that are no messages, since a feeder went round the checks: quarantined, so that they stop nobody.
 
 use sqlx::sqlite::SqliteConnection;
 
@@ -8,7 +8,7 @@ use crate::receipt::{Message, MessageId, UnixMs};
 use crate::store::Result;
 
 /// ?1: rows as `[id, column]`, ?2: now, or NULL for SQLite's.
-const SET_ASIDE: &str = "UPDATE messages
+const QUARANTINE: &str = "UPDATE messages
     SET state = 'failed', last_error = 'row.invalid: ' || new.invalid,
         last_error_at = ifnull(?2, CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)),
         finished_at = ifnull(?2, CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER))
@@ -19,7 +19,7 @@ const SET_ASIDE: &str = "UPDATE messages
 pub(super) type Unreadable = Vec<(MessageId, &'static str)>;
 
 impl SqliteStore {
-    /// The rows that are messages, and how many were found; the others are set aside.
+    /// The rows that are messages, and how many were found; the others are quarantined.
     pub(super) async fn messages(
         &self,
         query: Query<'_>,
@@ -31,16 +31,16 @@ impl SqliteStore {
         })
         .await?;
         let found = rows.len();
-        self.set_aside(&bad, now).await?;
+        self.quarantine(&bad, now).await?;
         Ok((rows.into_iter().flatten().collect(), found))
     }
 
-    pub(super) async fn set_aside(&self, bad: &Unreadable, now: Option<UnixMs>) -> Result<()> {
+    pub(super) async fn quarantine(&self, bad: &Unreadable, now: Option<UnixMs>) -> Result<()> {
         if bad.is_empty() {
             return Ok(());
         }
         let mut transaction = self.writer.begin().await?;
-        set_aside(&mut transaction.connection, bad, now).await?;
+        quarantine(&mut transaction.connection, bad, now).await?;
         transaction.commit().await
     }
 }
@@ -58,13 +58,13 @@ pub(super) fn message_or_bad(cells: &mut Cells<'_>, bad: &mut Unreadable) -> Opt
 }
 
 /// Ends rows that are no messages, within a transaction.
-pub(super) async fn set_aside(
+pub(super) async fn quarantine(
     connection: &mut SqliteConnection,
     bad: &Unreadable,
     now: Option<UnixMs>,
 ) -> Result<()> {
     let bad: Vec<_> = bad.iter().map(|(id, column)| (id.0, column)).collect();
-    let query = sqlx::query(SET_ASIDE)
+    let query = sqlx::query(QUARANTINE)
         .bind(json(&bad)?)
         .bind(now.map(|now| now.0));
     execute(connection, query).await?;
