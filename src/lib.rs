@@ -16,7 +16,7 @@
 //! |---|---|
 //! | [`receipt`] | the domain, pure: messages, outcomes, states. No clock, no I/O |
 //! | [`cadence`] | numbers only: when the next call goes out |
-//! | [`store`] | the database behind a trait; SQLite today |
+//! | [`store`] | the database behind small traits: SQLite, or PostgreSQL |
 //! | [`dingtalk`] | the wire: requests, answers, error codes, tokens |
 //! | [`daemon`] | scheduler, workers, reconciler: wired, supervised, stopped |
 //! | [`settings`], [`telemetry`] | what the operator says, and what he is told |

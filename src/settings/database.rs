@@ -103,15 +103,15 @@ impl Eq for PostgresUrl {}
 
 impl Database {
     /// A path on this machine that is the database's alone: the files beside it are the daemon's lock and its status. The
-    /// SQLite file itself; for a server a name in `/run/receiptd`, which systemd makes for the service, or in the directory
-    /// for temporary files.
+    /// SQLite file itself; for a server a name in `/var/lib/receiptd`, which systemd makes for the service, or in the
+    /// directory for temporary files.
     pub fn local_path(&self) -> PathBuf {
         match self {
             Self::Sqlite(file) => file.path.clone(),
             Self::Postgres(url) => {
-                let run = Path::new("/run/receiptd");
-                let directory = match run.is_dir() {
-                    true => run.to_owned(),
+                let state = Path::new("/var/lib/receiptd");
+                let directory = match state.is_dir() {
+                    true => state.to_owned(),
                     false => std::env::temp_dir(),
                 };
                 let name: String = url

@@ -12,7 +12,7 @@ use sqlx::postgres::PgRow;
 use super::rows::{Cells, columns};
 use super::sessions::{Query, Transaction};
 use super::{PostgresStore, accounts, corp_param, corps, ids, limit_param, moment};
-use crate::receipt::{Claim, LaneId, Message, MessageId, UnixMs};
+use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
 
 /// Placed rows whose last walk did not fail, as the index has them.
@@ -425,7 +425,7 @@ impl Claims for PostgresStore {
             .bind(
                 places
                     .iter()
-                    .map(|place| place.waits_for.as_ref().map(|code| code.as_str()))
+                    .map(|place| place.waits_for.as_ref().map(ErrorCode::as_str))
                     .collect::<Vec<_>>(),
             );
         self.writer.execute(query).await?;

@@ -182,3 +182,72 @@ async fn a_password_comes_from_its_file() {
     );
     assert!(!format!("{error} {error:?}").contains("wrong word"));
 }
+
+/// With `verify-full` only a server with a certificate of a known authority, for the name that was asked for, will do.
+#[tokio::test]
+async fn a_certificate_of_somebody_else_is_refused() {
+    let Some(cluster) = Cluster::own() else {
+        return;
+    };
+    let database = cluster.database().await;
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = parameters.self_signed(&authority_key).unwrap();
+    let issuer = rcgen::Issuer::new(parameters, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let of_server = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = of_server.signed_by(&key, &issuer).unwrap();
+    let data = cluster.dir().join("data");
+    let data = data.display();
+    for (file, text) in [
+        ("server.crt", certificate.pem()),
+        ("server.key", key.serialize_pem()),
+    ] {
+        assert!(cluster.shell(&format!("umask 077; printf '%s' '{text}' >{data}/{file}")));
+    }
+    assert!(cluster.shell(&format!("echo 'ssl = on' >>{data}/postgresql.conf")));
+    cluster.control(&["restart", "-m", "fast"]);
+    let mut roots = tempfile::NamedTempFile::new().unwrap();
+    roots.write_all(authority.pem().as_bytes()).unwrap();
+    let roots = roots.path().display();
+    let port = cluster.port();
+    let url = |host: &str, options: &str| {
+        format!("postgres://receiptd@{host}:{port}/{database}?{options}")
+    };
+    let full = format!("sslmode=verify-full&sslrootcert={roots}");
+    let store = PostgresStore::open(
+        &url("localhost", &full).parse().unwrap(),
+        Role::Owner,
+        &mut |_| (),
+    )
+    .await
+    .unwrap();
+    let mut owner = cluster.connect(&database).await;
+    let (encrypted,): (i64,) = sqlx::query_as(
+        "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+        WHERE ssl AND application_name LIKE 'receiptd/%'",
+    )
+    .fetch_one(&mut owner)
+    .await
+    .unwrap();
+    assert!(encrypted > 0);
+    drop(store);
+    for (host, options) in [
+        // Another authority than those that this system knows.
+        ("localhost", "sslmode=verify-full".to_owned()),
+        // Another name than the certificate's.
+        ("127.0.0.1", full),
+    ] {
+        let error = refused(&url(host, &options), Role::Reader).await;
+        assert!(matches!(error, OpenError::Store { .. }), "{error}");
+        assert!(error.to_string().contains("certificate"), "{error}");
+    }
+    // What checks nothing is let through, and warned of where it leaves the machine.
+    let url = url("127.0.0.1", "sslmode=require").parse().unwrap();
+    drop(
+        PostgresStore::open(&url, Role::Reader, &mut |_| ())
+            .await
+            .unwrap(),
+    );
+}
