@@ -3,6 +3,7 @@
 mod cursor;
 mod outages;
 mod promises;
+mod readme;
 mod refusals;
 mod transfer;
 
