@@ -118,6 +118,13 @@ impl Cluster {
         }
     }
 
+    /// Waits for the disk at each commit, which tests do without.
+    pub(crate) fn durable(&self) {
+        let file = self.dir.join("data/postgresql.conf");
+        assert!(self.shell(&format!("echo 'fsync = on' >>{}", file.display())));
+        self.control(&["restart", "-m", "fast"]);
+    }
+
     /// Removes a database, whoever is connected.
     pub(crate) fn drop_database(&self, name: &str) {
         let dropped = self
