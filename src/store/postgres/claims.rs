@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 
 use super::rows::{Cells, columns};
-use super::sessions::{Query, Transaction};
+use super::sessions::{Query, Sessions, Transaction};
 use super::{PostgresStore, accounts, corp_param, corps, ids, limit_param, moment};
 use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
@@ -382,7 +382,7 @@ impl Claims for PostgresStore {
             .bind(after.map_or("", corp_param).to_owned())
             .bind(limit_param(per_lane))
             .bind(limit_param(limit));
-        let (mut rows, found) = self.messages(query, None).await?;
+        let (mut rows, found) = self.messages(&self.readers, query, None).await?;
         rows.sort_by(|a, b| (&a.lane, a.id).cmp(&(&b.lane, b.id)));
         let next = if found < limit {
             None
@@ -447,7 +447,9 @@ impl Claims for PostgresStore {
             .bind(ids(query.without))
             .bind(limit_param(query.per_lane))
             .bind(query.last_chances_until.0);
-        let (mut rows, _) = self.messages(statement, Some(query.now)).await?;
+        let (mut rows, _) = self
+            .messages(&self.readers, statement, Some(query.now))
+            .await?;
         // A last chance may be due as well.
         let mut met = HashSet::with_capacity(rows.len());
         rows.retain(|row| met.insert(row.id));
@@ -492,7 +494,7 @@ impl Claims for PostgresStore {
             Some(lane) => query.bind(lane.account.as_str()).bind(corp_param(lane)),
             None => query,
         };
-        Ok(self.messages(query, None).await?.0)
+        Ok(self.messages(&self.counting, query, None).await?.0)
     }
 
     async fn unplace(&self, which: &Unplace, without: &[MessageId], limit: usize) -> Result<u64> {
@@ -558,10 +560,11 @@ impl PostgresStore {
     /// The rows that are messages, and how many were found; the others are quarantined.
     async fn messages(
         &self,
+        sessions: &Sessions,
         query: Query<'_>,
         now: Option<UnixMs>,
     ) -> Result<(Vec<Message>, usize)> {
-        let rows = self.readers.fetch(query).await?;
+        let rows = sessions.fetch(query).await?;
         let mut bad = Unreadable::new();
         let messages: Vec<Message> = rows
             .iter()

@@ -11,15 +11,16 @@ use super::error::{failure, no_answer};
 use crate::settings::{PostgresUrl, Secret, SecretError};
 use crate::store::{LOCK_PATIENCE, Role, StoreError};
 
-/// For the TCP and TLS handshakes, the log-in and the settings of the session.
-pub(super) const CONNECT: Duration = Duration::from_secs(10);
+/// For the TCP and TLS handshakes, the log-in and the settings of the session. This and what follows end before a loop
+/// that waits is taken for one that hangs.
+pub(super) const CONNECT: Duration = Duration::from_secs(5);
 /// What a statement may take at the server …
-const STATEMENT: Duration = Duration::from_secs(8);
+const STATEMENT: Duration = Duration::from_secs(6);
 /// … and until its answer is here: then the connection is thrown away.
-pub(super) const ANSWER: Duration = Duration::from_secs(10);
-/// The same for statements that read a whole table.
-const LONG_STATEMENT: Duration = Duration::from_secs(110);
-pub(super) const LONG_ANSWER: Duration = Duration::from_secs(120);
+pub(super) const ANSWER: Duration = Duration::from_secs(8);
+/// The same for statements that read a whole table, which takes a tenth of a second for a million rows.
+const LONG_STATEMENT: Duration = Duration::from_secs(20);
+pub(super) const LONG_ANSWER: Duration = Duration::from_secs(25);
 /// An open transaction that its owner has forgotten, or that a frozen process holds, is ended so that nobody waits for it.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 /// The oldest version that receiptd is tested with.
