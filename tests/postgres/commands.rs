@@ -31,11 +31,14 @@ async fn commands_work_on_a_server() {
         "no pooler",
         "all that the daemon needs",
         "agree",
-        "its schema is today's",
+        "its schema is up to date",
     ] {
         assert!(said.contains(word), "{word}: {said}");
     }
     assert_eq!(code, Some(0), "{said}");
+    let (_, said) = served.say("config", &["--show"]);
+    let url = served.cluster.url(&served.database);
+    assert!(said.contains(&url), "{url}: {said}");
     served.house.start();
     served
         .until(
@@ -64,7 +67,7 @@ async fn commands_work_on_a_server() {
     let (code, said) = served.say("migrate", &["--from", &from]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("there is no such file"), "{said}");
-    let (code, said) = served.say("prune", &["--older-than", "1ms"]);
+    let (code, said) = served.say("prune", &["--older-than", "1ms", "--yes"]);
     assert_eq!(code, Some(0), "{said}");
     served
         .until(
