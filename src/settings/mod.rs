@@ -25,11 +25,11 @@ mod secret;
 mod show;
 mod types;
 
+pub use database::{Database, NoPostgresUrl, PostgresUrl, SqliteFile, Synchronous};
 pub use error::{Place, Refusal, SettingsError};
 pub(crate) use filter::LIBRARIES;
 pub use layers::DEFAULTS;
 pub use load::{DEFAULT_PATH, Loaded, from_text, load, process_environment};
-pub use database::{Database, NoPostgresUrl, PostgresUrl, SqliteFile, Synchronous};
 pub use model::{
     Account, App, Budget, Endpoint, Log, LogFormat, Retention, Retry, Settings, Workers,
 };

@@ -7,12 +7,12 @@ use serde::Deserialize as _;
 use serde_path_to_error::{Segment, Track};
 use toml::{Table, Value};
 
+use super::database::DatabaseText;
 use super::error::Refusal;
 use super::layers::{DEFAULTS, Origins};
 use super::model::{AccountText, Cadence, SharedBudget};
 use super::rules::{self, Mistake};
 use super::secret::Places;
-use super::database::DatabaseText;
 use super::{Endpoint, Log, Retention, Retry, Settings, Workers};
 use crate::receipt::AccountName;
 

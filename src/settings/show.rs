@@ -38,8 +38,8 @@ impl Settings {
     /// `url` is no address of a database.
     pub fn of_database(url: &str) -> Result<Self, SettingsError> {
         let mut settings = from_text(Path::new(""), "", std::iter::empty())?.settings;
-        settings.database = database::of_argument(url, Synchronous::Full)
-            .map_err(SettingsError::Database)?;
+        settings.database =
+            database::of_argument(url, Synchronous::Full).map_err(SettingsError::Database)?;
         Ok(settings)
     }
 

@@ -316,10 +316,16 @@ fn a_relative_database_is_beside_the_file_that_names_it_and_else_in_the_working_
         Path::new("/conf/data/receiptd.db")
     );
     let by_variable = loaded(&text, &[("RECEIPTD__DATABASE__URL", url)]);
-    assert_eq!(by_variable.database.local_path(), Path::new("data/receiptd.db"));
+    assert_eq!(
+        by_variable.database.local_path(),
+        Path::new("data/receiptd.db")
+    );
     for said in [url, "data/receiptd.db"] {
         let by_argument = Settings::of_database(said).unwrap();
-        assert_eq!(by_argument.database.local_path(), Path::new("data/receiptd.db"));
+        assert_eq!(
+            by_argument.database.local_path(),
+            Path::new("data/receiptd.db")
+        );
     }
     let error = Settings::of_database("mysql://u:hush-hush@h/d")
         .unwrap_err()
@@ -346,11 +352,19 @@ fn a_postgres_database_is_shown_without_its_password() {
     assert_eq!(settings.database.to_string(), "postgres://u@h:6543/d");
     let local = settings.database.local_path();
     assert!(local.is_absolute(), "{}", local.display());
-    for told in [format!("{settings:?}"), format!("{shown:?}"), local.display().to_string()] {
+    for told in [
+        format!("{settings:?}"),
+        format!("{shown:?}"),
+        local.display().to_string(),
+    ] {
         assert!(!told.contains("hush-hush"), "{told}");
     }
     let by_argument = Settings::of_database("postgresql://u@h:6543/d").unwrap();
-    assert_eq!(by_argument.database.local_path(), local, "one lock for one database");
+    assert_eq!(
+        by_argument.database.local_path(),
+        local,
+        "one lock for one database"
+    );
     assert_eq!(
         settings.needs_restart(&by_argument),
         ["database.password_file"],
