@@ -359,6 +359,20 @@ fn a_postgres_database_is_shown_without_its_password() {
     ] {
         assert!(!told.contains("hush-hush"), "{told}");
     }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pw");
+    for (mode, warned) in [(0o600, 0), (0o644, 1)] {
+        std::fs::write(&file, "hush-hush").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&file, mode).unwrap();
+        let path = file.display();
+        let text = format!("[database]\nurl = \"postgres://u@h/d\"\npassword_file = \"{path}\"");
+        let warnings = read(&text, &[]).unwrap().warnings;
+        let of_password = warnings
+            .iter()
+            .filter(|warning| warning.contains("password_file"));
+        assert_eq!(of_password.count(), warned, "{warnings:?}");
+    }
     let by_argument = Settings::of_database("postgresql://u@h:6543/d").unwrap();
     assert_eq!(
         by_argument.database.local_path(),
