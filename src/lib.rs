@@ -16,7 +16,7 @@
 //! |---|---|
 //! | [`cadence`] | numbers only: when the next call goes out. Knows ages and counts, no message |
 //! | [`receipt`] | the domain, pure: messages, outcomes, states. No clock, no I/O |
-//! | [`store`] | the database behind small traits, by caller; SQLite today |
+//! | [`store`] | the database behind small traits, by caller: SQLite, or PostgreSQL |
 //! | [`dingtalk`] | the wire: requests, answers, error codes, tokens |
 //! | [`daemon`] | scheduler, workers, reconciler: wired, supervised, stopped |
 //! | [`settings`], [`telemetry`] | what the operator says, and what he is told |

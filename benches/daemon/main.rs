@@ -16,6 +16,10 @@
 
 mod bare;
 mod child;
+#[path = "../../tests/cluster/mod.rs"]
+#[allow(clippy::unwrap_used, reason = "a bench that cannot go on ends")]
+mod cluster;
+mod databases;
 mod endpoint;
 mod feeder;
 mod figures;
@@ -39,6 +43,7 @@ cargo bench --bench daemon -- [TOPIC…] [--quick]
   scale   10 thousand, 1 million and 5 million rows waiting
   feeder  a feeder's burst; wake-up; idle
   groups  1,000 readers over 5 pages, again and again
+  databases  placing, claims, commits and wake-ups on SQLite and on PostgreSQL
   peers   the same job by a script and by a job queue
 
 RECEIPTD_BENCH_BIN=FILE     another build of receiptd than the one under test
@@ -85,7 +90,9 @@ fn topics(words: &[&str]) -> anyhow::Result<()> {
             // What cargo itself hands over.
             "--bench" => {}
             "--quick" => effort.quick = true,
-            "poll" | "ceiling" | "scale" | "feeder" | "groups" | "peers" => asked.push(*word),
+            "poll" | "ceiling" | "scale" | "feeder" | "groups" | "databases" | "peers" => {
+                asked.push(*word);
+            }
             _ => bail!("{HELP}"),
         }
     }
@@ -108,6 +115,9 @@ fn topics(words: &[&str]) -> anyhow::Result<()> {
         }
         if asks("scale") {
             scale::run(effort).await?;
+        }
+        if asks("databases") {
+            databases::run(effort).await?;
         }
         if asks("peers") {
             peers::run(effort).await?;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use receiptd::receipt::{LaneId, Message, Outcome, SeenReader, SendStatus, UnixMs, WalkEnd};
-use receiptd::settings::{Database as DatabaseSettings, Synchronous};
+use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
 use receiptd::store::{Begun, Claims as _, Commands as _, DueQuery, Results as _, Wanted, Writes};
 use sqlx::sqlite::SqliteConnection;
@@ -66,7 +66,7 @@ async fn claims(rig: &Rig, sizes: [u64; 3]) -> anyhow::Result<()> {
         for rows in sizes {
             let database = template(rig, rows, waiting).await?;
             let bytes = std::fs::metadata(&database.path)?.len();
-            let settings = DatabaseSettings {
+            let settings = SqliteFile {
                 path: database.path.clone(),
                 synchronous: Synchronous::Full,
             };

@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use receiptd::receipt::{Chat, LaneId, Message, Outcome, SendStatus, State, UnixMs, WalkEnd};
-use receiptd::settings::{Database, Synchronous};
+use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
 use receiptd::store::{
     Begun, DueQuery, LastChanceFit, NewMessage, Placement, Unplace, Wanted, Writes,
@@ -74,7 +74,7 @@ impl Bench {
             .or_else(|_| tempfile::tempdir())
             .unwrap();
         let path = directory.path().join("receiptd.db");
-        let database = Database {
+        let database = SqliteFile {
             path: path.clone(),
             synchronous: Synchronous::Normal,
         };

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 use rustix::process::geteuid;
 
-use crate::store::sqlite::{Role, lock_path};
+use crate::store::Role;
+use crate::store::sqlite::lock_path;
 
 /// The user of the packaged service.
 pub(super) const SERVICE_USER: &str = "receiptd";

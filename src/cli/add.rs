@@ -9,8 +9,7 @@ use serde::Serialize;
 use super::common::{self, DatabaseArg};
 use crate::receipt::{AccountName, Chat, ConversationId, CorpId, MessageKey, RobotCode, UnixMs};
 use crate::settings::Settings;
-use crate::store::sqlite::Role;
-use crate::store::{Commands as _, NewMessage};
+use crate::store::{NewMessage, Role};
 
 /// Add messages to be polled; those that exist already stay as they are
 #[derive(Debug, clap::Args)]

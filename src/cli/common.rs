@@ -15,8 +15,8 @@ use crate::receipt::{AccountName, Chat, MessageKey, State, UnixMs};
 use crate::settings::{
     self, Budget, Database, Loaded, Settings, SettingsError, process_environment,
 };
-use crate::store::CallCount;
-use crate::store::sqlite::{DaemonLock, OpenError, Role, SqliteStore, lock_path};
+use crate::store::sqlite::{self, DaemonLock, lock_path};
+use crate::store::{self, CallCount, OpenError, Role, SharedStore};
 
 /// What to say where nobody filled the configuration in yet.
 pub(super) const NO_ACCOUNT: &str =
@@ -25,7 +25,7 @@ pub(super) const NO_ACCOUNT: &str =
 /// The database of a command that needs nothing else of the configuration.
 #[derive(Debug, clap::Args)]
 pub(super) struct DatabaseArg {
-    /// Use this database instead of a configuration: sqlite://PATH
+    /// Use this database instead of a configuration: sqlite://PATH or postgres://USER@HOST:PORT/NAME
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     pub(super) database: Option<String>,
 }
@@ -46,19 +46,20 @@ pub(super) fn settings(config: Option<&Path>) -> Result<Loaded, SettingsError> {
 }
 
 /// Opens the database for a command.
-pub(super) async fn store(database: &Database, role: Role) -> anyhow::Result<SqliteStore> {
-    let opened = SqliteStore::open(database, role).await;
-    opened.map_err(|error| not_opened(&database.path, role, error))
+pub(super) async fn store(database: &Database, role: Role) -> anyhow::Result<SharedStore> {
+    // A command migrates nothing.
+    let opened = store::open(database, role, &mut |_| ()).await;
+    opened.map_err(|error| not_opened(database, role, error))
 }
 
 /// Why the database was not opened: by whom it may not be used, where that shows. SQLite says no more than "unable to
 /// open".
-pub(super) fn not_opened(database: &Path, role: Role, error: OpenError) -> anyhow::Error {
+pub(super) fn not_opened(database: &Database, role: Role, error: OpenError) -> anyhow::Error {
+    use sqlite::OpenError::{File, Migration, Missing, Store};
     match error {
-        OpenError::Missing(_)
-        | OpenError::File { .. }
-        | OpenError::Store { .. }
-        | OpenError::Migration { .. } => explained(database, role, error),
+        OpenError::Sqlite(error @ (Missing(_) | File { .. } | Store { .. } | Migration { .. })) => {
+            explained(&database.local_path(), role, error)
+        }
         other => other.into(),
     }
 }
@@ -77,7 +78,7 @@ pub(super) fn explained(
 
 /// Whether there is nothing at the database's place, in a directory that is there.
 pub(super) fn is_fresh(error: &OpenError) -> bool {
-    let OpenError::Missing(path) = error else {
+    let OpenError::Sqlite(sqlite::OpenError::Missing(path)) = error else {
         return false;
     };
     access::directory_of(path).is_dir()

@@ -18,8 +18,8 @@ use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::{Chat, MessageKey};
 use crate::sandbox::{Sandbox, SandboxConfig, Script};
 use crate::settings::{Settings, from_text};
-use crate::store::sqlite::{DaemonLock, Role, SqliteStore};
-use crate::store::{Commands as _, Upkeep as _};
+use crate::store::sqlite::DaemonLock;
+use crate::store::{self, Role, Store};
 
 /// Show it at work: an imitation of DingTalk, a feeder, the daemon; a day's life of a message in seconds
 #[derive(Debug, clap::Args)]
@@ -92,7 +92,7 @@ async fn play(args: &Args, scratch: &Path, mut interrupts: Interrupts) -> anyhow
     let settings = settings(scratch, &database, &sandbox.base_url(), life)?;
     let rules = settings.cadence.clone();
     let lock = DaemonLock::acquire(&database)?;
-    let store = Arc::new(SqliteStore::open(&settings.database, Role::Owner).await?);
+    let store = store::open(&settings.database, Role::Owner, &mut |_| ()).await?;
     let (_kept, watched) = watch::channel(Configured::new(settings)?);
     let stop = Stop::default();
     let mut daemon = tokio::spawn({
@@ -110,8 +110,8 @@ async fn play(args: &Args, scratch: &Path, mut interrupts: Interrupts) -> anyhow
     let work = async {
         // The feeder and the watcher side by side: rows arrive while others are polled.
         tokio::try_join!(
-            feed(args, &database, &store, &sandbox, &keys, life),
-            watch_progress(args, &store, &sandbox, bound),
+            feed(args, &database, &*store, &sandbox, &keys, life),
+            watch_progress(args, &*store, &sandbox, bound),
         )
     };
     let worked = tokio::select! {
@@ -133,8 +133,8 @@ async fn play(args: &Args, scratch: &Path, mut interrupts: Interrupts) -> anyhow
         store.close().await;
         return Err(error);
     }
-    let spent = Spent::gather(&store, &sandbox, &keys, rules.calls_per_message).await?;
-    let curve = demo_report::curve(&store, &rules).await?;
+    let spent = Spent::gather(&*store, &sandbox, &keys, rules.calls_per_message).await?;
+    let curve = demo_report::curve(&*store, &rules).await?;
     store.close().await;
     drop(lock);
     sandbox.stop().await;
@@ -206,7 +206,7 @@ fn keys(args: &Args) -> Vec<MessageKey> {
 async fn feed(
     args: &Args,
     database: &Path,
-    store: &SqliteStore,
+    store: &dyn Store,
     sandbox: &Sandbox,
     keys: &[MessageKey],
     span: Duration,
@@ -260,7 +260,7 @@ async fn feed(
 }
 
 /// Waits for a message's first poll.
-async fn until_polled(store: &SqliteStore, key: &MessageKey) -> anyhow::Result<()> {
+async fn until_polled(store: &dyn Store, key: &MessageKey) -> anyhow::Result<()> {
     let mut beat = tokio::time::interval(Duration::from_millis(50));
     loop {
         beat.tick().await;
@@ -274,7 +274,7 @@ async fn until_polled(store: &SqliteStore, key: &MessageKey) -> anyhow::Result<(
 /// A line that moves, where somebody looks at it, until all messages are final.
 async fn watch_progress(
     args: &Args,
-    store: &SqliteStore,
+    store: &dyn Store,
     sandbox: &Sandbox,
     bound: Duration,
 ) -> anyhow::Result<()> {

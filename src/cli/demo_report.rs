@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use crate::cadence::{Habits, HabitsError, Rules, read_curve};
 use crate::receipt::{MessageKey, State};
 use crate::sandbox::{Sandbox, Truth};
-use crate::store::Commands as _;
-use crate::store::sqlite::SqliteStore;
+use crate::store::Store;
 
 /// So many messages are shown one by one.
 const SHOWN: usize = 10;
@@ -38,7 +37,7 @@ pub(super) struct Spent {
 impl Spent {
     /// Compares what the store holds with what really happened.
     pub(super) async fn gather(
-        store: &SqliteStore,
+        store: &dyn Store,
         sandbox: &Sandbox,
         keys: &[MessageKey],
         target: f64,
@@ -204,7 +203,7 @@ impl Row {
 }
 
 /// The read curve as the daemon has learned it.
-pub(super) async fn curve(store: &SqliteStore, rules: &Rules) -> anyhow::Result<String> {
+pub(super) async fn curve(store: &dyn Store, rules: &Rules) -> anyhow::Result<String> {
     let stored = store.all_habits().await?;
     let learned: Option<Habits> = stored
         .first()

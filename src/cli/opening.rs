@@ -5,8 +5,7 @@ use std::time::Duration;
 use super::common;
 use super::notify::Opening;
 use crate::settings::Database;
-use crate::store::StoreError;
-use crate::store::sqlite::{OpenError, Role, SqliteStore};
+use crate::store::{self, Role, SharedStore};
 
 /// Between attempts, each of which waits for a lock itself.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -16,10 +15,10 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(super) async fn open(
     database: &Database,
     opening: &mut Opening,
-) -> anyhow::Result<SqliteStore> {
+) -> anyhow::Result<SharedStore> {
     let mut waits = false;
     loop {
-        let opened = SqliteStore::open_reporting(database, Role::Owner, &mut |step| {
+        let opened = store::open(database, Role::Owner, &mut |step| {
             let (version, does) = (step.version, step.description);
             tracing::info!(
                 schema.version = version,
@@ -31,25 +30,21 @@ pub(super) async fn open(
         })
         .await;
         match opened {
-            Err(OpenError::Store {
-                path,
-                error: error @ (StoreError::Busy | StoreError::Full),
-            }) => {
+            Err(error) if error.passes() => {
                 if !waits {
                     waits = true;
                     tracing::warn!(
-                        database.path = %path.display(),
+                        database.path = %database,
                         error = %error,
-                        "{}: {error}: receiptd waits for it",
-                        path.display()
+                        "{error}: receiptd waits for it"
                     );
-                    let line = format!("{}: {error}: receiptd waits for it", path.display());
+                    let line = format!("{error}: receiptd waits for it");
                     opening.takes_long(&line);
                 }
                 tokio::time::sleep(AGAIN).await;
             }
             Ok(store) => return Ok(store),
-            Err(error) => return Err(common::not_opened(&database.path, Role::Owner, error)),
+            Err(error) => return Err(common::not_opened(database, Role::Owner, error)),
         }
     }
 }

@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::MISUSED;
 use super::common::{self, DatabaseArg};
 use crate::receipt::State;
-use crate::store::sqlite::Role;
-use crate::store::{Commands as _, Pruned, Upkeep as _};
+use crate::store::Pruned;
+use crate::store::Role;
 
 /// Remove messages that finished long ago, with their readers
 #[derive(Debug, clap::Args)]

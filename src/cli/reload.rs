@@ -48,7 +48,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<ExitCode> {
     // What is refused here the daemon would refuse too; and it says which database is served.
     let loaded = common::settings(config)?;
-    let database = &loaded.settings.database.path;
+    let database = &loaded.settings.database.local_path();
     let shown = database.display();
     let holder = match Serving::of(database) {
         Serving::By(pid) => pid,

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::FAILED;
 use super::common::{self, DatabaseArg};
 use crate::receipt::{AccountName, MessageKey, State};
-use crate::store::sqlite::Role;
-use crate::store::{Commands as _, Selection};
+use crate::store::Role;
+use crate::store::Selection;
 
 /// Rows written in one go, so that the daemon and the feeders have their turn in between.
 const BATCH: usize = 500;

@@ -13,8 +13,8 @@ use super::{FAILED, MISUSED, common, notify, opening, tokens};
 use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::whole_ms;
 use crate::settings::{DEFAULT_PATH, InForce, Loaded, Place, process_environment};
-use crate::store::SharedStore;
-use crate::store::sqlite::{DaemonLock, Role};
+use crate::store::Role;
+use crate::store::sqlite::DaemonLock;
 use crate::telemetry::{self, Surroundings, Telemetry};
 
 /// Serve until SIGTERM or SIGINT; SIGHUP reads the configuration again
@@ -67,7 +67,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be watched")?;
     let mut hangup = signal(SignalKind::hangup()).context("signals cannot be watched")?;
-    let path = &settings.database.path;
+    let path = &settings.database.local_path();
     let mut lock =
         DaemonLock::acquire(path).map_err(|error| common::explained(path, Role::Owner, error))?;
     let mut opening = notify::Opening::default();
@@ -79,8 +79,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     drop(opening);
     // Again, since a disk that was full may have kept the name out; one that is full still does no harm.
     let _ = lock.sign();
-    let store: SharedStore = Arc::new(store);
-    let database = settings.database.path.clone();
+    let database = settings.database.clone();
     let (now_in_force, watched) = watch::channel(configured);
     let stop = Stop::default();
     let handle = Handle::default();
@@ -96,8 +95,8 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let watchdog = notify::Feeder::start(handle.clone(), stop.graceful.clone())
         .context("no thread can be started")?;
     tracing::info!(
-        database.path = %database.display(),
-        "receiptd serves {}", database.display()
+        database.path = %database,
+        "receiptd serves {database}"
     );
     // Kept, since dropping it ends the questions.
     let mut _asking = tokens::ask(Arc::clone(&now_in_force.borrow()), |_, _| true);

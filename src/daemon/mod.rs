@@ -292,7 +292,7 @@ async fn until_ended(
 /// What a killed daemon had called and not committed any more is counted now, as far as it had published it.
 async fn count_lost_calls(shared: &Shared) -> Result<(), DaemonError> {
     let month = QuotaMonth::of(shared.clock.now()).to_string();
-    let database = &shared.lanes.configured().settings.database.path;
+    let database = &shared.lanes.configured().settings.database.local_path();
     let Some(published) = Published::read(&status_path(database)) else {
         return Ok(());
     };

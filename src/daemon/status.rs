@@ -482,7 +482,7 @@ pub fn status_path(database: &Path) -> PathBuf {
 
 /// Publishes every [`HEARTBEAT_INTERVAL`], and where somebody waits for it, until the end.
 pub(super) async fn run(shared: Arc<Shared>) -> Result<(), super::DaemonError> {
-    let path = status_path(&shared.lanes.configured().settings.database.path);
+    let path = status_path(&shared.lanes.configured().settings.database.local_path());
     let started_at = shared.clock.now().0;
     let mut reloads = shared.handle.0.reloads.subscribe();
     loop {

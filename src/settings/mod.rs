@@ -13,6 +13,7 @@
 //! ```
 //! `config/receiptd.toml` documents every key and holds its default; it is compiled in.
 
+mod database;
 mod error;
 mod filter;
 mod layers;
@@ -24,13 +25,13 @@ mod secret;
 mod show;
 mod types;
 
+pub use database::{Database, NoPostgresUrl, PostgresUrl, SqliteFile, Synchronous};
 pub use error::{Place, Refusal, SettingsError};
 pub(crate) use filter::LIBRARIES;
 pub use layers::DEFAULTS;
 pub use load::{DEFAULT_PATH, Loaded, from_text, load, process_environment};
 pub use model::{
-    Account, App, Budget, Database, Endpoint, Log, LogFormat, Retention, Retry, Settings,
-    Synchronous, Workers,
+    Account, App, Budget, Endpoint, Log, LogFormat, Retention, Retry, Settings, Workers,
 };
 pub use secret::{Secret, SecretError};
 pub use show::{Change, InForce};

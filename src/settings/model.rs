@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::Database;
 use super::secret::Secret;
 use super::types::{self, some_span, span};
 use crate::cadence::Rules;
@@ -37,28 +38,6 @@ pub struct Settings {
     pub log: Log,
     /// `[retention]`
     pub retention: Retention,
-}
-
-/// `[database]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Database {
-    /// The SQLite file.
-    #[serde(rename = "url", with = "types::database_url")]
-    pub path: PathBuf,
-    /// When SQLite flushes a commit to disk.
-    #[serde(deserialize_with = "types::word")]
-    pub synchronous: Synchronous,
-}
-
-/// SQLite's `synchronous`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Synchronous {
-    /// A committed result survives a power cut.
-    Full,
-    /// The last commits may be lost in a power cut, the file stays sound.
-    Normal,
 }
 
 /// `[endpoint]`

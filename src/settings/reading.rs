@@ -1,17 +1,19 @@
 //! From the merged layers to [`Settings`]: section by section through serde, and every mistake noted with its place.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Deserialize as _;
 use serde_path_to_error::{Segment, Track};
 use toml::{Table, Value};
 
+use super::database::DatabaseText;
 use super::error::Refusal;
 use super::layers::{DEFAULTS, Origins};
 use super::model::{AccountText, Cadence, SharedBudget};
 use super::rules::{self, Mistake};
 use super::secret::Places;
-use super::{Database, Endpoint, Log, Retention, Retry, Settings, Workers};
+use super::{Endpoint, Log, Retention, Retry, Settings, Workers};
 use crate::receipt::AccountName;
 
 /// A section on its way through serde, which says at which key it failed.
@@ -67,7 +69,20 @@ struct Reading<'a> {
 impl Reading<'_> {
     fn settings(&mut self, places: &Places) -> Option<Settings> {
         // All are read before any is missed, so that every mistake is found at once.
-        let database = self.section(&["database"], |from| Database::deserialize(from));
+        let database = self.section(&["database"], |from| DatabaseText::deserialize(from));
+        // As all paths of the file, it is looked for beside it; the environment's is the working directory's.
+        let beside = match self.origins.in_environment(&["database", "url"]) {
+            true => Path::new(""),
+            false => &places.beside,
+        };
+        let is_said = |key: &str| self.origins.is_said(&["database", key]);
+        let database = database.and_then(|text| match text.checked(places, beside, is_said) {
+            Ok(database) => Some(database),
+            Err(mistake) => {
+                self.refuse(&["database"], mistake);
+                None
+            }
+        });
         let endpoint = self.section(&["endpoint"], |from| Endpoint::deserialize(from));
         let workers = self.section(&["workers"], |from| Workers::deserialize(from));
         let retry = self.section(&["retry"], |from| Retry::deserialize(from));
@@ -103,11 +118,7 @@ impl Reading<'_> {
         }
         let log = self.section(&["log"], |from| Log::deserialize(from));
         let retention = self.section(&["retention"], |from| Retention::deserialize(from));
-        let (mut database, mut endpoint) = (database?, endpoint?);
-        // As all paths of the file, it is looked for beside it; the environment's is the working directory's.
-        if !self.origins.in_environment(&["database", "url"]) {
-            database.path = places.beside.join(database.path);
-        }
+        let (database, mut endpoint) = (database?, endpoint?);
         endpoint.ca_file = endpoint.ca_file.map(|named| places.find(&named).0);
         Some(Settings {
             database,

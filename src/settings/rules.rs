@@ -9,7 +9,7 @@ use super::model::{AccountText, Kind};
 use super::reading::nearest;
 use super::secret::{Places, Secret};
 use super::types::is_loopback;
-use super::{Account, App, Budget, Settings};
+use super::{Account, App, Budget, Database, Settings};
 use crate::cadence::Rules;
 
 /// Above it the vendor bans the address for five minutes: 10,000 calls in 20 s, from its documentation.
@@ -238,6 +238,11 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
         if let Some(exposed) = secret.exposed() {
             warn(true, format!("accounts.{name}: {exposed}"));
         }
+    }
+    if let Database::Postgres(url) = &settings.database
+        && let Some(exposed) = url.password.as_ref().and_then(Secret::exposed)
+    {
+        warn(true, format!("database.password_file: {exposed}"));
     }
     for (name, calls) in &settings.budgets {
         let named = Some(Budget::Shared(name.clone()));

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::reading::dotted;
-use super::{Loaded, Place, Secret, Settings, SettingsError, from_text, types};
+use super::{Loaded, Place, Secret, Settings, SettingsError, Synchronous, database, from_text};
 
 /// One setting that a reload changes, with its values as they may be shown. `None`: not set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,26 +22,24 @@ pub struct Change {
 }
 
 /// What takes effect only with a restart.
-const RESTART: [&str; 4] = [
+const RESTART: [&str; 5] = [
     "database.url",
     "database.synchronous",
+    "database.password_file",
     "workers.concurrency",
     "log.format",
 ];
 
 impl Settings {
-    /// The defaults with another database, for commands that are given one instead of a configuration: `sqlite://PATH`
-    /// or the path alone.
+    /// The defaults with another database, for commands that are given one instead of a configuration: `sqlite://PATH`,
+    /// the path alone, or `postgres://…`.
     ///
     /// # Errors
     /// `url` is no address of a database.
     pub fn of_database(url: &str) -> Result<Self, SettingsError> {
         let mut settings = from_text(Path::new(""), "", std::iter::empty())?.settings;
-        settings.database.path = match url.contains("://") {
-            false => PathBuf::from(url),
-            true => types::database_url::deserialize(toml::Value::from(url))
-                .map_err(|error| SettingsError::Database(error.message().to_owned()))?,
-        };
+        settings.database =
+            database::of_argument(url, Synchronous::Full).map_err(SettingsError::Database)?;
         Ok(settings)
     }
 

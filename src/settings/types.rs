@@ -2,7 +2,6 @@
 //! no value that could be a secret.
 
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::Url;
@@ -14,7 +13,7 @@ use toml::Value;
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 const SPANS: &str = r#"write a number and a unit, as "250ms", "10m" or "24h""#;
 
-fn wrong<E: Error>(problem: impl Display, remedy: impl Display) -> E {
+pub(super) fn wrong<E: Error>(problem: impl Display, remedy: impl Display) -> E {
     E::custom(format_args!("{problem}; {remedy}"))
 }
 
@@ -244,40 +243,6 @@ pub(super) fn filter<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Er
     match super::filter::check(&filter) {
         Ok(()) => Ok(filter),
         Err((problem, remedy)) => Err(wrong(problem, remedy)),
-    }
-}
-
-/// `sqlite://PATH`: the address of the database, which names a file.
-pub(super) mod database_url {
-    use super::*;
-
-    pub(in super::super) fn serialize<S>(path: &Path, to: S) -> Result<S::Ok, S::Error>
-    where
-        S: Serializer,
-    {
-        to.collect_str(&format_args!("sqlite://{}", path.display()))
-    }
-
-    pub(in super::super) fn deserialize<'de, D>(from: D) -> Result<PathBuf, D::Error>
-    where
-        D: Deserializer<'de>,
-    {
-        const REMEDY: &str =
-            r#"write "sqlite://PATH", as "sqlite:///var/lib/receiptd/receiptd.db""#;
-        let url: String = text(from)?;
-        // The address of another kind of database may hold a password, so it is not shown.
-        let Some(path) = url.strip_prefix("sqlite://") else {
-            return Err(wrong("is no sqlite:// address", REMEDY));
-        };
-        let problem = match path {
-            "" => "names no file",
-            ":memory:" => "names no file, and other processes could not reach the database",
-            path if path.contains(['?', '#', '\0']) => {
-                "holds options or a character that no path here may have"
-            }
-            path => return Ok(PathBuf::from(path)),
-        };
-        Err(wrong(problem, REMEDY))
     }
 }
 

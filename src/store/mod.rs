@@ -3,12 +3,17 @@
 //!
 //! The behaviour suite in `tests/store` is what a backend has to pass.
 
+mod last_chances;
+mod open;
+pub mod postgres;
 pub mod sqlite;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+
+pub use open::{Migrating, OpenError, Role, open, schema_version};
 
 use crate::receipt::{
     AccountName, Chat, Claim, ConversationId, CorpId, ErrorCode, LaneId, Message, MessageId,

@@ -7,7 +7,7 @@ use receiptd::receipt::{
     AccountName, Chat, ErrorCode, LaneId, Message, MessageId, MessageKey, Outcome, Schedule,
     SeenReader, SendStatus, State, UnixMs, UserId, WalkEnd, observe, settle,
 };
-use receiptd::settings::{Database, Synchronous};
+use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
 use receiptd::store::{
     Begun, Claims as _, Commands as _, DueQuery, HabitsRow, NewMessage, Placement, Results as _,
@@ -45,7 +45,7 @@ struct Daemon {
 
 impl Daemon {
     async fn open(path: std::path::PathBuf, rules: &Rules) -> Self {
-        let database = Database {
+        let database = SqliteFile {
             path,
             synchronous: Synchronous::Normal,
         };

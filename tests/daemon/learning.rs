@@ -6,7 +6,7 @@ use super::harness::{DEFAULT_ACCOUNT, House};
 
 /// How many messages the stored habits stand on.
 const LEARNED: &str =
-    "SELECT round(json_extract(habits, '$.totals[2]')) FROM habits WHERE account = 'default'";
+    "SELECT round(json_extract(habits, '$.totals.messages')) FROM habits WHERE account = 'default'";
 
 fn insert(house: &House, name: &str, count: usize) {
     let values: Vec<String> = (0..count)

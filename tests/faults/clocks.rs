@@ -8,7 +8,7 @@ use receiptd::daemon::{self, Clock, Configured, DaemonError, Handle, Stop};
 use receiptd::receipt::UnixMs;
 use receiptd::sandbox::SandboxConfig;
 use receiptd::settings::load;
-use receiptd::store::sqlite::{Role, SqliteStore};
+use receiptd::store::{self, Role};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -33,7 +33,7 @@ impl Daemon {
             .map(|(name, value)| ((*name).to_owned(), value.clone()));
         let settings = load(Some(&house.config()), said).unwrap().settings;
         let configured = Configured::new(settings).unwrap();
-        let store = SqliteStore::open(&configured.settings.database, Role::Owner)
+        let store = store::open(&configured.settings.database, Role::Owner, &mut |_| ())
             .await
             .unwrap();
         let offset = Arc::new(AtomicI64::new(0));
@@ -43,13 +43,7 @@ impl Daemon {
         let (_configured, watched) = watch::channel(configured);
         let stop = Stop::default();
         let handle = Handle::default();
-        let running = daemon::run(
-            Arc::new(store),
-            watched,
-            clock,
-            handle.clone(),
-            stop.clone(),
-        );
+        let running = daemon::run(store, watched, clock, handle.clone(), stop.clone());
         let running = tokio::spawn(running);
         handle.ready().await;
         Self {

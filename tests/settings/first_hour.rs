@@ -25,7 +25,7 @@ fn receiptd(directory: &Path, arguments: &[&str]) -> (i32, String) {
 }
 
 const MISTAKES: &str = r#"[database]
-url = "postgres://receiptd:hush-hush@db/receiptd"
+url = "mysql://receiptd:hush-hush@db/receiptd"
 [endpoint]
 base_url = "http://api.dingtalk.io"
 [workers]
@@ -51,7 +51,7 @@ finished = "90"
 "#;
 
 const SEEN: [&str; 12] = [
-    r#"DIR/receiptd.toml:2: database.url is no sqlite:// address; write "sqlite://PATH", as "sqlite:///var/lib/receiptd/receiptd.db""#,
+    r#"DIR/receiptd.toml:2: database.url is no sqlite:// or postgres:// address; write "sqlite://PATH", as "sqlite:///var/lib/receiptd/receiptd.db", or "postgres://USER@HOST:PORT/NAME""#,
     "DIR/receiptd.toml:4: endpoint.base_url would send secrets in the clear: plain http is only for a loopback address; write https://",
     "DIR/receiptd.toml:6: workers.concurency is unknown; did you mean concurrency?",
     r#"DIR/receiptd.toml:8: retry.max_interval has no unit: 30; write "30s" if seconds are meant"#,

@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use receiptd::cadence::Rules;
 use receiptd::receipt::AccountName;
-use receiptd::settings::{self, App, Budget, Loaded, Settings, SettingsError};
+use receiptd::settings::{self, App, Budget, Database, Loaded, Settings, SettingsError};
 use secrecy::ExposeSecret;
 
 const FILE: &str = "/conf/receiptd.toml";
@@ -141,6 +141,7 @@ fn the_file_and_the_code_agree() {
         "`suite_secret = ",
         "`client_id`",
         "`client_secret_file`",
+        "`password_file = ",
     ] {
         assert!(settings::DEFAULTS.contains(word), "{word}");
     }
@@ -311,23 +312,78 @@ fn a_relative_database_is_beside_the_file_that_names_it_and_else_in_the_working_
     let url = "sqlite://data/receiptd.db";
     let text = format!("[database]\nurl = \"{url}\"");
     assert_eq!(
-        loaded(&text, &[]).database.path,
+        loaded(&text, &[]).database.local_path(),
         Path::new("/conf/data/receiptd.db")
     );
     let by_variable = loaded(&text, &[("RECEIPTD__DATABASE__URL", url)]);
-    assert_eq!(by_variable.database.path, Path::new("data/receiptd.db"));
+    assert_eq!(
+        by_variable.database.local_path(),
+        Path::new("data/receiptd.db")
+    );
     for said in [url, "data/receiptd.db"] {
         let by_argument = Settings::of_database(said).unwrap();
-        assert_eq!(by_argument.database.path, Path::new("data/receiptd.db"));
+        assert_eq!(
+            by_argument.database.local_path(),
+            Path::new("data/receiptd.db")
+        );
     }
-    let error = Settings::of_database("postgres://u:hush-hush@h/d")
+    let error = Settings::of_database("mysql://u:hush-hush@h/d")
         .unwrap_err()
         .to_string();
     assert!(
-        error.starts_with("--database is no sqlite:// address; write"),
+        error.starts_with("--database is no sqlite:// or postgres:// address; write"),
         "{error}"
     );
     assert!(!error.contains("hush-hush"), "{error}");
+}
+
+#[test]
+fn a_postgres_database_is_shown_without_its_password() {
+    let text = "[database]\nurl = \"postgres://u:hush-hush@h:6543/d?sslrootcert=/k\"\npassword_file = \"pw\"";
+    let settings = loaded(text, &[]);
+    let Database::Postgres(url) = &settings.database else {
+        panic!("{:?}", settings.database)
+    };
+    assert!(url.expose().contains("hush-hush"));
+    let shown = settings.describe();
+    assert_eq!(shown["database.url"], "postgres://u@h:6543/d");
+    assert_eq!(shown["database.password_file"], "/conf/pw");
+    assert_eq!(shown.get("database.synchronous"), None);
+    assert_eq!(settings.database.to_string(), "postgres://u@h:6543/d");
+    let local = settings.database.local_path();
+    assert!(local.is_absolute(), "{}", local.display());
+    for told in [
+        format!("{settings:?}"),
+        format!("{shown:?}"),
+        local.display().to_string(),
+    ] {
+        assert!(!told.contains("hush-hush"), "{told}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pw");
+    for (mode, warned) in [(0o600, 0), (0o644, 1)] {
+        std::fs::write(&file, "hush-hush").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&file, mode).unwrap();
+        let path = file.display();
+        let text = format!("[database]\nurl = \"postgres://u@h/d\"\npassword_file = \"{path}\"");
+        let warnings = read(&text, &[]).unwrap().warnings;
+        let of_password = warnings
+            .iter()
+            .filter(|warning| warning.contains("password_file"));
+        assert_eq!(of_password.count(), warned, "{warnings:?}");
+    }
+    let by_argument = Settings::of_database("postgresql://u@h:6543/d").unwrap();
+    assert_eq!(
+        by_argument.database.local_path(),
+        local,
+        "one lock for one database"
+    );
+    assert_eq!(
+        settings.needs_restart(&by_argument),
+        ["database.password_file"],
+        "the rest is the same database"
+    );
 }
 
 #[test]

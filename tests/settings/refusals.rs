@@ -57,9 +57,12 @@ fn every_refusal_names_file_key_and_remedy() {
         ("[log]\nfilter = \"receiptd=loud\"", "2: log.filter is no filter: "),
         ("[log]\nfilter = \"inof\"", "2: log.filter says \"inof\", which is neither a level nor a part of receiptd; did you mean info?"),
         ("[log]\nfilter = \"info,recieptd=debug\"", "2: log.filter says \"recieptd\", which is neither a level nor a part of receiptd; did you mean receiptd?"),
-        ("[database]\nurl = \"postgres://u:hush-hush@h/d\"", "2: database.url is no sqlite:// address; write \"sqlite://PATH\""),
+        ("[database]\nurl = \"mysql://u:hush-hush@h/d\"", "2: database.url is no sqlite:// or postgres:// address; write \"sqlite://PATH\""),
+        ("[database]\nurl = \"postgres://u:hush-hush@h:port/d\"", "2: database.url cannot be read as the address of a PostgreSQL database; write"),
+        ("[database]\nurl = \"postgres://u@h/d\"\nsynchronous = \"full\"", "3: database.synchronous is SQLite's alone; remove it"),
+        ("[database]\npassword_file = \"secret\"", "2: database.password_file is for PostgreSQL: a SQLite file has no password; remove it"),
         ("[database]\nurl = \"sqlite://\"", "2: database.url names no file; write"),
-        ("[database]\nurl = \"sqlite::memory:\"", "2: database.url is no sqlite:// address; write"),
+        ("[database]\nurl = \"sqlite::memory:\"", "2: database.url is no sqlite:// or postgres:// address; write"),
         ("[database]\nurl = \"sqlite://:memory:\"", "2: database.url names no file, and other processes could not reach"),
         ("[database]\nurl = \"sqlite://a.db?mode=rwc\"", "2: database.url holds options"),
         ("[endpoint]\nbase_url = \"http://api.dingtalk.io\"", "2: endpoint.base_url would send secrets in the clear: plain http is only for a loopback address; write https://"),
@@ -263,7 +266,7 @@ fn what_is_unwise_or_unusual_is_not_refused() {
     assert_eq!(base_url, "http://[::1]:8080/prefix");
     let path = loaded("[database]\nurl = \"sqlite://relative.db\"", &[])
         .database
-        .path;
+        .local_path();
     assert_eq!(path, PathBuf::from("/conf/relative.db"));
 }
 

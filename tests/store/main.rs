@@ -1,6 +1,6 @@
 //! What a store has to do, told to every backend there is; then what is SQLite's own.
 //!
-//! A second database has only to implement [`Backend`] and to stand in [`for_every_backend`] and in `history/mod.rs`.
+//! Another database has only to implement [`Backend`] and to stand in [`for_every_backend`] and in `history/mod.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,12 +15,22 @@ macro_rules! for_every_backend {
         mod in_sqlite {
             $(#[tokio::test] async fn $name() { super::$name::<crate::sqlite::SqliteBackend>().await; })*
         }
+        mod in_postgres {
+            $(#[tokio::test] async fn $name() {
+                if crate::postgres::available() {
+                    super::$name::<crate::postgres::PostgresBackend>().await;
+                }
+            })*
+        }
     };
 }
 
+#[path = "../cluster/mod.rs"]
+mod cluster;
 mod edges;
 mod history;
 mod opening;
+mod postgres;
 mod readme;
 mod sqlite;
 mod suite;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use receiptd::receipt::{ErrorCode, State, UnixMs};
-use receiptd::settings::{Database, Synchronous};
+use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
 use receiptd::store::{Claims as _, Commands as _, Pruned, Reader, StoreError, Upkeep as _};
 use sqlx::ConnectOptions as _;
@@ -21,8 +21,8 @@ pub(crate) struct SqliteBackend {
     pub(crate) _dir: tempfile::TempDir,
 }
 
-pub(crate) fn database(path: impl Into<PathBuf>) -> Database {
-    Database {
+pub(crate) fn database(path: impl Into<PathBuf>) -> SqliteFile {
+    SqliteFile {
         path: path.into(),
         synchronous: Synchronous::Normal,
     }

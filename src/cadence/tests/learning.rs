@@ -285,7 +285,7 @@ fn nights_and_days_off_are_learned_and_no_call_goes_into_them() {
         };
         let midnight = HOUR * 23 / 3..HOUR * 8;
         let firsts: Vec<_> = (0..100).map(first).collect();
-        let at_midnight = firsts.iter().filter(|first| midnight.contains(first));
+        let at_midnight = firsts.iter().filter(|first| midnight.contains(*first));
         assert!(at_midnight.count() > 80, "seed {seed}: {firsts:?}");
         // What was stored goes on as it was.
         let read = Habits::from_json(&habits.to_json(), &rules).unwrap();

@@ -8,8 +8,7 @@ use crate::daemon::Published;
 use crate::dingtalk::{AccessToken, Client, Credentials, Failure, Query, remedy};
 use crate::receipt::{AccountName, Chat, CorpId, Disposition, LaneId, MessageKey, RobotCode};
 use crate::settings::{Account, App, Settings};
-use crate::store::sqlite::SqliteStore;
-use crate::store::{CallCount, Results as _, Upkeep as _};
+use crate::store::{CallCount, Store};
 
 /// No send call returned it.
 const NO_KEY: &str = "receiptd-check";
@@ -17,13 +16,13 @@ const NO_KEY: &str = "receiptd-check";
 pub(super) struct Accounts<'a> {
     pub(super) settings: &'a Settings,
     pub(super) client: &'a Client,
-    pub(super) store: Option<&'a SqliteStore>,
+    pub(super) store: Option<&'a dyn Store>,
     pub(super) ask: bool,
 }
 
 impl Accounts<'_> {
     pub(super) async fn look(&self, found: &mut Findings) {
-        let published = common::published(&self.settings.database.path);
+        let published = common::published(&self.settings.database.local_path());
         let corps = self.corps(found).await;
         for (name, account) in &self.settings.accounts {
             let of_account = corps.iter().filter(|(owner, _)| owner == name);
@@ -161,7 +160,7 @@ impl Accounts<'_> {
     /// Asks for a key that does not exist. Counted before it goes out, as every call.
     async fn ask(
         &self,
-        store: &SqliteStore,
+        store: &dyn Store,
         lane: &LaneId,
         account: &Account,
         token: &AccessToken,

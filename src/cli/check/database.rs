@@ -7,9 +7,10 @@ use std::path::Path;
 
 use super::super::access::{self, Denied, Who, beside, directory_of};
 use super::super::common::{self, Serving};
-use super::Findings;
+use super::{Findings, server};
 use crate::settings::Database;
-use crate::store::sqlite::{JOURNAL_SIZE_LIMIT, Role, SqliteStore};
+use crate::store::sqlite::JOURNAL_SIZE_LIMIT;
+use crate::store::{self, Role, SharedStore};
 
 const MIB: u64 = 1 << 20;
 /// Less, and a write-ahead log at its ordinary limit leaves nothing over.
@@ -27,21 +28,23 @@ pub(super) async fn look(
     database: &Database,
     to_write: bool,
     found: &mut Findings,
-) -> Option<SqliteStore> {
-    let path = &database.path;
-    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+) -> Option<SharedStore> {
+    let path = &database.local_path();
+    let file = match database {
+        Database::Sqlite(_) => Some(std::fs::canonicalize(path).unwrap_or_else(|_| path.clone())),
+        Database::Postgres(_) => None,
+    };
     // Before it is opened, which may make a -wal and a -shm.
-    if may_be_used(path, found) {
-        shared(&real, found);
+    if let Some(file) = &file
+        && may_be_used(path, found)
+    {
+        shared(file, found);
     }
     let role = if to_write { Role::Writer } else { Role::Reader };
-    let store = match SqliteStore::open(database, role).await {
+    let store = match store::open(database, role, &mut |_| ()).await {
         Ok(store) => {
-            let version = SqliteStore::SCHEMA_VERSION;
-            let said = format!(
-                "{} opens, its schema is up to date (version {version})",
-                path.display()
-            );
+            let version = store::schema_version(database);
+            let said = format!("{database} opens, its schema is up to date (version {version})");
             found.works("database", said);
             Some(store)
         }
@@ -56,12 +59,18 @@ pub(super) async fn look(
             None
         }
         Err(error) => {
-            found.fails_with("database", &common::not_opened(path, role, error));
+            found.fails_with("database", &common::not_opened(database, role, error));
             None
         }
     };
-    write_ahead_log(&real, found);
-    room(&real, found);
+    match (&file, database, &store) {
+        (Some(file), ..) => {
+            write_ahead_log(file, found);
+            room(file, found);
+        }
+        (None, Database::Postgres(url), Some(store)) => server::look(url, &**store, found).await,
+        (None, ..) => {}
+    }
     match Serving::of(path) {
         Serving::By(pid) => found.works("daemon", format!("runs (process {pid})")),
         Serving::Nobody => found.note("daemon", "none runs; `receiptd run` starts one"),

@@ -3,6 +3,7 @@
 mod accounts;
 mod database;
 mod endpoint;
+mod server;
 
 use std::fmt;
 use std::path::Path;
@@ -12,7 +13,6 @@ use serde::Serialize;
 
 use super::{FAILED, MISUSED, common};
 use crate::settings::{Loaded, SettingsError};
-use crate::store::Commands as _;
 
 /// Check configuration, database, endpoint and accounts
 #[derive(Debug, clap::Args)]
@@ -179,7 +179,7 @@ async fn everything_else(loaded: &Loaded, args: &Args, found: &mut Findings) {
         let accounts = accounts::Accounts {
             settings: &loaded.settings,
             client: &client,
-            store: store.as_ref(),
+            store: store.as_deref(),
             ask: args.ask,
         };
         accounts.look(found).await;

@@ -10,11 +10,10 @@ use super::super::common::{self, rounded};
 use crate::receipt::{
     ConversationId, CorpId, ErrorCode, Message, MessageKey, RobotCode, SendStatus, State, UnixMs,
 };
-use crate::store::sqlite::SqliteStore;
-use crate::store::{Commands as _, Reader};
+use crate::store::{Reader, Store};
 
 pub(super) async fn show(
-    store: &SqliteStore,
+    store: &dyn Store,
     key: &MessageKey,
     json: bool,
 ) -> anyhow::Result<ExitCode> {

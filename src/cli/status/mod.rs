@@ -14,8 +14,7 @@ use super::STALE;
 use super::common::{self, DatabaseArg, Serving};
 use crate::receipt::MessageKey;
 use crate::settings::Settings;
-use crate::store::sqlite::{Role, SqliteStore};
-use crate::store::{Commands as _, Results as _, Upkeep as _};
+use crate::store::{Role, Store};
 
 /// Show the status per account, or one message and its readers
 #[derive(Debug, clap::Args)]
@@ -49,15 +48,15 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
     let settings = args.database.settings(config)?;
     let store = common::store(&settings.database, Role::Reader).await?;
     let ended = match &args.key {
-        Some(key) => message::show(&store, key, args.json).await,
-        None => all(&store, &settings, args).await,
+        Some(key) => message::show(&*store, key, args.json).await,
+        None => all(&*store, &settings, args).await,
     };
     store.close().await;
     ended
 }
 
-async fn all(store: &SqliteStore, settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
-    let database = &settings.database.path;
+async fn all(store: &dyn Store, settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
+    let database = &settings.database.local_path();
     let now = common::now();
     let asked = view::Asked {
         settings,

@@ -107,7 +107,7 @@ impl Status {
         Self {
             running,
             pid,
-            database: settings.database.path.display().to_string(),
+            database: settings.database.to_string(),
             now: now.0,
             month: now.quota_month(),
             pending,

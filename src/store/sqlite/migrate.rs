@@ -9,16 +9,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _};
 
 use super::error::failure;
 use super::open::OpenError;
-use crate::store::StoreError;
-
-/// A change of the schema that is about to be made.
-#[derive(Clone, Copy, Debug)]
-pub struct Migrating<'a> {
-    /// The version it leads to.
-    pub version: i64,
-    /// What it does.
-    pub description: &'a str,
-}
+use crate::store::{Migrating, StoreError};
 
 /// Every migration: version, name, text. None is ever changed again: its checksum is in the files.
 const MIGRATIONS: &[(i64, &str, &str)] = &[

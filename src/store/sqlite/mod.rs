@@ -8,12 +8,11 @@
 //! | `writer`, `wakeup`, `error` | transactions; other processes' commits; SQLite's result codes |
 //! | `rows`, `quarantine` | decoding; rows that are no messages |
 //! | `claims`, `results`, `commands`, `upkeep` | the traits, each where its SQL stands |
-//! | `readers`, `last_chances` | the readers of a batch; how early last chances begin |
+//! | `readers` | the readers of a batch |
 
 mod claims;
 mod commands;
 mod error;
-mod last_chances;
 mod lock;
 mod migrate;
 mod open;
@@ -34,12 +33,12 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 pub use lock::{DaemonLock, LockError, lock_path};
-pub use migrate::Migrating;
-pub use open::{JOURNAL_SIZE_LIMIT, OpenError, Role};
+pub use open::{JOURNAL_SIZE_LIMIT, OpenError};
 
 use crate::receipt::{LaneId, MessageId};
-use crate::settings::Database;
+use crate::settings::SqliteFile;
 use crate::store::{GroupId, Lease, Leases, Result};
+pub use crate::store::{Migrating, Role};
 use error::{failure, not_json};
 
 /// "rcpt": `PRAGMA application_id` of our files, as the first migration sets it.
@@ -65,13 +64,13 @@ impl SqliteStore {
     pub const SCHEMA_VERSION: i64 = migrate::known();
 
     /// Opens the file; [`Role::Owner`] creates it and brings its schema up to date first.
-    pub async fn open(database: &Database, role: Role) -> std::result::Result<Self, OpenError> {
+    pub async fn open(database: &SqliteFile, role: Role) -> std::result::Result<Self, OpenError> {
         Self::open_reporting(database, role, &mut |_| ()).await
     }
 
     /// As [`SqliteStore::open`]; `migrating` hears of every change of the schema before it is made.
     pub async fn open_reporting(
-        database: &Database,
+        database: &SqliteFile,
         role: Role,
         migrating: &mut (dyn FnMut(Migrating<'_>) + Send),
     ) -> std::result::Result<Self, OpenError> {
@@ -100,7 +99,7 @@ impl SqliteStore {
             ("update", results::UPDATE),
             ("update pending", results::UPDATE_PENDING),
             ("owed", results::OWED),
-            ("upcoming", last_chances::UPCOMING),
+            ("upcoming", upkeep::UPCOMING),
             ("placed totals", upkeep::PLACED_TOTALS),
             ("new totals", upkeep::NEW_TOTALS),
             ("waiting totals", upkeep::WAITING_TOTALS),
@@ -193,7 +192,7 @@ fn limit_param(limit: usize) -> i64 {
 
 #[cfg(test)]
 mod testing {
-    use super::{Database, Role, SqliteStore};
+    use super::{Role, SqliteFile, SqliteStore};
     use crate::receipt::{Chat, Claim, Message, Outcome};
     use crate::settings::Synchronous;
     use crate::store::{
@@ -203,7 +202,7 @@ mod testing {
     /// An empty store in a directory of its own.
     pub(super) async fn store() -> (tempfile::TempDir, SqliteStore) {
         let dir = tempfile::tempdir().unwrap();
-        let database = Database {
+        let database = SqliteFile {
             path: dir.path().join("receiptd.db"),
             synchronous: Synchronous::Normal,
         };

@@ -11,23 +11,12 @@ use tokio::sync::Mutex;
 
 use super::error::failure;
 use super::lock::open_for_all;
-use super::migrate::{self, Migrating};
+use super::migrate;
 use super::wakeup::{FileId, Wakeup};
 use super::writer::Writer;
 use super::{APPLICATION_ID, SqliteStore};
-use crate::settings::{Database, Synchronous};
-use crate::store::{LOCK_PATIENCE, StoreError};
-
-/// What the file is opened for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// The daemon, `migrate`, `demo`: creates the file where there is none and brings its schema up to date.
-    Owner,
-    /// A command that writes, beside a daemon or without one: the file must exist, with today's schema.
-    Writer,
-    /// A command that reads: as `Writer`, and nothing can be written.
-    Reader,
-}
+use crate::settings::{SqliteFile, Synchronous};
+use crate::store::{LOCK_PATIENCE, Migrating, Role, StoreError};
 
 /// Why the database can't be used. Each text names the file and what to do, and tells the causes too: they are no `source`
 /// that would be told again.
@@ -261,7 +250,7 @@ impl Connector {
 
 /// Opens the store; `migrating` hears of every migration before it runs.
 pub(super) async fn open(
-    database: &Database,
+    database: &SqliteFile,
     role: Role,
     migrating: &mut (dyn FnMut(Migrating<'_>) + Send),
 ) -> Result<SqliteStore, OpenError> {

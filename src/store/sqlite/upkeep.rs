@@ -12,8 +12,9 @@ use super::error::{failure, is_constraint};
 use super::lock::beside;
 use super::open::JOURNAL_SIZE_LIMIT;
 use super::rows::{read, text};
-use super::{SqliteStore, corp_param, execute, ids_json, last_chances, limit_param};
+use super::{SqliteStore, corp_param, execute, ids_json, limit_param};
 use crate::receipt::{LaneId, MessageId, State, UnixMs};
+use crate::store::last_chances::begin_with;
 use crate::store::{
     Health, LOCK_PATIENCE, LaneTotals, LastChanceFit, Pruned, Result, StoreError, Upkeep,
 };
@@ -75,6 +76,43 @@ pub(super) const FINAL_TOTALS: &str = concat!(
         FROM messages INDEXED BY messages_final WHERE state <> 'pending'
         GROUP BY messages.account, ifnull(lane_corp, ifnull(corp_id, '')), state
     )"
+);
+
+/// The lane's last chances from `$from` on.
+macro_rules! of_lane {
+    ($from:literal) => {
+        concat!(
+            " FROM messages INDEXED BY messages_last_chance
+            WHERE state = 'pending' AND lane_corp IS NOT NULL AND last_chance_at IS NOT NULL
+                AND account = ?1 AND lane_corp = ?2 AND last_chance_at ",
+            $from,
+            " AND typeof(last_chance_at) = 'integer'"
+        )
+    };
+}
+
+/// ?1, ?2: the lane, ?3: milliseconds that belong together. The moment of the last of each part, and how many there are.
+/// From part to part through the index: grouping would sort all of the lane.
+pub(super) const UPCOMING: &str = concat!(
+    "WITH RECURSIVE part(first) AS (
+        SELECT (SELECT last_chance_at",
+    of_lane!(">= 0"),
+    " ORDER BY last_chance_at LIMIT 1)
+        UNION ALL
+        SELECT (SELECT last_chance_at",
+    of_lane!(">= part.first + ?3"),
+    " ORDER BY last_chance_at LIMIT 1)
+        FROM part WHERE part.first IS NOT NULL
+    )
+    SELECT json_group_array(json_array(
+        (SELECT max(last_chance_at)",
+    of_lane!(">= part.first AND last_chance_at < part.first + ?3"),
+    "),
+        (SELECT count(*)",
+    of_lane!(">= part.first AND last_chance_at < part.first + ?3"),
+    ")
+    ))
+    FROM part WHERE part.first IS NOT NULL"
 );
 
 /// ?1: before, ?2: the state, ?3, ?4: the row behind which to begin, ?5: how many. Oldest first.
@@ -186,14 +224,14 @@ impl Upkeep for SqliteStore {
         fit: &LastChanceFit,
     ) -> Result<Option<UnixMs>> {
         let together = i64::try_from(fit.slack.as_millis() / 4).unwrap_or(i64::MAX);
-        let query = sqlx::query(last_chances::UPCOMING)
+        let query = sqlx::query(UPCOMING)
             .bind(lane.account.as_str())
             .bind(corp_param(lane))
             .bind(together.max(1));
         let upcoming = read(&self.readers, query, |cells| {
             (UnixMs(cells.required_number("until")), cells.count("count"))
         });
-        Ok(last_chances::begin_with(&upcoming.await?, fit))
+        Ok(begin_with(&upcoming.await?, fit))
     }
 
     async fn prune(&self, before: UnixMs, state: Option<State>) -> Result<Pruned> {

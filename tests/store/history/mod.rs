@@ -18,6 +18,7 @@ use std::time::Duration;
 use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine as _, StateMachineTest as _};
 
+use super::postgres::PostgresBackend;
 use super::sqlite::SqliteBackend;
 use super::{Backend, T0};
 use daemon::History;
@@ -61,6 +62,13 @@ fn run<B: Backend + 'static>(cases: u32) {
 #[test]
 fn the_promises_hold_in_any_history_in_sqlite() {
     run::<SqliteBackend>(48);
+}
+
+#[test]
+fn the_promises_hold_in_any_history_in_postgres() {
+    if super::postgres::available() {
+        run::<PostgresBackend>(16);
+    }
 }
 
 /// What random histories found, for good.
@@ -123,6 +131,9 @@ fn histories_that_failed_once() {
             truth: BTreeMap::new(),
         };
         let config = Config::default;
-        History::<SqliteBackend>::test_sequential(config(), world(), steps, None);
+        History::<SqliteBackend>::test_sequential(config(), world(), steps.clone(), None);
+        if super::postgres::available() {
+            History::<PostgresBackend>::test_sequential(config(), world(), steps, None);
+        }
     }
 }

@@ -3,43 +3,6 @@
 use crate::receipt::{UnixMs, real};
 use crate::store::LastChanceFit;
 
-/// The lane's last chances from `$from` on.
-macro_rules! of_lane {
-    ($from:literal) => {
-        concat!(
-            " FROM messages INDEXED BY messages_last_chance
-            WHERE state = 'pending' AND lane_corp IS NOT NULL AND last_chance_at IS NOT NULL
-                AND account = ?1 AND lane_corp = ?2 AND last_chance_at ",
-            $from,
-            " AND typeof(last_chance_at) = 'integer'"
-        )
-    };
-}
-
-/// ?1, ?2: the lane, ?3: milliseconds that belong together. The moment of the last of each part, and how many there are.
-/// From part to part through the index: grouping would sort all of the lane.
-pub(super) const UPCOMING: &str = concat!(
-    "WITH RECURSIVE part(first) AS (
-        SELECT (SELECT last_chance_at",
-    of_lane!(">= 0"),
-    " ORDER BY last_chance_at LIMIT 1)
-        UNION ALL
-        SELECT (SELECT last_chance_at",
-    of_lane!(">= part.first + ?3"),
-    " ORDER BY last_chance_at LIMIT 1)
-        FROM part WHERE part.first IS NOT NULL
-    )
-    SELECT json_group_array(json_array(
-        (SELECT max(last_chance_at)",
-    of_lane!(">= part.first AND last_chance_at < part.first + ?3"),
-    "),
-        (SELECT count(*)",
-    of_lane!(">= part.first AND last_chance_at < part.first + ?3"),
-    ")
-    ))
-    FROM part WHERE part.first IS NOT NULL"
-);
-
 /// See [`Upkeep::last_chances_to_begin`](crate::store::Upkeep::last_chances_to_begin). `upcoming` holds, in the order of time, moments and how many last chances are due
 /// up to each after the one before.
 ///

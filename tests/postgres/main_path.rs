@@ -1,0 +1,200 @@
+//! The main job, while the daemon is killed and the server is restarted and away.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::Served;
+
+/// As any service in Python would, with Debian's driver.
+const PYTHON_FEEDER: &str = "
+import psycopg2, sys
+db = psycopg2.connect(sys.argv[1])
+for line in sys.stdin:
+    key, expected = line.rstrip('\\n').split('|')
+    with db, db.cursor() as cursor:
+        cursor.execute('INSERT INTO messages (process_query_key, expected_readers) VALUES (%s, %s) ON CONFLICT DO NOTHING',
+                       (key, int(expected)))
+";
+
+/// A Python that has the driver: Debian's own, where another one is first.
+fn python() -> Option<&'static str> {
+    let has_driver = |python: &&str| {
+        let tried = Command::new(python)
+            .args(["-c", "import psycopg2"])
+            .stderr(Stdio::null())
+            .status();
+        tried.is_ok_and(|status| status.success())
+    };
+    let found = ["python3", "/usr/bin/python3"].into_iter().find(has_driver);
+    if found.is_none() {
+        let line = "SKIPPED: rows inserted by Python (Debian: apt-get install python3-psycopg2)\n";
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_reader_once_through_kills_and_restarts_of_the_server() {
+    let Some(mut served) = Served::new().await else {
+        return;
+    };
+    // Keys that outlive all that happens here.
+    served.house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "10m");
+    served.house.set("RECEIPTD__CADENCE__MAX_AGE", "20m");
+    served
+        .house
+        .set("RECEIPTD__CADENCE__GENERATION_GRACE", "1m");
+    served.house.start();
+    let keys: Vec<(String, u32)> = (0..160)
+        .map(|n| match n % 4 {
+            0 => (
+                format!("sb:readers=40,median=4s,sigma=0.5,never=0,expire=10m;group-{n}"),
+                40,
+            ),
+            1 => (
+                format!("sb:readers=5,median=2s,recall=15s,expire=10m;recalled-{n}"),
+                6,
+            ),
+            _ => (
+                format!("sb:readers=3,median=9s,sigma=0.5,never=0,expire=10m;plain-{n}"),
+                3,
+            ),
+        })
+        .collect();
+    let insert = |keys: &[(String, u32)]| {
+        let values: Vec<String> = keys
+            .iter()
+            .map(|(key, n)| format!("('{key}', {n})"))
+            .collect();
+        let values = values.join(", ");
+        format!(
+            "INSERT INTO messages (process_query_key, expected_readers) VALUES {values} ON CONFLICT DO NOTHING"
+        )
+    };
+    served.sql(&insert(&keys[..80]));
+    if let Some(python) = python() {
+        let mut python = Command::new(python)
+            .args(["-c", PYTHON_FEEDER, &served.cluster.url(&served.database)])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = python.stdin.take().unwrap();
+        for (key, expected) in &keys[80..120] {
+            writeln!(input, "{key}|{expected}").unwrap();
+        }
+        drop(input);
+        assert!(python.wait().unwrap().success());
+    } else {
+        served.sql(&insert(&keys[80..120]));
+    }
+    served
+        .until("SELECT count(*) > 100 FROM readers", "t")
+        .await;
+    served.house.kill();
+    served.house.start();
+    for (mode, more) in [("fast", 120..130), ("immediate", 130..140)] {
+        let before = served.sql("SELECT count(*) FROM readers")[0].clone();
+        served.cluster.control(&["restart", "-m", mode]);
+        served.sql(&insert(&keys[more]));
+        served
+            .until(&format!("SELECT count(*) > {before} FROM readers"), "t")
+            .await;
+    }
+    served.cluster.control(&["stop", "-m", "fast"]);
+    // So long that everybody who waits has met it.
+    served
+        .house
+        .until_logged("could not be read or written")
+        .await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert!(served.house.is_running(), "{}", served.house.log());
+    served.cluster.control(&["start"]);
+    served.sql(&insert(&keys[140..]));
+    served
+        .until("SELECT count(*) FROM messages WHERE state = 'pending'", "0")
+        .await;
+
+    let rows = served.sql(
+        "SELECT m.process_query_key, m.state, m.send_status, m.reader_count, count(r.id), count(DISTINCT r.user_id)
+        FROM messages m LEFT JOIN readers r USING (process_query_key) GROUP BY m.id",
+    );
+    assert_eq!(rows.len(), keys.len());
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').collect();
+        let wanted = match cells[0].contains(";recalled-") {
+            true => ("recalled", "RECALLED"),
+            false => ("complete", "SUCCESS"),
+        };
+        assert_eq!(
+            (cells[1], cells[2]),
+            wanted,
+            "{row}\n{}",
+            served.house.log()
+        );
+        assert_eq!((cells[3], cells[3]), (cells[4], cells[5]), "{row}");
+        let truth = served.house.sandbox.truth(cells[0]).unwrap();
+        let all: BTreeSet<String> = truth
+            .readers
+            .iter()
+            .map(|read| read.user_id.clone())
+            .collect();
+        let key = cells[0];
+        let seen: BTreeSet<String> = served
+            .sql(&format!(
+                "SELECT user_id FROM readers WHERE process_query_key = '{key}'"
+            ))
+            .into_iter()
+            .collect();
+        assert!(seen.is_subset(&all), "{row}");
+        if wanted.0 == "complete" {
+            assert_eq!(seen, all, "{row}");
+        }
+    }
+    let violations = served.house.sandbox.violations();
+    assert!(violations.is_empty(), "{violations:?}");
+    // What was asked is counted once, but for what a kill took along.
+    let counted: u64 = served.sql("SELECT sum(calls) FROM api_calls")[0]
+        .parse()
+        .unwrap();
+    let asked = served
+        .house
+        .sandbox
+        .calls_after(0)
+        .iter()
+        .filter(|call| !call.key.is_empty())
+        .count() as u64;
+    assert!(counted <= asked, "{counted} counted, {asked} asked");
+    assert!(counted + 200 >= asked, "{counted} counted, {asked} asked");
+    served.house.signal("TERM");
+    assert!(
+        served.house.ended().await.success(),
+        "{}",
+        served.house.log()
+    );
+}
+
+/// A service that is started before its database waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_there_yet_is_waited_for() {
+    let Some(mut served) = Served::new().await else {
+        return;
+    };
+    served.cluster.control(&["stop", "-m", "fast"]);
+    served.house.start();
+    served.house.until_logged("receiptd waits for it").await;
+    served.cluster.control(&["start"]);
+    served.sql("INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;a', 1)");
+    served.until("SELECT state FROM messages", "complete").await;
+    // A second daemon for the same database on this machine is refused.
+    let (code, said) = served.say("run", &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("another receiptd"), "{said}");
+    served.house.signal("TERM");
+    assert!(
+        served.house.ended().await.success(),
+        "{}",
+        served.house.log()
+    );
+}
