@@ -20,6 +20,7 @@ struct Daemon {
     /// How far its wall clock is ahead of the machine's, in milliseconds.
     offset: Arc<AtomicI64>,
     stop: Stop,
+    handle: Handle,
     running: JoinHandle<Result<(), DaemonError>>,
     /// Held: a daemon whose settings have no sender any more is none that is run.
     _configured: watch::Sender<Arc<Configured>>,
@@ -49,6 +50,7 @@ impl Daemon {
         Self {
             offset,
             stop,
+            handle,
             running,
             _configured,
         }
@@ -159,5 +161,40 @@ async fn a_day_backwards_stops_no_message() {
         .filter(|call| call.seq > calls + 1 && call.key.ends_with(";k"))
         .collect();
     assert!(late.is_empty(), "{late:?}");
+    daemon.stop().await;
+}
+
+/// What is removed by a wrong clock is gone, and whoever set it wrong may set it right again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_set_forward_makes_nothing_old_enough() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.set("RECEIPTD__RETENTION__FINISHED", "1h");
+    house.set("RECEIPTD__LOG__SUMMARY_INTERVAL", "20ms");
+    let daemon = Daemon::start(&house).await;
+    let hour_ms = 3_600_000;
+    let now = Clock::system().now().0;
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, state, finished_at) VALUES
+         ('young', 'complete', {}), ('old', 'complete', {})",
+        now - hour_ms / 6,
+        now - 2 * hour_ms
+    ));
+    let left = "SELECT group_concat(process_query_key) FROM messages";
+    house.until(left, "young").await;
+    daemon.step(DAY_MS);
+    // The table is counted and pruned in the same turn: two counts by the new clock, and it had its chance.
+    let counted = || {
+        let published = daemon.handle.published();
+        let backlog = published.borrow().as_ref()?.backlog.clone()?;
+        (backlog.counted_at > now + DAY_MS / 2).then_some(backlog.counted_at)
+    };
+    house
+        .until_true("it counts by the new clock", || counted().is_some())
+        .await;
+    let first = counted();
+    house
+        .until_true("it counts again", || counted() > first)
+        .await;
+    assert_eq!(house.sql(left), ["young"]);
     daemon.stop().await;
 }
