@@ -18,8 +18,9 @@ Examples:
   receiptd migrate --config receiptd.toml
   receiptd migrate --config receiptd.toml --from sqlite:///var/lib/receiptd/receiptd.db
 
-With --from the configuration names a PostgreSQL database that is empty, and no daemon runs. Everything is moved in one
-transaction, with its ids: what is interrupted is begun again. The file stays as it is.
+With --from the configuration names a PostgreSQL database that is empty, and no daemon runs. \
+Everything is moved in one transaction, with its ids: what is interrupted is begun again. \
+The file stays as it is.
 
 Run as root in a directory of another user, the files are given to that user.")]
 pub(super) struct Args {

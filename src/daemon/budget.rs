@@ -29,6 +29,8 @@ struct Ledger {
     /// What is known of it besides the calls; `None` until it was read from the tables.
     month: Option<Month>,
     calls: HashMap<LaneId, Calls>,
+    /// The sum of all of them: asked for before each call.
+    spent: u64,
     /// Last chances refused since this was asked last.
     dropped: u64,
 }
@@ -96,6 +98,7 @@ impl Budget {
                 quota_month: None,
                 month: None,
                 calls: HashMap::new(),
+                spent: 0,
                 dropped: 0,
             }),
         }
@@ -118,6 +121,7 @@ impl Budget {
     pub(super) fn inherit(&self, lane: &LaneId, from: &Self) {
         let mut theirs = from.ledger();
         let (month, calls) = (theirs.quota_month, theirs.calls.remove(lane));
+        theirs.add_up();
         drop(theirs);
         let mut ledger = self.ledger();
         // Until the tables were read nothing more may go out.
@@ -128,6 +132,7 @@ impl Budget {
         if let Some(calls) = calls.filter(|_| ledger.quota_month == month) {
             ledger.calls.entry(lane.clone()).or_default().pending += calls.pending;
         }
+        ledger.add_up();
     }
 
     /// Takes the tables' figures of `month` over. What is pending stays, where it is of that month: nothing may be
@@ -147,6 +152,7 @@ impl Budget {
             let calls = ledger.calls.entry(count.lane.clone()).or_default();
             calls.committed = calls.committed.saturating_add(count.calls);
         }
+        ledger.add_up();
         let messages = figures.this_month.iter().map(|count| count.messages).sum();
         // When its messages came is known better to a month that was counted from its beginning.
         let known = ledger.month.filter(|known| known.messages == messages);
@@ -172,6 +178,7 @@ impl Budget {
             return Err(Refused::OverBudget);
         }
         ledger.calls.entry(lane.clone()).or_default().pending += 1;
+        ledger.spent += 1;
         drop(ledger);
         if let Some(mut month) = before {
             month.spent += 1;
@@ -198,16 +205,24 @@ impl Budget {
 
     /// Gives a call of `month` back that the vendor did not count.
     pub(super) fn refund(&self, lane: &LaneId, month: QuotaMonth) {
-        if let Some(calls) = self.ledger().of_month(month, lane) {
-            calls.pending = calls.pending.saturating_sub(1);
+        let mut ledger = self.ledger();
+        if let Some(calls) = ledger
+            .of_month(month, lane)
+            .filter(|calls| calls.pending > 0)
+        {
+            calls.pending -= 1;
+            ledger.spent -= 1;
         }
     }
 
     /// Calls of a month whose results were committed just now.
     pub(super) fn committed(&self, lane: &LaneId, month: QuotaMonth, number: u64) {
-        if let Some(calls) = self.ledger().of_month(month, lane) {
-            calls.pending = calls.pending.saturating_sub(number);
+        let mut ledger = self.ledger();
+        if let Some(calls) = ledger.of_month(month, lane) {
+            let pending = calls.pending.min(number);
+            calls.pending -= pending;
             calls.committed = calls.committed.saturating_add(number);
+            ledger.spent = ledger.spent.saturating_add(number - pending);
         }
     }
 
@@ -260,6 +275,11 @@ impl Ledger {
         self.calls.get_mut(lane).filter(|_| same)
     }
 
+    fn add_up(&mut self) {
+        let calls = self.calls.values();
+        self.spent = calls.map(|calls| calls.committed + calls.pending).sum();
+    }
+
     /// The month of `now`, if its figures were read.
     fn read_month(&self, now: UnixMs) -> Option<(QuotaMonth, Month)> {
         let quota_month = self.quota_month.filter(|month| month.contains(now))?;
@@ -268,9 +288,8 @@ impl Ledger {
 
     fn month_at(&self, now: UnixMs) -> Option<Month> {
         let (_, mut month) = self.read_month(now)?;
-        let calls = self.calls.values();
         month.budget = self.limit?;
-        month.spent = calls.map(|calls| calls.committed + calls.pending).sum();
+        month.spent = self.spent;
         month.now = now.0;
         Some(month)
     }
