@@ -88,7 +88,7 @@ async fn transfer(loaded: &Loaded, from: &str) -> anyhow::Result<Vec<String>> {
     let _of_file = DaemonLock::acquire(&file.path)?;
     let _of_server = DaemonLock::acquire(&database.local_path())?;
     let moved = postgres::transfer(&file, to, &mut |table| {
-        tracing::info!(table, "moving {table}");
+        tracing::info!("moving {table}");
     })
     .await?;
     let told = moved

@@ -95,6 +95,8 @@ pub const EVENTS: &[Event] = &[
     event("a task panicked at {place}: {what}; this is a bug: please report it{again}", Error, &["code.location", "error", "suppressed"], "a bug", "report it"),
     event("message {key}: its walk panicked: {what}{again}", Error, &["message.key", "error", "suppressed"], "a bug; the message keeps its cadence (`last_error` is `receiptd.panic`), the others are not touched", "report it, with the line above"),
     event("{database}: {error}: receiptd waits for it", Warn, &["database.path", "error"], "the database is locked or the disk is full at the start", "see who holds it (`fuser -v`), or make room"),
+    event("moving {table}", Info, &[], "`receiptd migrate --from` copies the rows of a table to the other store", "nothing"),
+    event("{warning}", Warn, &[], "the way to a PostgreSQL database on another machine can be read or changed by others", "what the line says"),
     event("configuration: {warning}", Warn, &["warning"], "a setting is possible, and unwise", "what the line says"),
     event("configuration: read again, {count} changes", Info, &["changes"], "a reload that took", "nothing"),
     event("configuration: {key} is {new} (was {old})", Info, &["settings.key", "settings.new", "settings.old"], "what a reload changed", "nothing"),

@@ -57,7 +57,7 @@ async fn a_host_without_a_configuration_names_the_database() {
     let (code, said, _) = bare(&with(&["prune", "--older-than", "0s", "--yes"]));
     assert_eq!(code, 0);
     assert!(said.starts_with("1 message finished before 20"), "{said}");
-    let (code, _, errors) = bare(&["status", "--database", "postgres://u:hush-hush@h/d"]);
+    let (code, _, errors) = bare(&["status", "--database", "mysql://u:hush-hush@h/d"]);
     assert_eq!(code, 2);
     assert!(
         errors.contains("sqlite://") && !errors.contains("hush-hush"),
