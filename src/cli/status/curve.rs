@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::super::common::rounded;
-use crate::cadence::{Habits, Rules, read_curve};
+use crate::cadence::{Habits, Rules, read_curve, week_hours};
 use crate::store::HabitsRow;
 
 /// Ages of the read curve in JSON: this many for each tenfold,
@@ -25,8 +25,12 @@ pub(super) struct Learned {
     mean_delay_s: Option<f64>,
     /// `[age in seconds, share of the readers that have read by then]`
     read_curve: Vec<[f64; 2]>,
+    /// The share of people that is awake in each hour of the week, from Monday, 00:00 UTC. `None`: no hour differs.
+    awake_by_hour: Option<Vec<f64>>,
     #[serde(skip)]
     plot: String,
+    #[serde(skip)]
+    week: Option<String>,
 }
 
 impl Learned {
@@ -46,6 +50,7 @@ impl Learned {
             let age = 10_f64.powf(f64::from(point) / f64::from(POINTS_A_DECADE));
             [age, share(Duration::from_secs_f64(age))]
         });
+        let awake = habits.awake();
         Some(Self {
             reads,
             key_lifetime_s: lifetime.as_secs_f64(),
@@ -54,6 +59,8 @@ impl Learned {
                 .and_then(|measured| measured.mean_delay)
                 .map(|delay| delay.as_secs_f64()),
             read_curve: points.collect(),
+            week: awake.as_ref().map(week_hours),
+            awake_by_hour: awake.map(Vec::from),
             plot: read_curve(share, lifetime),
         })
     }
@@ -67,6 +74,13 @@ impl fmt::Display for Learned {
             self.reads
         )?;
         f.write_str(&self.plot)?;
+        if let Some(week) = &self.week {
+            writeln!(
+                f,
+                "hours of the week in which people read; empty: nobody does"
+            )?;
+            f.write_str(week)?;
+        }
         if let (Some(calls), Some(delay)) = (self.calls_per_message, self.mean_delay_s) {
             let delay = rounded(Duration::from_secs_f64(delay));
             writeln!(
@@ -75,5 +89,64 @@ impl fmt::Display for Learned {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
+mod tests {
+    use super::*;
+    use crate::cadence::{Missing, Observation};
+    use crate::receipt::{AccountName, LaneId};
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    /// What is learned in four weeks of a message an hour, each read within half an hour, but only from `morning` (UTC) on.
+    fn learned(morning: i64) -> Learned {
+        let rules = Rules::default();
+        let mut habits = Habits::prior(&rules);
+        for hour in 0..24 * 28 {
+            let sent_at = (490_000 + hour) * HOUR_MS;
+            let asleep = (morning - (490_000 + hour) % 24).max(0) * 2;
+            for poll in 0..=asleep {
+                let age = |polls: i64| Duration::from_secs(u64::try_from(polls).unwrap() * 1_800);
+                let seen = poll == asleep;
+                habits.learn(&Observation {
+                    sent_at,
+                    age: age(poll + 1),
+                    seen_until: age(poll),
+                    calls: 1,
+                    begins: (poll == 0).then_some(Missing::Known(1)),
+                    complete: true,
+                    new_readers: u32::from(seen),
+                    still_missing: Some(u32::from(!seen)),
+                    expired_after: None,
+                });
+            }
+            if hour % 24 == 0 {
+                habits.forget_until(sent_at, rules.memory);
+            }
+        }
+        let row = HabitsRow {
+            lane: LaneId {
+                account: AccountName::from("default"),
+                corp: None,
+            },
+            habits: habits.to_json(),
+        };
+        Learned::of(&row, &rules).unwrap()
+    }
+
+    #[test]
+    fn the_hours_are_shown_where_they_differ() {
+        let night = learned(8);
+        let awake = night.awake_by_hour.as_ref().unwrap();
+        assert_eq!(awake.len(), 168);
+        assert!(awake[3] < 0.2 && awake[12] > 0.7, "{awake:?}");
+        let text = night.to_string();
+        assert!(text.contains("\n Mon |     "), "{text}");
+        let even = learned(0);
+        assert_eq!(even.awake_by_hour, None);
+        assert!(!even.to_string().contains(" Mon "));
     }
 }

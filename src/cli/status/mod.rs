@@ -22,7 +22,7 @@ use crate::store::{Role, Store};
 Examples:
   receiptd status
   receiptd status --json --stale-after 10m      # for a monitor: exits 3 where work lags behind
-  receiptd status --plot                        # when readers read, as learned for each account
+  receiptd status --plot                        # after how long and at which hours people read, as learned
   receiptd status 'the-processQueryKey='
   receiptd status --database sqlite:///var/lib/receiptd/receiptd.db 'the-processQueryKey='
 
@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// Exit 3 if a poll is overdue for longer than this
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     stale_after: Duration,
-    /// Show when readers read, as learned for each account
+    /// Show after how long, and at which hours of the week, people read, as learned for each account
     #[arg(long, conflicts_with = "key")]
     plot: bool,
     #[command(flatten)]
