@@ -3,10 +3,14 @@
 //!
 //! The behaviour suite in `tests/store` is what a backend has to pass.
 
+mod batch;
+mod cells;
+mod due;
 mod last_chances;
 mod open;
 pub mod postgres;
 pub mod sqlite;
+mod totals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -496,3 +500,13 @@ pub struct Health {
 /// How long a statement waits for another process's lock before it says [`StoreError::Busy`]. Shorter than the interval of
 /// the loops' heartbeats, so that a wait for a lock is seen as a wait and not as a hang.
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A lane's organisation as the tables hold it.
+fn corp_param(lane: &LaneId) -> &str {
+    lane.corp.as_ref().map_or("", |corp| corp.as_str())
+}
+
+/// A number of rows as a statement takes it.
+fn limit_param(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

@@ -4,15 +4,15 @@
 //! that every statement has one text. Each repeats the condition of the index that it means, since the planner takes a
 //! partial index only then; and ids that are left out are a subquery, which is hashed once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use async_trait::async_trait;
-use sqlx::postgres::PgRow;
 
 use super::rows::{Cells, columns};
 use super::sessions::{Query, Sessions, Transaction};
 use super::{PostgresStore, accounts, corp_param, corps, ids, limit_param, moment};
 use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
+use crate::store::cells::Unreadable;
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
 
 /// Placed rows whose last walk did not fail, as the index has them.
@@ -351,9 +351,6 @@ const QUARANTINE: &str = "UPDATE messages AS m
     FROM unnest($1::BIGINT[], $2::TEXT[]) AS new(id, invalid)
     WHERE m.id = new.id AND m.state = 'pending'";
 
-/// Rows that cannot be read, and the column that is to blame.
-pub(super) type Unreadable = Vec<(MessageId, &'static str)>;
-
 #[async_trait]
 impl Claims for PostgresStore {
     async fn lanes(&self, without: &[MessageId]) -> Result<Vec<LaneDue>> {
@@ -382,14 +379,8 @@ impl Claims for PostgresStore {
             .bind(after.map_or("", corp_param).to_owned())
             .bind(limit_param(per_lane))
             .bind(limit_param(limit));
-        let (mut rows, found) = self.messages(&self.readers, query, None).await?;
-        rows.sort_by(|a, b| (&a.lane, a.id).cmp(&(&b.lane, b.id)));
-        let next = if found < limit {
-            None
-        } else {
-            rows.last().map(|row| row.lane.clone()).or(after.cloned())
-        };
-        Ok(NewRows { rows, next })
+        let (rows, found) = self.messages(&self.readers, query, None).await?;
+        Ok(NewRows::of(rows, found >= limit, after))
     }
 
     async fn place(&self, places: &[Placement]) -> Result<()> {
@@ -453,25 +444,7 @@ impl Claims for PostgresStore {
         // A last chance may be due as well.
         let mut met = HashSet::with_capacity(rows.len());
         rows.retain(|row| met.insert(row.id));
-        let until = query.last_chances_until;
-        match query.wanted {
-            Wanted::SoundShuffled => fastrand::shuffle(&mut rows),
-            Wanted::Failing => rows.sort_by_key(|row| row.next_poll_at),
-            Wanted::Sound | Wanted::LastChances => rows.sort_by_key(|row| {
-                let last_chance = row.last_chance_at.filter(|at| *at <= until);
-                (last_chance.is_none(), last_chance.or(row.next_poll_at))
-            }),
-        }
-        // Of a lane there may be so many last chances, and as many others.
-        let mut taken: HashMap<LaneId, usize> = HashMap::with_capacity(lanes.len());
-        rows.retain(|row| {
-            let taken = match taken.get_mut(&row.lane) {
-                Some(taken) => taken,
-                None => taken.entry(row.lane.clone()).or_default(),
-            };
-            *taken += 1;
-            *taken <= query.per_lane
-        });
+        query.choose(&mut rows);
         Ok(rows)
     }
 
@@ -568,7 +541,7 @@ impl PostgresStore {
         let mut bad = Unreadable::new();
         let messages: Vec<Message> = rows
             .iter()
-            .filter_map(|row| message_or_bad(row, &mut bad))
+            .filter_map(|row| Cells::of(row).message_or_bad(&mut bad))
             .collect();
         if !bad.is_empty() {
             let mut transaction = self.writer.begin().await?;
@@ -576,19 +549,6 @@ impl PostgresStore {
             transaction.commit().await?;
         }
         Ok((messages, rows.len()))
-    }
-}
-
-/// The message in a row, or a note of the row that is none.
-pub(super) fn message_or_bad(row: &PgRow, bad: &mut Unreadable) -> Option<Message> {
-    let mut cells = Cells::of(row);
-    let message = cells.message();
-    match cells.invalid {
-        None => Some(message),
-        Some(column) => {
-            bad.push((message.id, column));
-            None
-        }
     }
 }
 

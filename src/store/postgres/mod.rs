@@ -33,7 +33,7 @@ pub use transfer::{Moved, TransferError, transfer};
 
 use crate::receipt::{LaneId, MessageId, UnixMs};
 use crate::settings::PostgresUrl;
-use crate::store::{GroupId, Lease, Leases, Migrating, Result, Role};
+use crate::store::{GroupId, Lease, Leases, Migrating, Result, Role, corp_param, limit_param};
 use connect::{ANSWER, Connector, LONG_ANSWER, Purpose};
 use sessions::{Losses, Sessions};
 
@@ -166,11 +166,6 @@ impl Leases for PostgresStore {
     }
 }
 
-/// A lane's organisation as the tables hold it.
-fn corp_param(lane: &LaneId) -> &str {
-    lane.corp.as_ref().map_or("", |corp| corp.as_str())
-}
-
 fn accounts(lanes: &[LaneId]) -> Vec<&str> {
     lanes.iter().map(|lane| lane.account.as_str()).collect()
 }
@@ -185,10 +180,6 @@ fn ids(ids: &[MessageId]) -> Vec<i64> {
 
 fn moment(at: Option<UnixMs>) -> Option<i64> {
     at.map(|at| at.0)
-}
-
-fn limit_param(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 /// Text as PostgreSQL can hold it: without the character NUL, which would end a whole batch.

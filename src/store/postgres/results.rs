@@ -4,16 +4,17 @@
 //! comes last, since nobody else can record readers while it is held.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
-use super::claims::{Unreadable, message_or_bad, quarantine};
+use super::claims::quarantine;
 use super::rows::{Cells, columns};
 use super::sessions::{Query, Sessions, Transaction};
 use super::{PostgresStore, accounts, clean, corp_param, corps, ids, limit_param, moment};
-use crate::receipt::{LaneId, Message, MessageId, Outcome, State, UnixMs};
+use crate::receipt::{LaneId, Message, MessageId, Outcome, UnixMs};
+use crate::store::batch::{counted, found, pending_and_changed, token};
+use crate::store::cells::Unreadable;
 use crate::store::{
     Begun, CallCount, Found, HabitsRow, Owed, Result, Results, ResultsTransaction, StoreError,
     Writes,
@@ -304,17 +305,7 @@ impl ResultsTransaction for Open<'_> {
             node,
             unsure,
         } = *self;
-        let before: HashMap<MessageId, &Message> = found
-            .iter()
-            .filter_map(|found| found.row.as_ref())
-            .map(|row| (row.id, row))
-            .collect();
-        let (pending, changed): (Vec<&Message>, Vec<&Message>) =
-            writes.messages.iter().partition(|row| {
-                before
-                    .get(&row.id)
-                    .is_some_and(|old| stays_pending(old, row))
-            });
+        let (pending, changed) = pending_and_changed(&found, &writes.messages);
         if !pending.is_empty() {
             transaction
                 .execute(update(UPDATE_PENDING, &pending))
@@ -369,34 +360,6 @@ impl ResultsTransaction for Open<'_> {
     }
 }
 
-/// Tells a batch from every other: no walk starts and ends twice.
-///
-/// Written with the batch, it tells whether a COMMIT whose outcome was unknown took place. The rows alone could not: an
-/// outcome without a call leaves no trace on its row, and one whose row was deleted has none, while both are counted.
-fn token(outcomes: &[Outcome]) -> String {
-    let mut hasher = DefaultHasher::new();
-    for outcome in outcomes {
-        let Outcome {
-            claim,
-            started_at,
-            ended_at,
-            calls,
-            throttled,
-            ..
-        } = outcome;
-        (
-            claim.id,
-            claim.fence,
-            started_at,
-            ended_at,
-            calls,
-            throttled,
-        )
-            .hash(&mut hasher);
-    }
-    format!("{:016x}", hasher.finish())
-}
-
 /// The token of the daemon's last transaction of results; `None` where it has no row yet.
 async fn last_token(transaction: &mut Transaction<'_>, node: &str) -> Result<Option<String>> {
     let rows = transaction
@@ -415,34 +378,16 @@ async fn find(transaction: &mut Transaction<'_>, outcomes: &[Outcome]) -> Result
         .fetch(sqlx::query(ROWS).bind(ids(&wanted)))
         .await?;
     let mut bad = Unreadable::new();
-    let messages = rows.iter().filter_map(|row| message_or_bad(row, &mut bad));
-    let mut messages: HashMap<MessageId, Message> = messages.map(|row| (row.id, row)).collect();
+    let messages = rows
+        .iter()
+        .filter_map(|row| Cells::of(row).message_or_bad(&mut bad));
+    let messages: Vec<Message> = messages.collect();
     if !bad.is_empty() {
         // Spoiled in flight: as good as deleted.
         let now = outcomes.iter().map(|outcome| outcome.ended_at).max();
         quarantine(transaction, &bad, now).await?;
     }
-    Ok(outcomes
-        .iter()
-        .map(|outcome| Found {
-            // A row that bears another key by now is another message.
-            row: messages
-                .remove(&outcome.claim.id)
-                .filter(|row| row.key == outcome.claim.key),
-            new_readers: 0,
-            recorded: None,
-        })
-        .collect())
-}
-
-/// Whether a message's recorded readers are counted: where readers were named, on its first poll (its key may have been
-/// deleted and inserted again), and where it would complete by what was counted so far.
-fn counts_readers(row: &Message, outcome: &Outcome) -> bool {
-    !outcome.readers.is_empty()
-        || row.last_polled_at.is_none() && outcome.attempted()
-        || row
-            .expected_readers
-            .is_some_and(|expected| row.reader_count >= expected)
+    Ok(found(outcomes, messages))
 }
 
 /// Readers that are not recorded yet, in columns. They are inserted with the commit, so that the turn is held no longer.
@@ -493,14 +438,7 @@ async fn new_readers(
     outcomes: &[Outcome],
     found: &mut [Found],
 ) -> Result<NewReaders> {
-    let counted: Vec<usize> = (0..found.len())
-        .filter(|&place| {
-            let row = found.get(place).and_then(|found| found.row.as_ref());
-            let outcome = outcomes.get(place);
-            row.zip(outcome)
-                .is_some_and(|(row, outcome)| counts_readers(row, outcome))
-        })
-        .collect();
+    let counted = counted(outcomes, found);
     let mut new = NewReaders::default();
     if counted.is_empty() {
         return Ok(new);
@@ -577,18 +515,6 @@ async fn known_readers(transaction: &mut Transaction<'_>, keys: &[&str]) -> Resu
         first = last;
     }
     Ok(known)
-}
-
-/// Whether [`UPDATE_PENDING`] writes all that differs.
-fn stays_pending(old: &Message, new: &Message) -> bool {
-    old.state == State::Pending
-        && new.state == State::Pending
-        && old.admitted_at == new.admitted_at
-        && old.last_chance_at == new.last_chance_at
-        && old.finished_at == new.finished_at
-        && old.failed_walks == new.failed_walks
-        && old.failed_calls == new.failed_calls
-        && old.doubt == new.doubt
 }
 
 /// Binds what [`UPDATE`] and [`UPDATE_PENDING`] begin with.

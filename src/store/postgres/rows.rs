@@ -3,11 +3,9 @@
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
-use crate::receipt::{
-    Chat, Doubt, LaneId, Message, MessageId, MessageKey, SendStatus, State, UnixMs,
-};
+use crate::store::cells::{self, Source, WrongType};
 
-/// The columns of a row of `messages`, in the order in which [`Cells::message`] takes them.
+/// The columns of a row of `messages`, in the order in which [`cells::Cells::message`] takes them.
 macro_rules! columns {
     () => {
         "id, process_query_key, account, corp_id, lane_corp, robot_code, open_conversation_id, chat, expected_readers, \
@@ -18,184 +16,39 @@ macro_rules! columns {
 }
 pub(super) use columns;
 
-/// The cells of a row, taken in order: each is of the type that is asked for, or it is refused.
-pub(super) struct Cells<'r> {
+/// The cells of a row.
+pub(super) type Cells<'r> = cells::Cells<Row<'r>>;
+
+/// A row, and the next cell.
+pub(super) struct Row<'r> {
     row: &'r PgRow,
     next: usize,
-    /// The first column refused.
-    pub(super) invalid: Option<&'static str>,
 }
 
 impl<'r> Cells<'r> {
     pub(super) fn of(row: &'r PgRow) -> Self {
-        Self {
-            row,
-            next: 0,
-            invalid: None,
-        }
-    }
-
-    fn refuse(&mut self, column: &'static str) {
-        self.invalid.get_or_insert(column);
-    }
-
-    /// A number or NULL.
-    pub(super) fn number(&mut self, column: &'static str) -> Option<i64> {
-        let place = self.next;
-        self.next += 1;
-        match self.row.try_get(place) {
-            Ok(number) => number,
-            Err(_) => {
-                self.refuse(column);
-                None
-            }
-        }
-    }
-
-    /// A number.
-    pub(super) fn required_number(&mut self, column: &'static str) -> i64 {
-        let number = self.number(column);
-        if number.is_none() {
-            self.refuse(column);
-        }
-        number.unwrap_or_default()
-    }
-
-    /// A number of things.
-    pub(super) fn count(&mut self, column: &'static str) -> u64 {
-        u64::try_from(self.required_number(column)).unwrap_or(0)
-    }
-
-    /// A time or NULL.
-    pub(super) fn moment(&mut self, column: &'static str) -> Option<UnixMs> {
-        self.number(column).map(UnixMs)
-    }
-
-    /// Text or NULL.
-    pub(super) fn text(&mut self, column: &'static str) -> Option<&'r str> {
-        let place = self.next;
-        self.next += 1;
-        match self.row.try_get(place) {
-            Ok(text) => text,
-            Err(_) => {
-                self.refuse(column);
-                None
-            }
-        }
-    }
-
-    /// Text.
-    pub(super) fn required_text(&mut self, column: &'static str) -> &'r str {
-        let text = self.text(column);
-        if text.is_none() {
-            self.refuse(column);
-        }
-        text.unwrap_or_default()
-    }
-
-    /// The lane in the next two cells; where it cannot be read, a column is refused.
-    pub(super) fn lane(&mut self) -> LaneId {
-        let account = self.required_text("account");
-        let corp = self.text("corp_id").filter(|corp| !corp.is_empty());
-        if account.is_empty() {
-            self.refuse("account");
-        }
-        LaneId {
-            account: account.into(),
-            corp: corp.map(Into::into),
-        }
-    }
-
-    /// What was read, unless something of it was refused.
-    pub(super) fn valid<T>(&self, read: T) -> Option<T> {
-        self.invalid.is_none().then_some(read)
-    }
-
-    /// The message in the cells of [`columns!`]. What cannot be read is a default, and refused.
-    pub(super) fn message(&mut self) -> Message {
-        let id = MessageId(self.required_number("id"));
-        let key = self.required_text("process_query_key");
-        let account = self.required_text("account");
-        let fed_corp = self.text("corp_id");
-        let lane_corp = self.text("lane_corp");
-        let robot_code = self.text("robot_code");
-        let conversation = self.text("open_conversation_id");
-        let chat = Chat::parse(self.required_text("chat"));
-        let expected_readers = self.number("expected_readers");
-        let sent_at = UnixMs(self.required_number("sent_at"));
-        let sent_at = sent_at.min(UnixMs(self.required_number("inserted_at")));
-        let lives_from = self
-            .moment("retried_at")
-            .map_or(sent_at, |retried| retried.max(sent_at));
-        let state = State::parse(self.required_text("state"));
-        let next_poll_at = self.moment("next_poll_at");
-        let admitted_at = self.moment("admitted_at");
-        for (column, wrong) in [
-            ("process_query_key", !is_key(key)),
-            ("account", account.is_empty()),
-            ("corp_id", fed_corp == Some("")),
-            ("robot_code", robot_code == Some("")),
-            ("open_conversation_id", conversation == Some("")),
-            ("chat", chat.is_none()),
-            ("expected_readers", expected_readers.is_some_and(|n| n < 1)),
-            ("state", state.is_none()),
-            // Whatever its state: such a row can't be written back as it is.
-            (
-                "next_poll_at",
-                admitted_at.is_some() && next_poll_at.is_none(),
-            ),
-        ] {
-            if wrong {
-                self.refuse(column);
-            }
-        }
-        let corp = lane_corp.or(fed_corp).filter(|corp| !corp.is_empty());
-        Message {
-            id,
-            key: MessageKey::from(key),
-            lane: LaneId {
-                account: account.into(),
-                corp: corp.map(Into::into),
-            },
-            robot_code: robot_code.map(Into::into),
-            conversation: conversation.map(Into::into),
-            chat: chat.unwrap_or(Chat::Private),
-            expected_readers: expected_readers.map(clamp),
-            sent_at,
-            lives_from,
-            state: state.unwrap_or(State::Failed),
-            next_poll_at,
-            admitted_at,
-            last_polled_at: self.moment("last_polled_at"),
-            last_complete_at: self.moment("last_complete_at"),
-            answered_at: self.moment("answered_at"),
-            reader_count: clamp(self.required_number("reader_count")),
-            blocked: self.required_number("blocked") != 0,
-            last_error: self.text("last_error").map(Into::into),
-            last_error_at: self.moment("last_error_at"),
-            failed_walks: clamp(self.required_number("failed_walks")),
-            failed_calls: clamp(self.required_number("failed_calls")),
-            doubt: {
-                let code = self.text("doubt");
-                let at = self.moment("doubt_at");
-                code.zip(at).map(|(code, at)| Doubt {
-                    code: code.into(),
-                    at,
-                })
-            },
-            send_status: self.text("send_status").map(SendStatus::parse),
-            call_count: clamp(self.required_number("call_count")),
-            last_chance_at: self.moment("last_chance_at"),
-            finished_at: self.moment("finished_at"),
-        }
+        Self::new(Row { row, next: 0 })
     }
 }
 
-/// What the schema's CHECK says of a key, for rows that went round it.
-fn is_key(text: &str) -> bool {
-    (1..=512).contains(&text.len()) && text.bytes().all(|byte| (b'!'..=b'~').contains(&byte))
+impl<'r> Row<'r> {
+    fn take<T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>>(
+        &mut self,
+    ) -> Result<T, WrongType> {
+        let place = self.next;
+        self.next += 1;
+        self.row.try_get(place).map_err(|_| WrongType)
+    }
 }
 
-fn clamp(number: i64) -> u32 {
-    u32::try_from(number.max(0)).unwrap_or(u32::MAX)
+impl<'r> Source for Row<'r> {
+    type Text = &'r str;
+
+    fn number(&mut self) -> Result<Option<i64>, WrongType> {
+        self.take()
+    }
+
+    fn text(&mut self) -> Result<Option<&'r str>, WrongType> {
+        self.take()
+    }
 }

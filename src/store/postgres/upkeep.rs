@@ -1,6 +1,5 @@
 //! What is due now and then: counts, last chances that jam, retention, and what ails the database.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +9,7 @@ use super::rows::Cells;
 use super::{PostgresStore, corp_param, ids, limit_param};
 use crate::receipt::{LaneId, MessageId, State, UnixMs};
 use crate::store::last_chances::begin_with;
+use crate::store::totals::Totals;
 use crate::store::{Health, LaneTotals, LastChanceFit, Pruned, Result, Upkeep};
 
 /// Counts of pending rows by lane: the lane, how many, how many of them due, and when the first is. $1: now.
@@ -158,42 +158,17 @@ pub(super) struct Held {
 #[async_trait]
 impl Upkeep for PostgresStore {
     async fn totals(&self, now: UnixMs) -> Result<Vec<LaneTotals>> {
-        let mut lanes: BTreeMap<LaneId, LaneTotals> = BTreeMap::new();
+        let mut totals = Totals::default();
         for statement in [PLACED_TOTALS, NEW_TOTALS, WAITING_TOTALS] {
-            let rows = self
-                .counting
-                .fetch(sqlx::query(statement).bind(now.0))
-                .await?;
-            for row in &rows {
-                let mut cells = Cells::of(row);
-                let lane = cells.lane();
-                let (pending, due) = (cells.count("pending"), cells.count("due"));
-                let first = cells.moment("first").filter(|first| *first <= now);
-                if cells.invalid.is_none() {
-                    let totals = totals_of(&mut lanes, lane);
-                    totals.pending += pending;
-                    totals.due += due;
-                    totals.oldest_due = match (totals.oldest_due, first) {
-                        (Some(a), Some(b)) => Some(a.min(b)),
-                        (a, b) => a.or(b),
-                    };
-                }
+            let query = sqlx::query(statement).bind(now.0);
+            for row in &self.counting.fetch(query).await? {
+                totals.add_pending(&mut Cells::of(row), now);
             }
         }
         for row in &self.counting.fetch(sqlx::query(FINAL_TOTALS)).await? {
-            let mut cells = Cells::of(row);
-            let lane = cells.lane();
-            let state = cells.text("state").and_then(State::parse);
-            let finished = cells.count("finished");
-            let mut finals = State::ALL.into_iter().filter(|state| state.is_final());
-            let place = finals.position(|known| Some(known) == state);
-            if let (Some(place), None) = (place, cells.invalid)
-                && let Some(count) = totals_of(&mut lanes, lane).finished.get_mut(place)
-            {
-                *count += finished;
-            }
+            totals.add_finished(&mut Cells::of(row));
         }
-        Ok(lanes.into_values().collect())
+        Ok(totals.into_lanes())
     }
 
     async fn last_chances_to_begin(
@@ -308,14 +283,4 @@ impl PostgresStore {
         }
         Ok(pruned)
     }
-}
-
-fn totals_of(lanes: &mut BTreeMap<LaneId, LaneTotals>, lane: LaneId) -> &mut LaneTotals {
-    lanes.entry(lane.clone()).or_insert_with(|| LaneTotals {
-        lane,
-        pending: 0,
-        due: 0,
-        oldest_due: None,
-        finished: [0; 5],
-    })
 }

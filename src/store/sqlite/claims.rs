@@ -5,14 +5,12 @@
 //! statement cache depends on the data. A bound LIMIT has a plus before it: SQLite looks at the value of a bare one, and
 //! prepares the statement anew whenever it is bound again, which costs more than a claim.
 
-use std::collections::HashMap;
-
 use async_trait::async_trait;
 
-use super::quarantine::Unreadable;
 use super::rows::{number, read, select_messages, text};
 use super::{SqliteStore, corp_param, ids_json, json, lanes_json, limit_param};
 use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
+use crate::store::cells::Unreadable;
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
 
 /// The first row of each lane in an index that begins with the lane, as `head(id)`: stepping from lane to lane and skipping
@@ -369,14 +367,8 @@ impl Claims for SqliteStore {
             None => query.bind(-1),
         };
         let query = query.bind(limit_param(per_lane)).bind(limit_param(limit));
-        let (mut rows, found) = self.messages(query, None).await?;
-        rows.sort_by(|a, b| (&a.lane, a.id).cmp(&(&b.lane, b.id)));
-        let next = if found < limit {
-            None
-        } else {
-            rows.last().map(|row| row.lane.clone()).or(after.cloned())
-        };
-        Ok(NewRows { rows, next })
+        let (rows, found) = self.messages(query, None).await?;
+        Ok(NewRows::of(rows, found >= limit, after))
     }
 
     async fn place(&self, places: &[Placement]) -> Result<()> {
@@ -417,25 +409,7 @@ impl Claims for SqliteStore {
             .bind(limit_param(query.per_lane))
             .bind(query.last_chances_until.0);
         let (mut rows, _) = self.messages(statement, Some(query.now)).await?;
-        let until = query.last_chances_until;
-        match query.wanted {
-            Wanted::SoundShuffled => fastrand::shuffle(&mut rows),
-            Wanted::Failing => rows.sort_by_key(|row| row.next_poll_at),
-            Wanted::Sound | Wanted::LastChances => rows.sort_by_key(|row| {
-                let last_chance = row.last_chance_at.filter(|at| *at <= until);
-                (last_chance.is_none(), last_chance.or(row.next_poll_at))
-            }),
-        }
-        // Of a lane there may be so many last chances, and as many others.
-        let mut taken: HashMap<LaneId, usize> = HashMap::with_capacity(query.lanes.len());
-        rows.retain(|row| {
-            let taken = match taken.get_mut(&row.lane) {
-                Some(taken) => taken,
-                None => taken.entry(row.lane.clone()).or_default(),
-            };
-            *taken += 1;
-            *taken <= query.per_lane
-        });
+        query.choose(&mut rows);
         Ok(rows)
     }
 

@@ -37,7 +37,7 @@ pub use open::{JOURNAL_SIZE_LIMIT, OpenError};
 
 use crate::receipt::{LaneId, MessageId};
 use crate::settings::SqliteFile;
-use crate::store::{GroupId, Lease, Leases, Result};
+use crate::store::{GroupId, Lease, Leases, Result, corp_param, limit_param};
 pub use crate::store::{Migrating, Role};
 use error::{failure, not_json};
 
@@ -154,11 +154,6 @@ async fn execute(connection: &mut SqliteConnection, query: rows::Query<'_>) -> R
     Ok(done.rows_affected())
 }
 
-/// A lane's organisation as the tables hold it.
-fn corp_param(lane: &LaneId) -> &str {
-    lane.corp.as_ref().map_or("", |corp| corp.as_str())
-}
-
 /// Rows as a JSON array, to be bound as one text whatever their number.
 fn json<T: Serialize>(rows: &[T]) -> Result<String> {
     serde_json::to_string(rows).map_err(not_json)
@@ -184,10 +179,6 @@ fn ids_json(ids: &[MessageId]) -> String {
     }
     text.push(']');
     text
-}
-
-fn limit_param(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

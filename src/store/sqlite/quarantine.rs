@@ -2,10 +2,11 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::rows::{Cells, Query, read};
+use super::rows::{Query, read};
 use super::{SqliteStore, execute, json};
-use crate::receipt::{Message, MessageId, UnixMs};
+use crate::receipt::{Message, UnixMs};
 use crate::store::Result;
+use crate::store::cells::Unreadable;
 
 /// ?1: rows as `[id, column]`, ?2: now, or NULL for SQLite's.
 const QUARANTINE: &str = "UPDATE messages
@@ -15,9 +16,6 @@ const QUARANTINE: &str = "UPDATE messages
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS invalid FROM jsonb_each(?1)) AS new
     WHERE messages.id = new.id AND +messages.state = 'pending'";
 
-/// Rows that cannot be read, and the column that is to blame.
-pub(super) type Unreadable = Vec<(MessageId, &'static str)>;
-
 impl SqliteStore {
     /// The rows that are messages, and how many were found; the others are quarantined.
     pub(super) async fn messages(
@@ -26,10 +24,7 @@ impl SqliteStore {
         now: Option<UnixMs>,
     ) -> Result<(Vec<Message>, usize)> {
         let mut bad = Unreadable::new();
-        let rows = read(&self.readers, query, |cells| {
-            message_or_bad(cells, &mut bad)
-        })
-        .await?;
+        let rows = read(&self.readers, query, |cells| cells.message_or_bad(&mut bad)).await?;
         let found = rows.len();
         self.quarantine(&bad, now).await?;
         Ok((rows.into_iter().flatten().collect(), found))
@@ -42,18 +37,6 @@ impl SqliteStore {
         let mut transaction = self.writer.begin().await?;
         quarantine(&mut transaction.connection, bad, now).await?;
         transaction.commit().await
-    }
-}
-
-/// The message in a row's cells, or a note of the row that is none.
-pub(super) fn message_or_bad(cells: &mut Cells<'_>, bad: &mut Unreadable) -> Option<Message> {
-    let message = cells.message();
-    match cells.invalid {
-        None => Some(message),
-        Some(column) => {
-            bad.push((message.id, column));
-            None
-        }
     }
 }
 

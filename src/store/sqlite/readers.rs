@@ -7,7 +7,8 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::rows::{fetch, read};
 use super::{execute, json, limit_param};
-use crate::receipt::{Message, Outcome};
+use crate::receipt::Outcome;
+use crate::store::batch::counted;
 use crate::store::{Found, Result};
 
 /// ?1: keys, ?2: how many readers at most. The recorded readers as `[place of the key, user_id]`: to read all that are
@@ -35,30 +36,13 @@ const READERS_A_STATEMENT: usize = 10_000;
 /// Known readers that are asked for: bounds the text that they come in.
 const MOST_KNOWN: usize = 100_000;
 
-/// Whether a message's recorded readers are counted: where readers were named, on its first poll (its key may have been
-/// deleted and inserted again), and where it would complete by what was counted so far.
-fn counts_readers(row: &Message, outcome: &Outcome) -> bool {
-    !outcome.readers.is_empty()
-        || row.last_polled_at.is_none() && outcome.attempted()
-        || row
-            .expected_readers
-            .is_some_and(|expected| row.reader_count >= expected)
-}
-
 /// Inserts the readers, and notes how many were new and how many are recorded now.
 pub(super) async fn record_readers(
     connection: &mut SqliteConnection,
     outcomes: &[Outcome],
     found: &mut [Found],
 ) -> Result<()> {
-    let counted: Vec<usize> = (0..found.len())
-        .filter(|&place| {
-            let row = found.get(place).and_then(|found| found.row.as_ref());
-            let outcome = outcomes.get(place);
-            row.zip(outcome)
-                .is_some_and(|(row, outcome)| counts_readers(row, outcome))
-        })
-        .collect();
+    let counted = counted(outcomes, found);
     if counted.is_empty() {
         return Ok(());
     }

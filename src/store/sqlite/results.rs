@@ -1,22 +1,20 @@
 //! The reconciler's group commit: many outcomes, one transaction, a handful of statements.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use sqlx::SqliteExecutor;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
-use super::quarantine::{Unreadable, message_or_bad, quarantine};
+use super::quarantine::quarantine;
 use super::readers::record_readers;
 use super::rows::{number, read, select_messages, text};
 use super::writer::Transaction;
 use super::{SqliteStore, corp_param, execute, ids_json, json, lanes_json};
-use crate::receipt::{
-    Doubt, ErrorCode, LaneId, Message, MessageId, Outcome, SendStatus, State, UnixMs,
-};
+use crate::receipt::{Doubt, ErrorCode, LaneId, Message, MessageId, Outcome, SendStatus, UnixMs};
+use crate::store::batch::{found, pending_and_changed, token};
+use crate::store::cells::Unreadable;
 use crate::store::{
     Begun, CallCount, Found, HabitsRow, Owed, Result, Results, ResultsTransaction, Writes,
 };
@@ -271,17 +269,7 @@ impl ResultsTransaction for Open<'_> {
             readers,
         } = *self;
         let connection = &mut transaction.connection;
-        let before: HashMap<MessageId, &Message> = found
-            .iter()
-            .filter_map(|found| found.row.as_ref())
-            .map(|row| (row.id, row))
-            .collect();
-        let (pending, changed): (Vec<&Message>, Vec<&Message>) =
-            writes.messages.iter().partition(|row| {
-                before
-                    .get(&row.id)
-                    .is_some_and(|old| stays_pending(old, row))
-            });
+        let (pending, changed) = pending_and_changed(&found, &writes.messages);
         for (statement, rows) in [(UPDATE_PENDING, pending), (UPDATE, changed)] {
             if !rows.is_empty() {
                 let rows: Vec<Owned<'_>> = rows.into_iter().map(owned).collect();
@@ -313,34 +301,6 @@ impl ResultsTransaction for Open<'_> {
     }
 }
 
-/// Tells a batch from every other: no walk starts and ends twice.
-///
-/// Written with the batch, it tells whether a COMMIT whose outcome was unknown took place. The rows alone could not: an
-/// outcome without a call leaves no trace on its row, and one whose row was deleted has none, while both are counted.
-fn token(outcomes: &[Outcome]) -> String {
-    let mut hasher = DefaultHasher::new();
-    for outcome in outcomes {
-        let Outcome {
-            claim,
-            started_at,
-            ended_at,
-            calls,
-            throttled,
-            ..
-        } = outcome;
-        (
-            claim.id,
-            claim.fence,
-            started_at,
-            ended_at,
-            calls,
-            throttled,
-        )
-            .hash(&mut hasher);
-    }
-    format!("{:016x}", hasher.finish())
-}
-
 /// The token of the last transaction of results.
 async fn last_token(source: impl SqliteExecutor<'_>) -> Result<Option<String>> {
     let tokens = read(source, sqlx::query(LAST_COMMIT), |cells| {
@@ -355,7 +315,7 @@ async fn find(connection: &mut SqliteConnection, outcomes: &[Outcome]) -> Result
     let query = sqlx::query(ROWS).bind(ids_json(&ids));
     let mut bad = Unreadable::new();
     let rows = read(&mut *connection, query, |cells| {
-        message_or_bad(cells, &mut bad)
+        cells.message_or_bad(&mut bad)
     })
     .await?;
     if !bad.is_empty() {
@@ -363,31 +323,7 @@ async fn find(connection: &mut SqliteConnection, outcomes: &[Outcome]) -> Result
         let now = outcomes.iter().map(|outcome| outcome.ended_at).max();
         quarantine(connection, &bad, now).await?;
     }
-    let rows = rows.into_iter().flatten().map(|row| (row.id, row));
-    let mut rows: HashMap<MessageId, Message> = rows.collect();
-    Ok(outcomes
-        .iter()
-        .map(|outcome| Found {
-            // A row that bears another key by now is another message.
-            row: rows
-                .remove(&outcome.claim.id)
-                .filter(|row| row.key == outcome.claim.key),
-            new_readers: 0,
-            recorded: None,
-        })
-        .collect())
-}
-
-/// Whether [`UPDATE_PENDING`] writes all that differs.
-fn stays_pending(old: &Message, new: &Message) -> bool {
-    old.state == State::Pending
-        && new.state == State::Pending
-        && old.admitted_at == new.admitted_at
-        && old.last_chance_at == new.last_chance_at
-        && old.finished_at == new.finished_at
-        && old.failed_walks == new.failed_walks
-        && old.failed_calls == new.failed_calls
-        && old.doubt == new.doubt
+    Ok(found(outcomes, rows.into_iter().flatten()))
 }
 
 /// Counts as [`CALLS`] takes them.

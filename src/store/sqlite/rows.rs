@@ -12,9 +12,7 @@ use sqlx::sqlite::{Sqlite, SqliteArguments};
 use sqlx::{Row as _, SqliteExecutor};
 
 use super::error::failure;
-use crate::receipt::{
-    Chat, Doubt, LaneId, Message, MessageId, MessageKey, SendStatus, State, UnixMs,
-};
+use crate::store::cells::{self, Source, WrongType};
 use crate::store::{Result, StoreError};
 
 /// A cell of text that somebody else may have written: a BLOB, which is greater than any text, and text of more than 4 KiB
@@ -50,7 +48,7 @@ macro_rules! number {
 }
 pub(super) use number;
 
-/// The cells of a row of `messages AS m` as a JSON array, in the order in which [`Cells::message`] takes them.
+/// The cells of a row of `messages AS m` as a JSON array, in the order in which [`cells::Cells::message`] takes them.
 macro_rules! message {
     () => {
         $crate::store::sqlite::rows::message!(
@@ -127,12 +125,9 @@ impl Rows {
     ) -> Result<Vec<T>> {
         let rows: Vec<Vec<Cell<'r>>> = serde_json::from_str(&self.0)
             .map_err(|error| StoreError::Other(sqlx::Error::Decode(Box::new(error))))?;
-        let decoded = rows.into_iter().map(|row| {
-            decode(&mut Cells {
-                cells: row.into_iter(),
-                invalid: None,
-            })
-        });
+        let decoded = rows
+            .into_iter()
+            .map(|row| decode(&mut Cells::new(row.into_iter())));
         Ok(decoded.collect())
     }
 }
@@ -157,7 +152,7 @@ fn marked(bytes: &[u8]) -> Cow<'_, str> {
 
 /// A cell of a row.
 #[derive(Debug)]
-enum Cell<'a> {
+pub(super) enum Cell<'a> {
     Null,
     Number(i64),
     Text(Cow<'a, str>),
@@ -231,171 +226,25 @@ fn as_text(text: Cow<'_, str>) -> Cell<'_> {
     }
 }
 
-/// The cells of a row, taken in order: each is of the type that is asked for, or it is refused.
-pub(super) struct Cells<'r> {
-    cells: std::vec::IntoIter<Cell<'r>>,
-    /// The first column refused.
-    pub(super) invalid: Option<&'static str>,
-}
+/// The cells of a row.
+pub(super) type Cells<'r> = cells::Cells<std::vec::IntoIter<Cell<'r>>>;
 
-impl<'r> Cells<'r> {
-    fn refuse(&mut self, column: &'static str) {
-        self.invalid.get_or_insert(column);
-    }
+impl<'r> Source for std::vec::IntoIter<Cell<'r>> {
+    type Text = Cow<'r, str>;
 
-    /// A number or NULL.
-    pub(super) fn number(&mut self, column: &'static str) -> Option<i64> {
-        match self.cells.next() {
-            Some(Cell::Number(number)) => return Some(number),
-            Some(Cell::Null) => {}
-            _ => self.refuse(column),
-        }
-        None
-    }
-
-    /// A number.
-    pub(super) fn required_number(&mut self, column: &'static str) -> i64 {
-        let number = self.number(column);
-        if number.is_none() {
-            self.refuse(column);
-        }
-        number.unwrap_or_default()
-    }
-
-    /// A number of things.
-    pub(super) fn count(&mut self, column: &'static str) -> u64 {
-        u64::try_from(self.required_number(column)).unwrap_or(0)
-    }
-
-    /// A time or NULL.
-    pub(super) fn moment(&mut self, column: &'static str) -> Option<UnixMs> {
-        self.number(column).map(UnixMs)
-    }
-
-    /// Text or NULL.
-    pub(super) fn text(&mut self, column: &'static str) -> Option<Cow<'r, str>> {
-        match self.cells.next() {
-            Some(Cell::Text(text)) => return Some(text),
-            Some(Cell::Null) => {}
-            _ => self.refuse(column),
-        }
-        None
-    }
-
-    /// Text.
-    pub(super) fn required_text(&mut self, column: &'static str) -> Cow<'r, str> {
-        let text = self.text(column);
-        if text.is_none() {
-            self.refuse(column);
-        }
-        text.unwrap_or_default()
-    }
-
-    /// The lane in the next two cells; where it cannot be read, a column is refused.
-    pub(super) fn lane(&mut self) -> LaneId {
-        let account = self.required_text("account");
-        let corp = self.text("corp_id").filter(|corp| !corp.is_empty());
-        if account.is_empty() {
-            self.refuse("account");
-        }
-        LaneId {
-            account: (*account).into(),
-            corp: corp.map(|corp| (*corp).into()),
+    fn number(&mut self) -> std::result::Result<Option<i64>, WrongType> {
+        match self.next() {
+            Some(Cell::Number(number)) => Ok(Some(number)),
+            Some(Cell::Null) => Ok(None),
+            _ => Err(WrongType),
         }
     }
 
-    /// What was read, unless something of it was refused.
-    pub(super) fn valid<T>(&self, read: T) -> Option<T> {
-        self.invalid.is_none().then_some(read)
-    }
-
-    /// The message in the cells of [`message!`]. What cannot be read is a default, and refused.
-    pub(super) fn message(&mut self) -> Message {
-        let id = MessageId(self.required_number("id"));
-        let key = self.required_text("process_query_key");
-        let account = self.required_text("account");
-        let fed_corp = self.text("corp_id");
-        let lane_corp = self.text("lane_corp");
-        let robot_code = self.text("robot_code");
-        let conversation = self.text("open_conversation_id");
-        let chat = Chat::parse(&self.required_text("chat"));
-        let expected_readers = self.number("expected_readers");
-        let sent_at = UnixMs(self.required_number("sent_at"));
-        let sent_at = sent_at.min(UnixMs(self.required_number("inserted_at")));
-        let lives_from = self
-            .moment("retried_at")
-            .map_or(sent_at, |retried| retried.max(sent_at));
-        let state = State::parse(&self.required_text("state"));
-        let next_poll_at = self.moment("next_poll_at");
-        let admitted_at = self.moment("admitted_at");
-        for (column, wrong) in [
-            ("process_query_key", !is_key(&key)),
-            ("account", account.is_empty()),
-            ("corp_id", fed_corp.as_deref() == Some("")),
-            ("robot_code", robot_code.as_deref() == Some("")),
-            ("open_conversation_id", conversation.as_deref() == Some("")),
-            ("chat", chat.is_none()),
-            ("expected_readers", expected_readers.is_some_and(|n| n < 1)),
-            ("state", state.is_none()),
-            // Whatever its state: such a row can't be written back as it is.
-            (
-                "next_poll_at",
-                admitted_at.is_some() && next_poll_at.is_none(),
-            ),
-        ] {
-            if wrong {
-                self.refuse(column);
-            }
-        }
-        let corp = lane_corp.or(fed_corp).filter(|corp| !corp.is_empty());
-        Message {
-            id,
-            key: MessageKey::from(&*key),
-            lane: LaneId {
-                account: (*account).into(),
-                corp: corp.map(|corp| (*corp).into()),
-            },
-            robot_code: robot_code.map(|text| (*text).into()),
-            conversation: conversation.map(|text| (*text).into()),
-            chat: chat.unwrap_or(Chat::Private),
-            expected_readers: expected_readers.map(clamp),
-            sent_at,
-            lives_from,
-            state: state.unwrap_or(State::Failed),
-            next_poll_at,
-            admitted_at,
-            last_polled_at: self.moment("last_polled_at"),
-            last_complete_at: self.moment("last_complete_at"),
-            answered_at: self.moment("answered_at"),
-            reader_count: clamp(self.required_number("reader_count")),
-            blocked: self.required_number("blocked") != 0,
-            last_error: self.text("last_error").map(|text| (*text).into()),
-            last_error_at: self.moment("last_error_at"),
-            failed_walks: clamp(self.required_number("failed_walks")),
-            failed_calls: clamp(self.required_number("failed_calls")),
-            doubt: {
-                let code = self.text("doubt");
-                let at = self.moment("doubt_at");
-                code.zip(at).map(|(code, at)| Doubt {
-                    code: (*code).into(),
-                    at,
-                })
-            },
-            send_status: self
-                .text("send_status")
-                .map(|text| SendStatus::parse(&text)),
-            call_count: clamp(self.required_number("call_count")),
-            last_chance_at: self.moment("last_chance_at"),
-            finished_at: self.moment("finished_at"),
+    fn text(&mut self) -> std::result::Result<Option<Self::Text>, WrongType> {
+        match self.next() {
+            Some(Cell::Text(text)) => Ok(Some(text)),
+            Some(Cell::Null) => Ok(None),
+            _ => Err(WrongType),
         }
     }
-}
-
-/// What the schema's CHECK says of a key, for rows that went round it.
-fn is_key(text: &str) -> bool {
-    (1..=512).contains(&text.len()) && text.bytes().all(|byte| (b'!'..=b'~').contains(&byte))
-}
-
-fn clamp(number: i64) -> u32 {
-    u32::try_from(number.max(0)).unwrap_or(u32::MAX)
 }

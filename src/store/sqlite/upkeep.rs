@@ -1,6 +1,6 @@
 //! What is due now and then: counts, last chances, retention, and the file's own shape.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use super::rows::{read, text};
 use super::{SqliteStore, corp_param, execute, ids_json, limit_param};
 use crate::receipt::{LaneId, MessageId, State, UnixMs};
 use crate::store::last_chances::begin_with;
+use crate::store::totals::Totals;
 use crate::store::{
     Health, LOCK_PATIENCE, LaneTotals, LastChanceFit, Pruned, Result, StoreError, Upkeep,
 };
@@ -183,39 +184,14 @@ pub(super) struct Held {
 #[async_trait]
 impl Upkeep for SqliteStore {
     async fn totals(&self, now: UnixMs) -> Result<Vec<LaneTotals>> {
-        let mut lanes: BTreeMap<LaneId, LaneTotals> = BTreeMap::new();
+        let mut totals = Totals::default();
         for statement in [PLACED_TOTALS, NEW_TOTALS, WAITING_TOTALS] {
             let query = sqlx::query(statement).bind(now.0);
-            read(&self.readers, query, |cells| {
-                let lane = cells.lane();
-                let (pending, due) = (cells.count("pending"), cells.count("due"));
-                let first = cells.moment("first").filter(|first| *first <= now);
-                if cells.invalid.is_none() {
-                    let totals = totals_of(&mut lanes, lane);
-                    totals.pending += pending;
-                    totals.due += due;
-                    totals.oldest_due = match (totals.oldest_due, first) {
-                        (Some(a), Some(b)) => Some(a.min(b)),
-                        (a, b) => a.or(b),
-                    };
-                }
-            })
-            .await?;
+            read(&self.readers, query, |cells| totals.add_pending(cells, now)).await?;
         }
-        read(&self.readers, sqlx::query(FINAL_TOTALS), |cells| {
-            let lane = cells.lane();
-            let state = cells.text("state").and_then(|word| State::parse(&word));
-            let finished = cells.count("finished");
-            let mut finals = State::ALL.into_iter().filter(|state| state.is_final());
-            let place = finals.position(|known| Some(known) == state);
-            if let (Some(place), None) = (place, cells.invalid)
-                && let Some(count) = totals_of(&mut lanes, lane).finished.get_mut(place)
-            {
-                *count += finished;
-            }
-        })
-        .await?;
-        Ok(lanes.into_values().collect())
+        let query = sqlx::query(FINAL_TOTALS);
+        read(&self.readers, query, |cells| totals.add_finished(cells)).await?;
+        Ok(totals.into_lanes())
     }
 
     async fn last_chances_to_begin(
@@ -391,16 +367,6 @@ impl SqliteStore {
             Err(error) => Err(error),
         }
     }
-}
-
-fn totals_of(lanes: &mut BTreeMap<LaneId, LaneTotals>, lane: LaneId) -> &mut LaneTotals {
-    lanes.entry(lane.clone()).or_insert_with(|| LaneTotals {
-        lane,
-        pending: 0,
-        due: 0,
-        oldest_due: None,
-        finished: [0; 5],
-    })
 }
 
 /// Cuts back a log that had to grow. The limit of this connection does so only where it happens to be the one that starts
