@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use receiptd::receipt::{Chat, LaneId, Message, Outcome, SeenReader, UnixMs, WalkEnd};
+use receiptd::receipt::{LaneId, Message, Outcome, UnixMs};
 use receiptd::settings::{Database, PostgresUrl, SqliteFile, Synchronous};
 use receiptd::store::{
     Begun, CallCount, DueQuery, NewMessage, Placement, Role, SharedStore, Wanted, Writes, open,
@@ -12,6 +12,7 @@ use receiptd::store::{
 use super::Effort;
 use super::cluster::Cluster;
 use super::figures::{median, quantile};
+use super::scale::seen;
 use super::table::{self, Cell};
 
 /// Rows at once: the daemon's calls under way, and what a burst brings.
@@ -102,16 +103,9 @@ impl Times {
             corp: None,
         };
         let new: Vec<NewMessage> = (0..batch)
-            .map(|number| NewMessage {
-                key: format!("key-{batch}-{round}-{number}").into(),
-                account: lane.account.clone(),
-                corp: None,
-                robot_code: None,
-                conversation: None,
-                chat: Chat::Private,
-                expected_readers: None,
-                sent_at: None,
-                next_poll_at: None,
+            .map(|number| {
+                let key = format!("key-{batch}-{round}-{number}");
+                NewMessage::new(key, lane.account.clone())
             })
             .collect();
         // Nothing of before is left to be told.
@@ -190,18 +184,6 @@ async fn commit(
         }],
     };
     Ok(transaction.commit(&writes).await?)
-}
-
-/// What a walk with one reader brings.
-fn seen(row: &Message, now: UnixMs) -> Outcome {
-    Outcome {
-        readers: vec![SeenReader {
-            user_id: "manager123".into(),
-            seen_at: now,
-        }],
-        calls: 1,
-        ..Outcome::without_call(row.claim(), now, WalkEnd::Complete)
-    }
 }
 
 fn ms(began: Instant) -> f64 {

@@ -156,7 +156,7 @@ async fn claim_and_commit(store: &SqliteStore, times: &mut Times) -> anyhow::Res
 }
 
 /// What a walk with one reader brings.
-fn seen(row: &Message, now: UnixMs) -> Outcome {
+pub(crate) fn seen(row: &Message, now: UnixMs) -> Outcome {
     Outcome {
         readers: vec![SeenReader {
             user_id: "manager123".into(),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use receiptd::receipt::{Chat, LaneId, Message, Outcome, SendStatus, State, UnixMs, WalkEnd};
+use receiptd::receipt::{LaneId, Message, Outcome, SendStatus, State, UnixMs, WalkEnd};
 use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
 use receiptd::store::{
@@ -133,15 +133,8 @@ pub fn rows(input: &[u8]) {
     } = &mut *bench;
     runtime.block_on(async {
         let new = |key: &str| NewMessage {
-            key: key.into(),
-            account: "default".into(),
-            corp: None,
-            robot_code: None,
-            conversation: None,
-            chat: Chat::Private,
-            expected_readers: None,
             sent_at: Some(UnixMs(1_700_000_000_000)),
-            next_poll_at: None,
+            ..NewMessage::new(key, "default")
         };
         store.add(&[new("hostile"), new("sound")]).await.unwrap();
         let mut claimed = None;

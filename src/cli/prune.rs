@@ -20,7 +20,7 @@ Examples:
   receiptd prune --older-than 90d --dry-run
   receiptd prune --older-than 30d --state expired
 
-It removes in small steps with pauses in between, so that feeders and the daemon are not held up. What is removed is gone for good. The file keeps its size; new rows reuse the space.
+It removes in small steps with pauses in between, so that feeders and the daemon are not delayed. What is removed is gone for good. The file keeps its size; new rows reuse the space.
 
 In durations, m is minutes and M is months of 30.44 days.")]
 pub(super) struct Args {

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, Figures, MonthCounts};
-use super::lane::{Lane, LanePolicy, Setup, prior_schedule};
+use super::lane::{Lane, LanePolicy, Setup};
 use super::{Configured, Shared};
 use crate::dingtalk::Credentials;
 use crate::receipt::{AccountName, Claim, ErrorCode, LaneId, MessageId, QuotaMonth, Schedule};
 use crate::settings::{App, Settings};
-use crate::store::{GroupId, HabitsRow, Lease, Result};
+use crate::store::{GroupId, Lease, Result};
 
 /// See the module.
 pub(super) struct Lanes {
@@ -43,7 +43,7 @@ impl Lanes {
     pub(super) fn new(configured: Arc<Configured>) -> Self {
         Self {
             state: Mutex::new(State {
-                prior: prior_schedule(&configured.settings.cadence),
+                prior: Arc::new(Schedule::prior(&configured.settings.cadence)),
                 configured,
                 lanes: HashMap::new(),
                 budgets: HashMap::new(),
@@ -81,7 +81,7 @@ impl Lanes {
         let (old, settings) = (state.configured.clone(), configured.settings.clone());
         state.configured = configured;
         if old.settings.cadence != settings.cadence {
-            state.prior = prior_schedule(&settings.cadence);
+            state.prior = Arc::new(Schedule::prior(&settings.cadence));
         }
         let budgets = std::mem::take(&mut state.budgets);
         for (id, lane) in std::mem::take(&mut state.lanes) {
@@ -235,11 +235,6 @@ impl Lanes {
         (leases, idle.into_values().flatten().collect())
     }
 
-    /// What was learned and is not stored yet.
-    pub(super) fn unsaved_habits(&self) -> Vec<(Arc<LanePolicy>, HabitsRow)> {
-        unsaved_habits(&self.all())
-    }
-
     // --- budgets -------------------------------------------------------------------------------------------------
 
     /// To be held from before a commit until budgets have counted it.
@@ -341,19 +336,6 @@ impl Lanes {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What was learned of these lanes and is not stored yet.
-pub(super) fn unsaved_habits(lanes: &[Arc<Lane>]) -> Vec<(Arc<LanePolicy>, HabitsRow)> {
-    let unsaved = |lane: &Arc<Lane>| {
-        let habits = lane.policy.take_unsaved()?;
-        let row = HabitsRow {
-            lane: lane.id.clone(),
-            habits,
-        };
-        Some((lane.policy.clone(), row))
-    };
-    lanes.iter().filter_map(unsaved).collect()
 }
 
 /// The lane that serves rows of an account and `corp_id`; see [`Lanes::lane_of`].

@@ -256,7 +256,7 @@ async fn wind_down(
         Some(Ok(())) => {
             let rest = async {
                 // Lessons are worth a moment, and no more: results are in.
-                let _ = upkeep::save_habits(shared).await;
+                let _ = upkeep::save_habits(shared, &shared.lanes.all()).await;
                 shared.tasks.wait().await;
                 while loops.join_next().await.is_some() {}
             };

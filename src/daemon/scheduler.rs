@@ -1,7 +1,7 @@
 //! What is due, whose turn it is: rows become jobs.
 //!
 //! A round claims due rows of all lanes first, then places a slice of the new rows of all lanes in one transaction. So neither
-//! a lane with a million rows nor ten thousand lanes with a row each hold up another's first.
+//! a lane with a million rows nor ten thousand lanes with a row each delay another's first.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::clock::{Jump, Step};
-use super::lane::{Lane, Leave, Why};
+use super::lane::{Lane, Leave};
 use super::status::{HEARTBEAT_INTERVAL, LoopName};
 use super::worker::Job;
 use super::{Configured, DaemonError, Shared};
@@ -325,10 +325,7 @@ impl Scheduler {
         match leave {
             Leave::At(until) => return wake.min(until).max(here + Duration::from_millis(1)),
             Leave::Probe(_) | Leave::Closed => {
-                if health
-                    .closed()
-                    .is_some_and(|closed| closed.why == Why::Trouble)
-                {
+                if health.is_in_trouble() {
                     want(Wanted::LastChances, until, share);
                 }
                 match leave {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clock::Step;
-use super::lanes::unsaved_habits;
+use super::lane::Lane;
 use super::status::{Backlog, LoopName};
 use super::{DaemonError, Shared};
 use crate::receipt::{LaneId, QuotaMonth, UnixMs, real};
@@ -17,7 +17,7 @@ use crate::store::{HabitsRow, Health, LastChanceFit, Pruned, Result, StoreError}
 pub(super) struct Upkeep {
     shared: Arc<Shared>,
     next_summary: Instant,
-    /// The first count, for whoever asks how it stands; after the first calls, which it would hold up on a large table.
+    /// The first count, for whoever asks how it stands; after the first calls, which it would delay on a large table.
     next_count: Instant,
     next_prune: Instant,
     next_save: Instant,
@@ -31,7 +31,7 @@ const TURN_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_COUNT: Duration = Duration::from_secs(1);
 /// Lessons are stored this often: so much may be lost by a kill.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Policies are solved for this long a turn: a thousand lanes at once must not hold up the rest.
+/// Policies are solved for this long a turn: a thousand lanes at once must not delay the rest.
 const SOLVING: Duration = Duration::from_millis(200);
 /// After the wall clock was set forward nothing is removed for so long: what is removed by a wrong clock is gone, and
 /// whoever set it wrong may set it right again.
@@ -100,7 +100,7 @@ impl Upkeep {
         }
         if Instant::now() >= self.next_save {
             self.next_save = Instant::now() + SAVE_INTERVAL;
-            let saved = save_habits(&self.shared).await;
+            let saved = save_habits(&self.shared, &self.shared.lanes.all()).await;
             self.warn("what was learned cannot be stored", saved);
         }
         if Instant::now() >= self.next_prune {
@@ -261,11 +261,7 @@ impl Upkeep {
     /// Lanes without a message to poll are no longer served.
     async fn drop_idle(&self, pending: HashSet<LaneId>) -> Result<()> {
         let (leases, lanes) = self.shared.lanes.drop_idle(&pending);
-        let unsaved = unsaved_habits(&lanes);
-        let rows: Vec<HabitsRow> = unsaved.into_iter().map(|(_, row)| row).collect();
-        if !rows.is_empty() {
-            self.shared.store.save_habits(&rows).await?;
-        }
+        save_habits(&self.shared, &lanes).await?;
         if leases.is_empty() {
             return Ok(());
         }
@@ -382,17 +378,24 @@ impl Upkeep {
     }
 }
 
-/// Stores what was learned since the last time.
-pub(super) async fn save_habits(shared: &Shared) -> Result<()> {
-    let (policies, rows): (Vec<_>, Vec<HabitsRow>) =
-        shared.lanes.unsaved_habits().into_iter().unzip();
+/// Stores what was learned of these lanes since the last time.
+pub(super) async fn save_habits(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<()> {
+    let unsaved = |lane: &Arc<Lane>| {
+        let habits = lane.policy.take_unsaved()?;
+        let row = HabitsRow {
+            lane: lane.id.clone(),
+            habits,
+        };
+        Some((lane.clone(), row))
+    };
+    let (lanes, rows): (Vec<_>, Vec<_>) = lanes.iter().filter_map(unsaved).unzip();
     if rows.is_empty() {
         return Ok(());
     }
     let saved = shared.store.save_habits(&rows).await;
     if saved.is_err() {
-        for policy in policies {
-            policy.mark_unsaved();
+        for lane in lanes {
+            lane.policy.mark_unsaved();
         }
     }
     saved

@@ -34,6 +34,16 @@ const LADDER_GROWTH: f64 = 1.6;
 const JITTER: f64 = 0.05;
 
 impl Schedule {
+    /// Of readers of whom nothing was learned.
+    pub fn prior(rules: &Rules) -> Self {
+        Self {
+            policy: Policy::prior(rules),
+            lifetime: rules.key_lifetime,
+            rules: rules.clone(),
+            last_chances_until: None,
+        }
+    }
+
     /// Places a row in the schedule. One that was never polled gets its first poll by the cadence, never before its
     /// feeder's own `next_poll_at`. One that was polled or retried before keeps its schedule: it only comes under a lane
     /// again.
@@ -252,13 +262,7 @@ mod tests {
     }
 
     fn schedule() -> Schedule {
-        let rules = Rules::default();
-        Schedule {
-            policy: Policy::prior(&rules),
-            lifetime: rules.key_lifetime,
-            last_chances_until: None,
-            rules,
-        }
+        Schedule::prior(&Rules::default())
     }
 
     #[test]

@@ -276,7 +276,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cadence::{Policy, Rules};
+    use crate::cadence::Rules;
     use crate::receipt::{LaneId, MessageId, observe};
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -285,13 +285,7 @@ mod tests {
     const UNKNOWN_KEY: &str = "invalid.processQueryKey";
 
     fn schedule() -> Schedule {
-        let rules = Rules::default();
-        Schedule {
-            policy: Policy::prior(&rules),
-            lifetime: rules.key_lifetime,
-            last_chances_until: None,
-            rules,
-        }
+        Schedule::prior(&Rules::default())
     }
 
     fn row() -> Message {

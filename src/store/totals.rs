@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::LaneTotals;
 use super::cells::{Cells, Source};
+use super::{LaneTotals, earliest};
 use crate::receipt::{LaneId, State, UnixMs};
 
 /// The counts so far.
@@ -20,10 +20,7 @@ impl Totals {
             let totals = self.of(lane);
             totals.pending += pending;
             totals.due += due;
-            totals.oldest_due = match (totals.oldest_due, first) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
+            totals.oldest_due = earliest(totals.oldest_due, first);
         }
     }
 

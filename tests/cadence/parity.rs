@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use receiptd::cadence::{Basis, Habits, Policy, Rules};
 use receiptd::receipt::{
-    AccountName, Chat, ErrorCode, LaneId, Message, MessageId, MessageKey, Outcome, Schedule,
-    SeenReader, SendStatus, State, UnixMs, UserId, WalkEnd, observe, settle,
+    AccountName, ErrorCode, LaneId, Message, MessageId, Outcome, Schedule, SeenReader, SendStatus,
+    State, UnixMs, UserId, WalkEnd, observe, settle,
 };
 use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
@@ -98,15 +98,9 @@ impl Daemon {
     async fn add(&self, crowd: &Crowd, now: UnixMs) {
         let number = self.reads.len() - 1;
         let message = NewMessage {
-            key: MessageKey::from(format!("key-{number}")),
-            account: self.lane.account.clone(),
-            corp: None,
-            robot_code: None,
-            conversation: None,
-            chat: Chat::Private,
             expected_readers: crowd.known.then_some(crowd.readers),
             sent_at: Some(now),
-            next_poll_at: None,
+            ..NewMessage::new(format!("key-{number}"), self.lane.account.clone())
         };
         assert_eq!(self.store.add(&[message]).await.unwrap(), 1);
         let arrived = self.store.new_rows(None, 10, 10).await.unwrap().rows;

@@ -365,6 +365,18 @@ async fn an_internal_account_is_one_lane_whatever_its_rows_say() {
     assert_eq!(counted, ["default|"]);
 }
 
+async fn a_sound_row_completes(house: &House) {
+    house.sql(
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;sound', 1)",
+    );
+    house
+        .until(
+            "SELECT state FROM messages WHERE process_query_key LIKE '%;sound'",
+            "complete",
+        )
+        .await;
+}
+
 /// Rows of ten thousand accounts that no configuration names stopped everybody for minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_invented_names_hold_up_nobody() {
@@ -375,15 +387,7 @@ async fn many_invented_names_hold_up_nobody() {
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 10000)
          INSERT INTO messages (process_query_key, account) SELECT 'invented-' || i, 'name-' || i FROM n",
     );
-    house.sql(
-        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;sound', 1)",
-    );
-    house
-        .until(
-            "SELECT state FROM messages WHERE process_query_key LIKE '%;sound'",
-            "complete",
-        )
-        .await;
+    a_sound_row_completes(&house).await;
     house
         .until(
             "SELECT count(*) FROM messages WHERE last_error = 'account.unknown'",
@@ -415,15 +419,7 @@ async fn two_thousand_organisations_hold_up_nobody() {
          INSERT INTO messages (process_query_key, account, corp_id, expected_readers)
          SELECT 'sb:readers=1,median=1ms,never=0;of-' || i, 'suite', 'corp-' || i, 1 FROM n",
     );
-    house.sql(
-        "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;sound', 1)",
-    );
-    house
-        .until(
-            "SELECT state FROM messages WHERE process_query_key LIKE '%;sound'",
-            "complete",
-        )
-        .await;
+    a_sound_row_completes(&house).await;
     house
         .until(
             "SELECT count(*) FROM messages WHERE state = 'complete'",

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use receiptd::dingtalk::{AccessToken, Answered, Client, Failure, Page, Query, read_page};
-use receiptd::receipt::{Chat, Disposition, MessageKey};
+use receiptd::dingtalk::{Answered, Client, Failure, Page, read_page};
+use receiptd::receipt::{Chat, Disposition};
 use receiptd::settings::Endpoint;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::server::endpoint;
+use super::server::{ask, endpoint};
 
 const PAGE: &str = r#"{"sendStatus":"SUCCESS","readUserIds":["u1"]}"#;
 
@@ -18,20 +18,6 @@ const CHATS: [Chat; 2] = [Chat::Private, Chat::Oto];
 
 async fn query(endpoint: &Endpoint, chat: Chat) -> Result<Page, Failure> {
     ask(&Client::new(endpoint).unwrap(), chat).await
-}
-
-async fn ask(client: &Client, chat: Chat) -> Result<Page, Failure> {
-    let query = Query {
-        chat,
-        key: &MessageKey::from("k"),
-        robot_code: None,
-        conversation: None,
-        page_size: 200,
-        next_token: None,
-    };
-    client
-        .query(&AccessToken::new("t0ken").unwrap(), &query)
-        .await
 }
 
 /// What a peer does with a connection.

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use receiptd::dingtalk::{AccessToken, Client, Failure, Page, Query};
+use receiptd::receipt::{Chat, MessageKey};
 use receiptd::settings::Endpoint;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -161,4 +163,19 @@ async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> Option<String> {
             return Some(text);
         }
     }
+}
+
+/// A query of a message that needs nothing but its key.
+pub(crate) async fn ask(client: &Client, chat: Chat) -> Result<Page, Failure> {
+    let query = Query {
+        chat,
+        key: &MessageKey::from("k"),
+        robot_code: None,
+        conversation: None,
+        page_size: 200,
+        next_token: None,
+    };
+    client
+        .query(&AccessToken::new("t0ken").unwrap(), &query)
+        .await
 }

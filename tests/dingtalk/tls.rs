@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use receiptd::dingtalk::{AccessToken, Client, ClientError, Failure, Page, Query};
-use receiptd::receipt::{Chat, Disposition, MessageKey};
+use receiptd::dingtalk::{Client, ClientError, Failure, Page};
+use receiptd::receipt::{Chat, Disposition};
 use receiptd::settings::Endpoint;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{ServerConfig, crypto::ring};
 
-use super::server::{Reply, Server, endpoint};
+use super::server::{self, Reply, Server, endpoint};
 
 const PAGE: &str = r#"{"sendStatus":"SUCCESS"}"#;
 
@@ -46,18 +46,7 @@ fn https(server: &Server, ca_file: &Path) -> Endpoint {
 }
 
 async fn ask(endpoint: &Endpoint) -> Result<Page, Failure> {
-    let client = Client::new(endpoint).unwrap();
-    let query = Query {
-        chat: Chat::Private,
-        key: &MessageKey::from("k"),
-        robot_code: None,
-        conversation: None,
-        page_size: 200,
-        next_token: None,
-    };
-    client
-        .query(&AccessToken::new("t0ken").unwrap(), &query)
-        .await
+    server::ask(&Client::new(endpoint).unwrap(), Chat::Private).await
 }
 
 #[tokio::test]

@@ -39,10 +39,10 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use receiptd::cadence::{Policy, Rules};
+use receiptd::cadence::Rules;
 use receiptd::receipt::{
-    Chat, LaneId, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus,
-    UnixMs, UserId, WalkEnd, settle,
+    LaneId, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus, UnixMs,
+    UserId, WalkEnd, settle,
 };
 use receiptd::store::{
     self, Begun, DueQuery, Found, NewMessage, Placement, Pruned, Reader, Store, Wanted, Writes,
@@ -94,23 +94,13 @@ pub(crate) fn lane(account: &str) -> LaneId {
 }
 
 pub(crate) fn new(key: &str) -> NewMessage {
-    NewMessage {
-        key: key.into(),
-        account: "default".into(),
-        corp: None,
-        robot_code: None,
-        conversation: None,
-        chat: Chat::Private,
-        expected_readers: None,
-        sent_at: Some(T0),
-        next_poll_at: None,
-    }
+    new_of(key, "default")
 }
 
 pub(crate) fn new_of(key: &str, account: &str) -> NewMessage {
     NewMessage {
-        account: account.into(),
-        ..new(key)
+        sent_at: Some(T0),
+        ..NewMessage::new(key, account)
     }
 }
 
@@ -243,13 +233,7 @@ pub(crate) fn walk(claimed: &Message, now: UnixMs, readers: &[&str]) -> Outcome 
 
 /// Settles as the reconciler does.
 pub(crate) fn settled(outcomes: &[Outcome], found: &[Found]) -> Writes {
-    let rules = Rules::default();
-    let schedule = Schedule {
-        policy: Policy::prior(&rules),
-        lifetime: rules.key_lifetime,
-        last_chances_until: None,
-        rules,
-    };
+    let schedule = Schedule::prior(&Rules::default());
     Writes {
         messages: decided(outcomes, found, &schedule),
         ..Writes::default()

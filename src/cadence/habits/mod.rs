@@ -2,7 +2,10 @@
 
 mod stored;
 
+use std::convert::Infallible;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::Rules;
 use super::activity::{Activity, HOURS, Rhythm, hour_of_week};
@@ -179,40 +182,34 @@ pub struct Habits {
 }
 
 /// Sums that fade like the tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Totals {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Totals<T = f64> {
     /// Complete walks, and the calls they took.
-    walks: f64,
-    walk_calls: f64,
+    walks: T,
+    walk_calls: T,
     /// Messages begun, and calls made.
-    messages: f64,
-    calls: f64,
+    messages: T,
+    calls: T,
     /// Reads seen, and their delay in seconds.
-    reads: f64,
-    delay: f64,
+    reads: T,
+    delay: T,
 }
 
-impl Totals {
-    fn to_array(self) -> [f64; 6] {
-        [
-            self.walks,
-            self.walk_calls,
-            self.messages,
-            self.calls,
-            self.reads,
-            self.delay,
-        ]
+impl<T> Totals<T> {
+    fn try_map<U, E>(self, mut of: impl FnMut(T) -> Result<U, E>) -> Result<Totals<U>, E> {
+        Ok(Totals {
+            walks: of(self.walks)?,
+            walk_calls: of(self.walk_calls)?,
+            messages: of(self.messages)?,
+            calls: of(self.calls)?,
+            reads: of(self.reads)?,
+            delay: of(self.delay)?,
+        })
     }
 
-    fn from_array([walks, walk_calls, messages, calls, reads, delay]: [f64; 6]) -> Self {
-        Self {
-            walks,
-            walk_calls,
-            messages,
-            calls,
-            reads,
-            delay,
-        }
+    fn map<U>(self, mut of: impl FnMut(T) -> U) -> Totals<U> {
+        let Ok(mapped) = self.try_map(|total| Ok::<_, Infallible>(of(total)));
+        mapped
     }
 }
 
@@ -323,7 +320,7 @@ impl Habits {
         self.activity
             .fade_hours((-(HOURS_FASTER - DAYS_FASTER) * lives).exp());
         self.count_starts();
-        self.totals = Totals::from_array(self.totals.to_array().map(|total| total * factor));
+        self.totals = self.totals.map(|total| total * factor);
     }
 
     /// [`Self::forget`] for the time from the last call of this to `now` (Unix milliseconds); a clock that stands or runs

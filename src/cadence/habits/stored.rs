@@ -63,7 +63,7 @@ impl Habits {
                 .map(|day| pair(day.0, day.1))
                 .collect(),
             rhythm_doubt: shorten(self.rhythm_doubt),
-            totals: self.totals.to_array().map(shorten).into(),
+            totals: self.totals.map(shorten),
             lifetimes: self
                 .lifetime
                 .spans()
@@ -134,11 +134,7 @@ impl Habits {
         }
         habits.rhythm = habits.activity.rhythm_by_hour();
         habits.rhythm_doubt = sound(stored.rhythm_doubt)?;
-        let mut totals = [0.0; 6];
-        for (total, stored) in totals.iter_mut().zip(<[f32; 6]>::from(stored.totals)) {
-            *total = sound(stored)?;
-        }
-        habits.totals = Totals::from_array(totals);
+        habits.totals = stored.totals.try_map(sound)?;
         for (answered, gone) in stored.lifetimes {
             let age = |seconds: f32| {
                 Duration::try_from_secs_f32(seconds).map_err(|_| HabitsError::Impossible)
@@ -168,45 +164,8 @@ struct Stored {
     /// Reads and usual reads by day of the week.
     days: Vec<(f32, f32)>,
     rhythm_doubt: f32,
-    totals: StoredTotals,
+    totals: Totals<f32>,
     lifetimes: Vec<(f32, f32)>,
-}
-
-/// See [`Totals`].
-#[derive(Serialize, Deserialize)]
-struct StoredTotals {
-    walks: f32,
-    walk_calls: f32,
-    messages: f32,
-    calls: f32,
-    reads: f32,
-    delay: f32,
-}
-
-impl From<[f32; 6]> for StoredTotals {
-    fn from([walks, walk_calls, messages, calls, reads, delay]: [f32; 6]) -> Self {
-        Self {
-            walks,
-            walk_calls,
-            messages,
-            calls,
-            reads,
-            delay,
-        }
-    }
-}
-
-impl From<StoredTotals> for [f32; 6] {
-    fn from(totals: StoredTotals) -> Self {
-        [
-            totals.walks,
-            totals.walk_calls,
-            totals.messages,
-            totals.calls,
-            totals.reads,
-            totals.delay,
-        ]
-    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -61,7 +61,7 @@ pub(in crate::daemon) enum Leave {
     Closed,
 }
 
-/// Rows whose last walk failed. They go one at a time while none of them was answered lately, and never hold up others.
+/// Rows whose last walk failed. They go one at a time while none of them was answered lately, and never delay others.
 #[derive(Debug)]
 struct Failing {
     /// Since when none was answered.
@@ -105,6 +105,12 @@ impl Health {
     /// Why the lane is closed, if it is.
     pub(in crate::daemon) fn closed(&self) -> Option<&Closed> {
         self.closed.as_ref()
+    }
+
+    /// Whether the endpoint does not answer.
+    pub(in crate::daemon) fn is_in_trouble(&self) -> bool {
+        self.closed()
+            .is_some_and(|closed| closed.why == Why::Trouble)
     }
 
     /// Whether it waits a throttled window out.

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use health::{Health, Leave, Why};
 pub(super) use pace::Address;
-pub(super) use policy::{LanePolicy, prior_schedule};
+pub(super) use policy::LanePolicy;
 
 use super::budget::{Budget, Refused};
 use super::{Configured, Shared};
@@ -195,9 +195,7 @@ impl Lane {
 
     /// Whether the endpoint is in trouble for the lane.
     pub(super) fn is_in_trouble(&self) -> bool {
-        self.health()
-            .closed()
-            .is_some_and(|closed| closed.why == Why::Trouble)
+        self.health().is_in_trouble()
     }
 
     /// Claims that another row's could stand behind.
@@ -220,13 +218,7 @@ impl Lane {
                 Err(refusal) => return Err(self.denied_by(refusal)),
             };
             let setup = self.setup();
-            let mut limiter = self.limiter.lock().await;
-            let rate = setup.account.calls_per_second;
-            if let Some(due) = limiter.due(Instant::now(), rate) {
-                tokio::time::sleep_until(due).await;
-            }
-            let ceiling = setup.configured.settings.endpoint.calls_per_second;
-            let Some(place) = self.shared.address.enter(&self.places, ceiling).await else {
+            let Some((mut limiter, place)) = self.turn(&setup).await else {
                 return Err(Denied::Later);
             };
             // The lane may have been closed, or its token refused, while this walk waited for its turn.
@@ -241,7 +233,7 @@ impl Lane {
             let now = self.shared.clock.now();
             match setup.budget.take(&self.id, kind(now), now) {
                 Ok(month) => {
-                    limiter.step(Instant::now(), rate);
+                    limiter.step(Instant::now(), setup.account.calls_per_second);
                     return Ok(Permit {
                         token,
                         month,
@@ -296,15 +288,23 @@ impl Lane {
         if self.shared.address.banned_until().is_some() {
             return None;
         }
-        let mut limiter = self.limiter.lock().await;
-        let rate = setup.account.calls_per_second;
-        if let Some(due) = limiter.due(Instant::now(), rate) {
+        let (mut limiter, place) = self.turn(setup).await?;
+        limiter.step(Instant::now(), setup.account.calls_per_second);
+        Some(place)
+    }
+
+    /// Waits for the lane's turn and for a place. The call is to be stepped where it goes out. `None`: the process ends.
+    async fn turn(
+        &self,
+        setup: &Setup,
+    ) -> Option<(tokio::sync::MutexGuard<'_, RateLimiter>, Place)> {
+        let limiter = self.limiter.lock().await;
+        if let Some(due) = limiter.due(Instant::now(), setup.account.calls_per_second) {
             tokio::time::sleep_until(due).await;
         }
         let ceiling = setup.configured.settings.endpoint.calls_per_second;
         let place = self.shared.address.enter(&self.places, ceiling).await?;
-        limiter.step(Instant::now(), rate);
-        Some(place)
+        Some((limiter, place))
     }
 
     fn denied_by(&self, refusal: TokenRefusal) -> Denied {

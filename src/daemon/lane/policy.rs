@@ -40,16 +40,6 @@ pub(in crate::daemon) struct Solved {
     policy: Policy,
 }
 
-/// The schedule of a lane of which nothing was learned; solved once for all of them.
-pub(in crate::daemon) fn prior_schedule(rules: &Rules) -> Arc<Schedule> {
-    Arc::new(Schedule {
-        policy: Policy::prior(rules),
-        lifetime: rules.key_lifetime,
-        rules: rules.clone(),
-        last_chances_until: None,
-    })
-}
-
 impl LanePolicy {
     /// With what was stored of the lane, if anything; until its policy is solved the prior's serves.
     ///
@@ -75,7 +65,7 @@ impl LanePolicy {
         self.state().schedule.clone()
     }
 
-    /// Takes in what walks saw, up to `now`; `messages` of them were the first of their message.
+    /// Takes in what walks saw, up to `now`.
     pub(in crate::daemon) fn learn(&self, seen: &[Observation], now: UnixMs) {
         let mut state = self.state();
         let rules = state.schedule.rules.clone();
@@ -253,7 +243,7 @@ mod tests {
     }
 
     fn policy(rules: &Rules, stored: Option<&str>) -> LanePolicy {
-        let (policy, read) = LanePolicy::load(lane(), stored, &prior_schedule(rules));
+        let (policy, read) = LanePolicy::load(lane(), stored, &Arc::new(Schedule::prior(rules)));
         assert_eq!(read.is_ok(), stored != Some("{"));
         policy
     }
@@ -332,7 +322,7 @@ mod tests {
             max_interval: DAY / 2,
             ..Rules::default()
         };
-        policy.reload(&prior_schedule(&rules));
+        policy.reload(&Arc::new(Schedule::prior(&rules)));
         // Solved for rules that are no longer in force.
         policy.install(task.solve());
         assert_eq!(policy.schedule().lifetime, DAY / 2);

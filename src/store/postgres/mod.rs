@@ -24,7 +24,6 @@ mod wakeup;
 
 use std::sync::atomic::AtomicBool;
 
-use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 pub use connect::OpenError;
@@ -33,7 +32,7 @@ pub use transfer::{Moved, TransferError, transfer};
 
 use crate::receipt::{LaneId, MessageId, UnixMs};
 use crate::settings::PostgresUrl;
-use crate::store::{GroupId, Lease, Leases, Migrating, Result, Role, corp_param, limit_param};
+use crate::store::{Leases, Migrating, Result, Role, corp_param, limit_param};
 use connect::{ANSWER, Connector, LONG_ANSWER, Purpose};
 use sessions::{Losses, Sessions};
 
@@ -147,24 +146,7 @@ impl PostgresStore {
 }
 
 /// One daemon serves a database: every group is its own.
-#[async_trait]
-impl Leases for PostgresStore {
-    async fn acquire(&self, groups: &[GroupId]) -> Result<Vec<Lease>> {
-        let leases = groups.iter().map(|group| Lease {
-            group: group.clone(),
-            epoch: 0,
-        });
-        Ok(leases.collect())
-    }
-
-    async fn lost(&self, _leases: &[Lease]) -> Result<Vec<GroupId>> {
-        Ok(Vec::new())
-    }
-
-    async fn release(&self, _leases: &[Lease]) -> Result<()> {
-        Ok(())
-    }
-}
+impl Leases for PostgresStore {}
 
 fn accounts(lanes: &[LaneId]) -> Vec<&str> {
     lanes.iter().map(|lane| lane.account.as_str()).collect()

@@ -17,7 +17,7 @@ use crate::store::batch::{counted, found, pending_and_changed, token};
 use crate::store::cells::Unreadable;
 use crate::store::{
     Begun, CallCount, Found, HabitsRow, Owed, Result, Results, ResultsTransaction, StoreError,
-    Writes,
+    Writes, earliest,
 };
 
 /// $1: ids. Locked, so that no feeder changes or deletes a row between what is found and what is written.
@@ -562,10 +562,7 @@ fn add_calls<'q>(calls: &[CallCount]) -> Query<'q> {
         sum.calls += count.calls;
         sum.throttled += count.throttled;
         sum.messages += count.messages;
-        sum.first_at = match (sum.first_at, count.first_at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        sum.first_at = earliest(sum.first_at, count.first_at);
     }
     let mut calls: Vec<CallCount> = sums.into_values().collect();
     calls.sort_unstable_by(|a, b| (&a.lane, &a.month).cmp(&(&b.lane, &b.month)));

@@ -26,7 +26,6 @@ mod writer;
 
 use std::sync::atomic::AtomicBool;
 
-use async_trait::async_trait;
 use serde::Serialize;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::Mutex;
@@ -37,7 +36,7 @@ pub use open::{JOURNAL_SIZE_LIMIT, OpenError};
 
 use crate::receipt::{LaneId, MessageId};
 use crate::settings::SqliteFile;
-use crate::store::{GroupId, Lease, Leases, Result, corp_param, limit_param};
+use crate::store::{Leases, Result, corp_param, limit_param};
 pub use crate::store::{Migrating, Role};
 use error::{failure, not_json};
 
@@ -129,24 +128,7 @@ impl SqliteStore {
 }
 
 /// The file has one owner, by the lock beside it: every group is his.
-#[async_trait]
-impl Leases for SqliteStore {
-    async fn acquire(&self, groups: &[GroupId]) -> Result<Vec<Lease>> {
-        let leases = groups.iter().map(|group| Lease {
-            group: group.clone(),
-            epoch: 0,
-        });
-        Ok(leases.collect())
-    }
-
-    async fn lost(&self, _leases: &[Lease]) -> Result<Vec<GroupId>> {
-        Ok(Vec::new())
-    }
-
-    async fn release(&self, _leases: &[Lease]) -> Result<()> {
-        Ok(())
-    }
-}
+impl Leases for SqliteStore {}
 
 /// Runs a statement that writes; how many rows it wrote.
 async fn execute(connection: &mut SqliteConnection, query: rows::Query<'_>) -> Result<u64> {
@@ -184,7 +166,7 @@ fn ids_json(ids: &[MessageId]) -> String {
 #[cfg(test)]
 mod testing {
     use super::{Role, SqliteFile, SqliteStore};
-    use crate::receipt::{Chat, Claim, Message, Outcome};
+    use crate::receipt::{Claim, Message, Outcome};
     use crate::settings::Synchronous;
     use crate::store::{
         Begun, Claims as _, Commands as _, Found, NewMessage, Results as _, Writes,
@@ -203,17 +185,7 @@ mod testing {
 
     /// A message with nothing but its key.
     pub(super) fn new(key: &str) -> NewMessage {
-        NewMessage {
-            key: key.into(),
-            account: "default".into(),
-            corp: None,
-            robot_code: None,
-            conversation: None,
-            chat: Chat::Private,
-            expected_readers: None,
-            sent_at: None,
-            next_poll_at: None,
-        }
+        NewMessage::new(key, "default")
     }
 
     /// The only message of a store, and its claim.

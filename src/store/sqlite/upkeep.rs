@@ -199,11 +199,10 @@ impl Upkeep for SqliteStore {
         lane: &LaneId,
         fit: &LastChanceFit,
     ) -> Result<Option<UnixMs>> {
-        let together = i64::try_from(fit.slack.as_millis() / 4).unwrap_or(i64::MAX);
         let query = sqlx::query(UPCOMING)
             .bind(lane.account.as_str())
             .bind(corp_param(lane))
-            .bind(together.max(1));
+            .bind(fit.together_ms());
         let upcoming = read(&self.readers, query, |cells| {
             (UnixMs(cells.required_number("until")), cells.count("count"))
         });

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use proptest_state_machine::StateMachineTest;
-use receiptd::cadence::{Policy, Rules};
+use receiptd::cadence::Rules;
 use receiptd::receipt::{
     Chat, ErrorCode, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus,
     UnixMs, UserId, WalkEnd,
@@ -24,15 +24,7 @@ use super::steps::{ACCOUNTS, Drop, End, KEYS, Meanwhile, Step, Walk, World};
 /// while its dead key still answers; a clock set back by days costs as many again, and never hundreds.
 const MOST_POLLS: usize = 150;
 
-static SCHEDULE: LazyLock<Schedule> = LazyLock::new(|| {
-    let rules = Rules::default();
-    Schedule {
-        policy: Policy::prior(&rules),
-        lifetime: rules.key_lifetime,
-        last_chances_until: None,
-        rules,
-    }
-});
+static SCHEDULE: LazyLock<Schedule> = LazyLock::new(|| Schedule::prior(&Rules::default()));
 
 /// What a row waits for that no lane serves.
 pub(super) const UNKNOWN: &str = "account.unknown";

@@ -9,13 +9,13 @@ mod transfer;
 
 use std::time::{Duration, Instant};
 
-use receiptd::receipt::UnixMs;
+use receiptd::receipt::{Message, UnixMs};
 use receiptd::store::postgres::PostgresStore;
 use receiptd::store::{Reader, Role};
 use sqlx::AssertSqlSafe;
 
-use super::Backend;
 use super::cluster::Cluster;
+use super::{Backend, add_placed, at, claim};
 
 /// A store in a database of its own; feeders come over a connection of their own.
 pub(crate) struct PostgresBackend {
@@ -26,6 +26,12 @@ pub(crate) struct PostgresBackend {
 /// Whether there is a PostgreSQL to test with.
 pub(crate) fn available() -> bool {
     Cluster::shared().is_some()
+}
+
+/// The only message of a store, placed and claimed.
+async fn placed(store: &PostgresStore) -> Message {
+    add_placed(store, &[("a", "x", at(5))]).await;
+    claim(store, "a", at(5)).await
 }
 
 fn cluster() -> &'static Cluster {

@@ -9,7 +9,7 @@ use receiptd::store::{Begun, CallCount, Commands as _, Found, Results as _, Role
 use super::super::{
     Backend as _, add_placed, at, claim, lane, new, settled, show, try_commit, walk,
 };
-use super::{PostgresBackend, available, cluster};
+use super::{PostgresBackend, available, cluster, placed};
 use crate::cluster::Cluster;
 use crate::cluster::proxy::{Fault, Proxy};
 
@@ -80,8 +80,7 @@ async fn a_commit_that_still_runs_is_waited_for() {
     }
     let backend = PostgresBackend::fresh().await;
     let store = backend.store();
-    add_placed(store, &[("a", "x", at(5))]).await;
-    let claimed = claim(store, "a", at(5)).await;
+    let claimed = placed(store).await;
     let outcomes = [walk(&claimed, at(6), &["u"])];
     let mut owner = cluster().connect(&backend.database).await;
     // A trigger that the COMMIT itself waits in.

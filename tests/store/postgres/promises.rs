@@ -10,7 +10,7 @@ use super::super::{
     Backend as _, add_placed, at, claim, commit, keys, new, new_rows, settled, show, try_commit,
     walk,
 };
-use super::{PostgresBackend, available, cluster, open};
+use super::{PostgresBackend, available, cluster, open, placed};
 
 async fn run(connection: &mut PgConnection, statement: &str) -> Result<(), sqlx::Error> {
     let statement = AssertSqlSafe(statement.to_owned());
@@ -162,8 +162,7 @@ async fn what_a_commit_meets_is_named_and_leaves_nothing() {
     }
     let backend = PostgresBackend::fresh().await;
     let store = backend.store();
-    add_placed(store, &[("a", "x", at(5))]).await;
-    let claimed = claim(store, "a", at(5)).await;
+    let claimed = placed(store).await;
     let outcome = walk(&claimed, at(6), &["u", "v"]);
     let mut owner = cluster().connect(&backend.database).await;
     for (code, passes) in [
@@ -216,8 +215,7 @@ async fn a_locked_table_is_waited_for() {
     }
     let backend = PostgresBackend::fresh().await;
     let store = backend.store();
-    add_placed(store, &[("a", "x", at(5))]).await;
-    let claimed = claim(store, "a", at(5)).await;
+    let claimed = placed(store).await;
     let outcome = walk(&claimed, at(6), &["u"]);
     let mut feeder = cluster().connect(&backend.database).await;
     run(&mut feeder, "BEGIN; LOCK TABLE messages")
@@ -245,8 +243,7 @@ async fn a_reader_of_somebody_else_is_counted_once() {
     }
     let backend = PostgresBackend::fresh().await;
     let store = backend.store();
-    add_placed(store, &[("a", "x", at(5))]).await;
-    let claimed = claim(store, "a", at(5)).await;
+    let claimed = placed(store).await;
     let outcomes = [walk(&claimed, at(6), &["u", "v"])];
     let receiptd::store::Begun::Open(transaction) = store.begin(&outcomes).await.unwrap() else {
         panic!("nothing was committed yet")
@@ -275,8 +272,7 @@ async fn a_nul_in_an_answer_stops_nothing() {
     }
     let backend = PostgresBackend::fresh().await;
     let store = backend.store();
-    add_placed(store, &[("a", "x", at(5))]).await;
-    let claimed = claim(store, "a", at(5)).await;
+    let claimed = placed(store).await;
     let mut outcome: Outcome = walk(&claimed, at(6), &["u\0v", "w"]);
     outcome.send_status = Some(receiptd::receipt::SendStatus::Other("A\0B".to_owned()));
     for at_once in [
