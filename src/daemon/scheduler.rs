@@ -16,7 +16,7 @@ use super::lane::{Lane, Leave};
 use super::status::{HEARTBEAT_INTERVAL, LoopName};
 use super::worker::Job;
 use super::{Configured, DaemonError, Shared};
-use crate::receipt::{ErrorCode, LaneId, Message, MessageId, Outcome, UnixMs, WalkEnd, whole_ms};
+use crate::receipt::{ErrorCode, LaneId, Message, Outcome, UnixMs, WalkEnd, whole_ms};
 use crate::store::{DueQuery, LaneDue, Placement, Result, Unplace, Wanted};
 
 pub(super) struct Scheduler {
@@ -220,16 +220,13 @@ impl Scheduler {
 
     /// Claims due rows, fairly across lanes; when the next is due.
     async fn claim_due(&mut self) -> Result<Instant> {
-        let without = self.left_out();
+        let without = self.shared.lanes.in_flight();
         let began = Instant::now();
         let due = self.shared.store.lanes(&without).await?;
         self.next_look = Instant::now() + began.elapsed() * (LOOK_SHARE - 1);
         let served = self.served(due).await?;
         let share = (self.capacity() / served.len().max(1)).max(1);
         let mut wake = Instant::now() + HEARTBEAT_INTERVAL;
-        if self.forgive(&served) {
-            wake = Instant::now();
-        }
         let mut asked = Asked::new();
         for (lane, due) in &served {
             wake = wake.min(self.ask(lane, due, share, &mut asked));
@@ -242,33 +239,6 @@ impl Scheduler {
             }
         }
         Ok(wake)
-    }
-
-    /// Where everybody else of a lane was asked, those that failed are next; whether that is so anywhere.
-    fn forgive(&self, served: &[(Arc<Lane>, LaneDue)]) -> bool {
-        let sound_due: HashSet<&LaneId> = served
-            .iter()
-            .filter(|(_, due)| due.sound_at.is_some_and(|due| due <= self.now))
-            .map(|(lane, _)| &lane.id)
-            .collect();
-        let mut forgiven = false;
-        for lane in self.shared.lanes.all() {
-            let mut tried = lane.tried();
-            if !tried.is_empty() && !sound_due.contains(&lane.id) {
-                tried.clear();
-                forgiven = true;
-            }
-        }
-        forgiven
-    }
-
-    /// What no claim may take now: what is in flight, and what goes behind the others.
-    fn left_out(&self) -> Vec<MessageId> {
-        let mut ids = self.shared.lanes.in_flight();
-        for lane in self.shared.lanes.all() {
-            ids.extend(lane.tried().iter());
-        }
-        ids
     }
 
     /// The lanes that are served, of those with placed rows. The rows of the others are placed anew.
@@ -388,7 +358,7 @@ impl Scheduler {
     ) -> Result<bool> {
         let ids: Vec<LaneId> = lanes.iter().map(|(lane, _)| lane.id.clone()).collect();
         let most = lanes.iter().map(|(_, rows)| *rows).max().unwrap_or(0);
-        let without = self.left_out();
+        let without = self.shared.lanes.in_flight();
         let query = DueQuery {
             lanes: &ids,
             wanted,

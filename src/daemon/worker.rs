@@ -246,15 +246,11 @@ impl Walk {
         !std::mem::replace(&mut self.was_evidence, true) && !self.is_failing()
     }
 
-    /// The row goes back as it was. One that failed goes behind those that did not.
+    /// The row goes back as it was, or behind the others where it was asked for in vain.
     fn give_back(&mut self) -> WalkEnd {
-        match self.last_failure.take() {
-            None => WalkEnd::Released,
-            Some(code) => {
-                self.job.lane.tried().insert(self.job.message.id);
-                WalkEnd::Unreachable(code)
-            }
-        }
+        self.last_failure
+            .take()
+            .map_or(WalkEnd::Released, WalkEnd::Unreachable)
     }
 
     fn page(&mut self, page: Page) -> Option<WalkEnd> {

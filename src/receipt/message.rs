@@ -168,7 +168,8 @@ pub struct Message {
     pub last_error: Option<ErrorCode>,
     /// When that was.
     pub last_error_at: Option<UnixMs>,
-    /// Walks in a row that failed to the end of their retries ([`WalkEnd::Failed`](super::WalkEnd::Failed)).
+    /// Walks in a row that failed to the end of their retries ([`WalkEnd::Failed`](super::WalkEnd::Failed)); 1 also where the
+    /// only one was cut short by trouble of its lane ([`WalkEnd::Unreachable`](super::WalkEnd::Unreachable)).
     pub failed_walks: u32,
     /// Calls of those walks that failed, whether the vendor counted them or not.
     pub failed_calls: u32,

@@ -74,7 +74,8 @@ pub enum WalkEnd {
     Blocked(ErrorCode),
     /// The lane is refused for now: the row stays due.
     LaneBlocked(ErrorCode),
-    /// The endpoint is in trouble for the lane, and a call of this walk failed: the row stays due.
+    /// The endpoint is in trouble for the lane, and a call of this walk failed: the row stays due, as one with a former
+    /// error.
     Unreachable(ErrorCode),
     /// The month's budget cannot afford the next call: what was seen counts, and the row waits as
     /// [`Schedule::refused`](super::Schedule::refused) says.

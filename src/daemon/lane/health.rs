@@ -85,6 +85,16 @@ pub(in crate::daemon) struct Health {
     pub(in crate::daemon) last_success_at: Option<UnixMs>,
 }
 
+impl Failing {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            answered_at: None,
+            next_at: now,
+        }
+    }
+}
+
 impl Health {
     pub(super) fn new(now: Instant) -> Self {
         Self {
@@ -93,11 +103,7 @@ impl Health {
             failures: 0,
             closings: 0,
             recovered_at: None,
-            failing: Failing {
-                since: now,
-                answered_at: None,
-                next_at: now,
-            },
+            failing: Failing::new(now),
             last_success_at: None,
         }
     }
@@ -166,6 +172,7 @@ impl Health {
         }
         if closed.why == Why::Trouble {
             self.recovered_at = Some(now);
+            self.failing = Failing::new(now);
         }
         self.closed = None;
         true
@@ -270,6 +277,10 @@ impl Health {
     }
 
     pub(super) fn failing_failed(&mut self, now: Instant, retry: &Retry) {
+        if now - self.failing.next_at > LONGEST_PROBE {
+            // They did not fail for long: it is not the same trouble.
+            self.failing.since = now;
+        }
         self.failing.next_at = now + probe_distance(now - self.failing.since, retry);
     }
 }
@@ -407,5 +418,22 @@ mod tests {
         health.failing_answered(next);
         assert_eq!(health.failing_from(next, &retry()), None);
         assert!(health.failing_from(next + 121 * SECOND, &retry()).is_some());
+    }
+
+    /// Keys that began to fail hours after the last ones waited five minutes for each other.
+    #[test]
+    fn failing_rows_lie_close_together_when_their_trouble_is_new() {
+        let start = Instant::now();
+        let mut health = Health::new(start);
+        let first = retry().initial_interval;
+        let later = start + 3_600 * SECOND;
+        health.failing_failed(later, &retry());
+        assert_eq!(health.failing_from(later, &retry()), Some(later + first));
+        // And when the endpoint is back: among them are those that it did not answer.
+        let mut health = in_trouble(start);
+        health.failing_failed(start + 200 * SECOND, &retry());
+        let back = start + 201 * SECOND;
+        assert!(health.answered(back, health.closings(), None));
+        assert_eq!(health.failing_from(back, &retry()), Some(back));
     }
 }

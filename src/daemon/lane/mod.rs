@@ -18,7 +18,6 @@ mod pace;
 mod policy;
 mod token;
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -35,7 +34,7 @@ use super::budget::{Budget, Refused};
 use super::{Configured, Shared};
 use crate::cadence::{Call, KeyHash};
 use crate::dingtalk::{AccessToken, Credentials, Failure, OwnCode, TokenRefusal, remedy};
-use crate::receipt::{Disposition, ErrorCode, LaneId, MessageId, QuotaMonth, UnixMs, whole_ms};
+use crate::receipt::{Disposition, ErrorCode, LaneId, QuotaMonth, UnixMs, whole_ms};
 use crate::settings::Account;
 use crate::telemetry::Again;
 use pace::{LanePlaces, Place, RateLimiter};
@@ -69,8 +68,6 @@ pub(super) struct Lane {
     limiter: Mutex<RateLimiter>,
     places: LanePlaces,
     health: StdMutex<Health>,
-    /// Rows that failed while it was not known whether the endpoint or the key is in trouble: they go after the others.
-    tried: StdMutex<HashSet<MessageId>>,
     /// In 0..1, another for each lane.
     spread: f64,
     shared: Arc<Shared>,
@@ -145,7 +142,6 @@ impl Lane {
             limiter: Mutex::new(RateLimiter::new()),
             places: shared.address.lane_places(),
             health: StdMutex::new(Health::new(Instant::now())),
-            tried: StdMutex::default(),
             spread: KeyHash::of(&id.to_string()).fraction(0),
             id,
             shared,
@@ -165,11 +161,6 @@ impl Lane {
 
     pub(super) fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Rows that go after the others.
-    pub(super) fn tried(&self) -> MutexGuard<'_, HashSet<MessageId>> {
-        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a claim.
