@@ -87,6 +87,7 @@ impl Heartbeats {
     }
 
     pub(super) fn beat(&self, name: LoopName) {
+        fail::fail_point!(&format!("daemon.{}", name.as_str()));
         let mut beats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (which, beat) in LoopName::ALL.into_iter().zip(beats.iter_mut()) {
             if which == name {

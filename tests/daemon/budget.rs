@@ -137,6 +137,42 @@ async fn calls_of_a_walk_that_a_kill_cuts_short_are_counted_as_far_as_known() {
     assert!(calls <= house.sandbox.counts().metered);
 }
 
+/// What waited for its turn until its last chance was refused as an ordinary poll, and its last chance lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_call_is_for_is_judged_when_it_goes_out() {
+    let account = DEFAULT_ACCOUNT.replace("calls_per_second = 400", "calls_per_second = 1");
+    let mut house = House::new(
+        SandboxConfig::default(),
+        &format!("{account}monthly_calls = 100\n"),
+    )
+    .await;
+    // From the age of 8 s on a call is the last chance.
+    house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "30s");
+    house.set("RECEIPTD__CADENCE__LAST_CHANCE", "22s");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "40s");
+    // Claimed together before it, and called one after the other: the last of them after it.
+    insert_late(&house, 4, Duration::from_millis(4500));
+    house.start();
+    house
+        .until_true("three are asked for", || {
+            house.sandbox.counts().metered >= 3
+        })
+        .await;
+    // Enough for the last chances alone.
+    house.configure(&format!("{account}monthly_calls = 7\n"));
+    house.signal("HUP");
+    house.until_logged("configuration: read again").await;
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE last_polled_at - sent_at >= 8000 AND last_complete_at IS NOT NULL",
+            "4",
+        )
+        .await;
+    assert!(house.sandbox.counts().metered <= 7, "{}", house.log());
+    let lost = "SELECT count(*) FROM messages WHERE last_error = 'budget.spent'";
+    assert_eq!(house.sql(lost), ["0"], "{}", house.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jam_of_last_chances_begins_early_enough() {
     let account = DEFAULT_ACCOUNT.replace("calls_per_second = 400", "calls_per_second = 50");

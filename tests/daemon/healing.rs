@@ -98,6 +98,22 @@ fn write_secret(path: &std::path::Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
+/// A bug in a loop ends the daemon, whichever loop it is: the service manager starts it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_any_loop_is_the_daemons() {
+    for name in ["scheduler", "workers", "reconciler", "upkeep", "status"] {
+        let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+        let point = format!("daemon.{name}=panic(a bug)");
+        house.start_with(&[("FAILPOINTS", &point)]);
+        assert_eq!(house.ended().await.code(), Some(1), "{name}");
+        let log = house.log();
+        assert!(
+            log.contains("a bug") && log.contains("ended by itself"),
+            "{name}: {log}"
+        );
+    }
+}
+
 /// A bug in a walk is that key's trouble, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_walk_that_panics_costs_its_key_one_poll_and_the_others_nothing() {

@@ -1,8 +1,17 @@
 //! What is made from settings goes when they change, and nothing else does.
 
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use receiptd::sandbox::{App, SandboxConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::{ServerConfig, crypto::ring};
 
 use super::harness::{DEFAULT_ACCOUNT, House};
 
@@ -197,4 +206,85 @@ async fn a_token_that_cannot_be_replaced_serves_on_while_it_lives() {
         .iter()
         .filter(|call| call.path.contains("accessToken") && call.status != 200);
     assert!(refused.count() <= 4);
+}
+
+/// Its name was compared, not what it held: every call failed until a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_file_that_was_replaced_in_place_is_read_again() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    let ca_file = house.dir.path().join("ca.pem");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let url = format!("https://localhost:{}", address.port());
+    house.set("RECEIPTD__ENDPOINT__BASE_URL", &url);
+    house.set("RECEIPTD__ENDPOINT__CA_FILE", ca_file.to_str().unwrap());
+    let sandbox = house.sandbox.base_url();
+    let sandbox: SocketAddr = sandbox.trim_start_matches("http://").parse().unwrap();
+    let front = tokio::spawn(tls_front(listener, authority(&ca_file), sandbox));
+    house.start();
+    let insert = |name: &str| {
+        house.sql(&format!(
+            "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;{name}', 1)"
+        ));
+    };
+    insert("before");
+    house.until(&complete("before"), "complete").await;
+    // The endpoint is vouched for by another authority, under the same names.
+    front.abort();
+    let _ = front.await;
+    let acceptor = authority(&ca_file);
+    let listener = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(tls_front(listener, acceptor, sandbox));
+    reload(&house, DEFAULT_ACCOUNT).await;
+    assert!(
+        house.log().contains("read again, 0 changes"),
+        "{}",
+        house.log()
+    );
+    insert("after");
+    house.until(&complete("after"), "complete").await;
+
+    // What cannot be called with changes nothing, and says so.
+    std::fs::write(&ca_file, "no certificate").unwrap();
+    house.configure(&format!("{DEFAULT_ACCOUNT}monthly_calls = 1\n"));
+    house.signal("HUP");
+    house
+        .until_logged("the new one is refused, the old one stays")
+        .await;
+    assert_eq!(house.log().matches(RELOADED).count(), 1, "{}", house.log());
+    insert("last");
+    house.until(&complete("last"), "complete").await;
+}
+
+/// A new authority's certificate in `ca_file`, and who answers for `localhost` by it.
+fn authority(ca_file: &Path) -> TlsAcceptor {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    std::fs::write(ca_file, ca.self_signed(&ca_key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Passes what comes encrypted on to `sandbox`; its connections end with it.
+async fn tls_front(listener: TcpListener, acceptor: TlsAcceptor, sandbox: SocketAddr) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        let acceptor = acceptor.clone();
+        connections.spawn(async move {
+            let mut client = acceptor.accept(client).await?;
+            let mut behind = TcpStream::connect(sandbox).await?;
+            tokio::io::copy_bidirectional(&mut client, &mut behind).await
+        });
+    }
 }

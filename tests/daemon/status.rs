@@ -106,10 +106,16 @@ async fn a_monitor_is_told_where_nobody_serves_what_is_pending_and_where_work_is
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_loops_publish_is_shown() {
-    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    let waits = DEFAULT_ACCOUNT.replace("accounts.default", "accounts.waits");
+    let accounts = format!("{DEFAULT_ACCOUNT}{waits}");
+    let mut house = House::new(SandboxConfig::default(), &accounts).await;
     house.set("RECEIPTD__CADENCE__MAX_AGE", "7d");
     house.set("RECEIPTD__LOG__SUMMARY_INTERVAL", "200ms");
     house.sql(ONE_OF_EACH);
+    house.sql(
+        "INSERT INTO messages (process_query_key, account, next_poll_at)
+         SELECT 'another', 'waits', 1000 * strftime('%s', 'now') + 3600000",
+    );
     house.start();
     house
         .until(
@@ -153,6 +159,15 @@ async fn what_the_loops_publish_is_shown() {
     assert_eq!(account["finished"]["complete"], 1);
     assert_eq!(account["condition"], "ok");
     assert!(account["last_success_at"].is_i64(), "{account}");
+    // A lane that was never asked for has no month, rather than the first one of all.
+    let published = house.database().with_extension("db.status");
+    let published = std::fs::read_to_string(published).unwrap();
+    let published: Value = serde_json::from_str(&published).unwrap();
+    let lanes = published["lanes"].as_array().unwrap();
+    let lane = |name: &str| lanes.iter().find(|lane| lane["account"] == name).unwrap();
+    assert!(lane("default")["month"].is_string(), "{published}");
+    assert_eq!(lane("waits")["month"], Value::Null, "{published}");
+    assert_eq!(lane("waits")["calls"], 0, "{published}");
 
     // What a daemon that is gone published says nothing of now.
     house.kill();

@@ -208,10 +208,11 @@ impl Lane {
                 Ok(token) => token,
                 Err(refusal) => return Err(self.denied_by(refusal)),
             };
-            let setup = self.setup();
-            let Some((mut limiter, place)) = self.turn(&setup).await else {
+            let Some((mut limiter, place)) = self.turn(&self.setup()).await else {
                 return Err(Denied::Later);
             };
+            // A reload may have changed it meanwhile.
+            let setup = self.setup();
             // The lane may have been closed, or its token refused, while this walk waited for its turn.
             let (leave, closings) = {
                 let health = self.health();
