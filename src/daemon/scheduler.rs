@@ -320,6 +320,10 @@ impl Scheduler {
             };
             want(wanted, until, free);
         }
+        if free > 0 && due.failing_at.is_some_and(|due| due <= until) {
+            // They go one at a time, but for their last chances.
+            want(Wanted::LastChances, until, free);
+        }
         match (health.failing_from(here, retry), due.failing_at) {
             (_, None) => {}
             (_, Some(due)) if due > self.now => wake = wake.min(at(due)),
@@ -385,7 +389,8 @@ impl Scheduler {
             } else if *free > 0 {
                 *free -= 1;
                 more |= *free == 0;
-                self.start(row, lane, wanted == Wanted::LastChances).await;
+                let out_of_turn = wanted == Wanted::LastChances && lane.is_in_trouble();
+                self.start(row, lane, out_of_turn).await;
             }
         }
         Ok(more && most > 1)

@@ -66,35 +66,42 @@ async fn sick_keys_do_not_stop_their_account() {
 
 /// One poll of it took nine calls, and the next nine more.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sick_key_costs_no_more_than_its_share_and_keeps_its_last_chance() {
+async fn sick_keys_cost_no_more_than_their_share_and_keep_their_last_chance() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
     house.set("RECEIPTD__CADENCE__CALLS_PER_MESSAGE", "6");
+    // It lies at 6 s, and nothing is asked for after 8 s but whether the key is gone.
+    house.set("RECEIPTD__CADENCE__LAST_CHANCE", "2s");
     house.start();
-    house.sql(
-        "INSERT INTO messages (process_query_key, expected_readers) VALUES
-         ('sb:code=system.error;sick-1', 1), ('sb:html;sick-2', 1), ('sb:drop=before;sick-3', 1)",
-    );
+    // The answers for the others keep the lane open: there failing rows go one at a time.
+    let kinds = [
+        "code=system.error",
+        "html",
+        "drop=before",
+        "readers=1,never=1",
+    ];
+    let values: Vec<String> = kinds
+        .iter()
+        .flat_map(|kind| (0..8).map(move |n| format!("('sb:{kind};key-{n}', 1)")))
+        .collect();
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, expected_readers) VALUES {}",
+        values.join(",")
+    ));
     house
         .until("SELECT count(*) FROM messages WHERE state = 'pending'", "0")
         .await;
-    for n in 1..=3 {
-        let key = format!(";sick-{n}");
-        let asked: Vec<_> = house
-            .sandbox
-            .calls_after(0)
-            .into_iter()
-            .filter(|call| call.key.ends_with(&key))
+    let calls = house.sandbox.calls_after(0);
+    for row in house.sql("SELECT process_query_key, sent_at FROM messages WHERE process_query_key NOT LIKE '%never=1%'") {
+        let (key, sent_at) = row.split_once('|').unwrap();
+        let sent_at: i64 = sent_at.parse().unwrap();
+        let ages: Vec<i64> = calls
+            .iter()
+            .filter(|call| call.key == key)
+            .map(|call| call.at - sent_at)
             .collect();
-        assert!(
-            asked.len() <= 7,
-            "{} calls of {key}: {asked:?}",
-            asked.len()
-        );
-        // The last chance lies 7.6 s after the sending.
-        let last = house.sql(&format!(
-            "SELECT last_polled_at - sent_at >= 7500 FROM messages WHERE process_query_key LIKE '%{key}'"
-        ));
-        assert_eq!(last, ["1"], "{}", house.log());
+        assert!(ages.len() <= 7, "{key}: {ages:?}");
+        let last_chances = ages.iter().filter(|age| (6_000..8_000).contains(*age));
+        assert!(last_chances.count() >= 1, "{key}: {ages:?}\n{}", house.log());
     }
 }
 
