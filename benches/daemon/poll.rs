@@ -101,11 +101,11 @@ pub(crate) async fn daemon_round(
         insert = insert
             .replace(
                 "(process_query_key,",
-                "(next_poll_at, admitted_at, process_query_key,",
+                "(next_poll_at, admitted_at, lane_corp, process_query_key,",
             )
             .replace(
                 "SELECT printf",
-                "SELECT 1600000000000 + n, 1600000000000, printf",
+                "SELECT 1600000000000 + n, 1600000000000, '', printf",
             );
     }
     execute(&mut feeder, "BEGIN IMMEDIATE").await?;

@@ -318,9 +318,9 @@ async fn template(rig: &Rig, rows: u64, waiting: Waiting) -> anyhow::Result<Data
     let (places, values) = match waiting {
         Waiting::New => ("", String::new()),
         _ => (
-            ", next_poll_at, admitted_at, last_chance_at",
+            ", next_poll_at, admitted_at, lane_corp, last_chance_at",
             format!(
-                ", {now} + {place} + iif({place} < {due}, -{HOUR_MS}, {HOUR_MS}), {now}, {now} + 23 * {HOUR_MS} + {place}"
+                ", {now} + {place} + iif({place} < {due}, -{HOUR_MS}, {HOUR_MS}), {now}, '', {now} + 23 * {HOUR_MS} + {place}"
             ),
         ),
     };
