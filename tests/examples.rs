@@ -223,3 +223,8 @@ for _ in range(2):
         ]
     );
 }
+
+/// These tests have their database in a file.
+async fn server() -> Option<harness::Server> {
+    None
+}

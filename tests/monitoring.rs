@@ -261,3 +261,8 @@ async fn the_textfile_holds_what_status_says() {
     assert!(!ok && text.ends_with("\nreceiptd_status_ok 0\n"), "{text}");
     assert!(!text.contains("receiptd_running"), "{text}");
 }
+
+/// These tests have their database in a file.
+async fn server() -> Option<harness::Server> {
+    None
+}

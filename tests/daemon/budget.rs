@@ -35,7 +35,7 @@ fn insert_late(house: &House, count: usize, sent_before: Duration) {
     let sent_at = (house.sandbox.now() - sent_before).0;
     house.sql(&format!(
         "INSERT INTO messages (process_query_key, sent_at)
-         WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n LIMIT {count})
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
          SELECT 'sb:readers=3,median=2s,expire=20s;late-' || i, {sent_at} FROM n"
     ));
 }
@@ -104,13 +104,16 @@ async fn accounts_that_share_a_budget_stop_together_and_the_log_says_what_was_dr
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_of_a_walk_that_a_kill_cuts_short_are_counted_as_far_as_known() {
     let mut house = house(DEFAULT_ACCOUNT).await;
+    if house.is_on_a_server() {
+        return;
+    }
     // A hundred pages, a call each: their result is not written before the last.
     house.sql(
         "INSERT INTO messages (process_query_key, chat) VALUES
          ('sb:readers=20000,median=1ms,sigma=0.1,never=0,latency=300ms,expire=1h;long', 'group')",
     );
     let written = || -> u64 {
-        let calls = house.sql("SELECT ifnull(sum(calls), 0) FROM api_calls");
+        let calls = house.sql("SELECT coalesce(sum(calls), 0) FROM api_calls");
         calls[0].parse().unwrap()
     };
     let published = || {
@@ -188,7 +191,8 @@ async fn a_jam_of_last_chances_begins_early_enough() {
     house.until(PENDING, "0").await;
     // Each was answered as late as the rate allows, not only by its first poll, of which a third come before that.
     // On a machine that is busy with other tests, a few are late all the same.
-    let early = "SELECT count(*) FROM messages WHERE ifnull(last_complete_at, 0) - sent_at < 2000";
+    let early =
+        "SELECT count(*) FROM messages WHERE coalesce(last_complete_at, 0) - sent_at < 2000";
     let early: u32 = house.sql(early)[0].parse().unwrap();
     assert!(early <= 10, "{early} of 200: {}", house.log());
 }

@@ -21,3 +21,8 @@ mod retention;
 mod secrets;
 mod status;
 mod trouble;
+
+/// These tests have their database in a file.
+async fn server() -> Option<harness::Server> {
+    None
+}

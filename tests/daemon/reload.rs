@@ -61,7 +61,7 @@ async fn a_budget_begins_with_what_its_accounts_spent_this_month() {
     let insert = |name: &str, count: usize| {
         house.sql(&format!(
             "INSERT INTO messages (process_query_key, expected_readers)
-             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {count})
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
              SELECT 'sb:readers=1,median=1ms,never=0;{name}-' || i, 1 FROM n"
         ));
     };
@@ -94,6 +94,9 @@ async fn a_budget_begins_with_what_its_accounts_spent_this_month() {
 async fn what_another_process_counts_is_spent() {
     let account = format!("{DEFAULT_ACCOUNT}monthly_calls = 10\n");
     let mut house = House::new(SandboxConfig::default(), &account).await;
+    if house.is_on_a_server() {
+        return;
+    }
     house.start();
     house.sql(
         "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;one', 1)",

@@ -17,3 +17,8 @@ mod scenario;
 mod shutdown;
 mod soak;
 mod verdict;
+
+/// These tests have their database in a file.
+async fn server() -> Option<harness::Server> {
+    None
+}

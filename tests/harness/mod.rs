@@ -1,4 +1,4 @@
-//! A daemon as a child process, a sandbox, and a database that others read and write with `sqlite3`.
+//! A daemon as a child process, a sandbox, and a database that others read and write with `sqlite3`, or with `psql`.
 
 #![allow(dead_code, reason = "every test target uses a part of it")]
 
@@ -19,13 +19,28 @@ pub(crate) struct House {
     /// For every command of this house: settings (`RECEIPTD__…`), points of failure (`FAILPOINTS`).
     pub(crate) environment: BTreeMap<&'static str, String>,
     database: PathBuf,
+    server: Option<Server>,
     daemon: Option<Child>,
 }
 
+/// The rows of a statement, cells parted by `|`, or what is wrong with it.
+pub(crate) type Asked = Result<Vec<String>, String>;
+
+/// A database on a server, for houses that have no file.
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) ask: Box<dyn Fn(&str) -> Asked + Send + Sync>,
+}
+
 impl House {
-    /// A running sandbox and a migrated database; no daemon yet. `accounts` is appended to the configuration.
+    /// A running sandbox and a migrated database, on a server where the test target names one; no daemon yet. `accounts` is
+    /// appended to the configuration.
     pub(crate) async fn new(config: SandboxConfig, accounts: &str) -> Self {
-        let house = Self::empty(config, accounts).await;
+        let mut house = Self::empty(config, accounts).await;
+        house.server = crate::server().await;
+        if let Some(url) = house.server.as_ref().map(|server| server.url.clone()) {
+            house.set("RECEIPTD__DATABASE__URL", &url);
+        }
         let migrated = house.command("migrate").output().unwrap();
         assert!(
             migrated.status.success(),
@@ -45,6 +60,7 @@ impl House {
             database: dir.path().join("receiptd.db"),
             dir,
             environment: BTreeMap::new(),
+            server: None,
             daemon: None,
         };
         house.configure(accounts);
@@ -182,14 +198,27 @@ filter = "info"
         self.until_logs(text, 1).await;
     }
 
-    /// The rows of a statement, cells parted by `|`, through the `sqlite3` shell.
+    /// The rows of a statement, cells parted by `|`, through the `sqlite3` shell or `psql`; truth is 1.
     pub(crate) fn sql(&self, statement: &str) -> Vec<String> {
-        sql(&self.database(), statement)
+        self.ask(statement)
+            .unwrap_or_else(|error| panic!("{statement}: {error}"))
     }
 
     /// The rows of a statement that may fail.
     pub(crate) fn try_sql(&self, statement: &str) -> Option<Vec<String>> {
-        try_sql(&self.database(), statement).ok()
+        self.ask(statement).ok()
+    }
+
+    fn ask(&self, statement: &str) -> Asked {
+        match &self.server {
+            None => try_sql(&self.database(), statement),
+            Some(server) => (server.ask)(statement),
+        }
+    }
+
+    /// Whether there is no file to look at.
+    pub(crate) fn is_on_a_server(&self) -> bool {
+        self.server.is_some()
     }
 
     /// Waits until the log has said something so often.
@@ -281,11 +310,7 @@ fn needs_neighbours() {
     }
 }
 
-fn sql(database: &Path, statement: &str) -> Vec<String> {
-    try_sql(database, statement).unwrap_or_else(|error| panic!("{statement}: {error}"))
-}
-
-fn try_sql(database: &Path, statement: &str) -> Result<Vec<String>, String> {
+fn try_sql(database: &Path, statement: &str) -> Asked {
     let output = Command::new("sqlite3")
         .args(["-cmd", ".timeout 10000"])
         .arg(database)

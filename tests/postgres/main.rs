@@ -1,4 +1,5 @@
-//! The built daemon and its commands on PostgreSQL, seen from outside.
+//! The built daemon and its commands on PostgreSQL, seen from outside: the tests of the daemon that speak of no file, and those
+//! of a server.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,12 +7,24 @@
     reason = "in a test, a failure is a panic"
 )]
 
+#[path = "../daemon/budget.rs"]
+mod budget;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 mod commands;
+#[path = "../daemon/dispositions.rs"]
+mod dispositions;
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../daemon/healing.rs"]
+mod healing;
+#[path = "../daemon/lanes.rs"]
+mod lanes;
 mod main_path;
+#[path = "../daemon/reload.rs"]
+mod reload;
+#[path = "../daemon/trouble.rs"]
+mod trouble;
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +32,45 @@ use receiptd::sandbox::SandboxConfig;
 
 use cluster::Cluster;
 use harness::{DEFAULT_ACCOUNT, House};
+
+/// A database on the server that these tests share. They end, and say so, where PostgreSQL is not installed.
+async fn server() -> Option<harness::Server> {
+    let Some(cluster) = Cluster::shared() else {
+        std::process::exit(0);
+    };
+    let database = cluster.database().await;
+    Some(harness::Server {
+        url: cluster.url(&database),
+        ask: Box::new(move |statement| {
+            let rows = psql(cluster, &database, statement)?;
+            Ok(rows.iter().map(|row| truth_is_1(row)).collect())
+        }),
+    })
+}
+
+/// As SQLite shows it.
+fn truth_is_1(row: &str) -> String {
+    let cells = row.split('|').map(|cell| match cell {
+        "t" => "1",
+        "f" => "0",
+        other => other,
+    });
+    cells.collect::<Vec<_>>().join("|")
+}
+
+fn psql(cluster: &Cluster, database: &str, statement: &str) -> harness::Asked {
+    let output = cluster
+        .command("psql")
+        .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement])
+        .arg(cluster.url(database))
+        .output()
+        .unwrap();
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let text = String::from_utf8(output.stdout).unwrap();
+    Ok(text.lines().map(str::to_owned).collect())
+}
 
 /// A house whose database is on a server.
 pub(crate) struct Served {
@@ -49,27 +101,7 @@ impl Served {
 
     /// The rows of a statement, cells parted by `|`, through `psql`; `None` where the server is away.
     pub(crate) fn try_sql(&self, statement: &str) -> Option<Vec<String>> {
-        let output = self
-            .cluster
-            .command("psql")
-            .args([
-                "-X",
-                "-A",
-                "-t",
-                "-q",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-c",
-                statement,
-            ])
-            .arg(self.cluster.url(&self.database))
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        output
-            .status
-            .success()
-            .then(|| text.lines().map(str::to_owned).collect())
+        psql(&self.cluster, &self.database, statement).ok()
     }
 
     pub(crate) fn sql(&self, statement: &str) -> Vec<String> {
