@@ -381,6 +381,7 @@ pub(crate) fn solving(options: &Options) -> bool {
             begins: None,
             complete: true,
             new_readers: 0,
+            read_ages: vec![],
             still_missing: Some(crowd.readers),
             expired_after: None,
         };

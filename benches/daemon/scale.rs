@@ -161,6 +161,7 @@ pub(crate) fn seen(row: &Message, now: UnixMs) -> Outcome {
         readers: vec![SeenReader {
             user_id: "manager123".into(),
             seen_at: now,
+            read_at: None,
         }],
         calls: 1,
         send_status: Some(SendStatus::Success),

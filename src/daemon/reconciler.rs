@@ -13,7 +13,7 @@ use super::upkeep::Counts;
 use super::{DaemonError, Shared};
 use crate::cadence::Observation;
 use crate::receipt::{
-    LaneId, Message, MessageId, Outcome, QuotaMonth, Schedule, UnixMs, observe, settle,
+    Chat, LaneId, Message, MessageId, Outcome, QuotaMonth, Schedule, UnixMs, observe, settle,
 };
 use crate::store::{Begun, CallCount, Found, StoreError, Writes};
 use crate::telemetry::LineBudget;
@@ -134,13 +134,14 @@ impl Reconciler {
 
     fn settle_all(&self, batch: &[Outcome], found: &[Found]) -> Vec<Settled> {
         let lanes = &self.shared.lanes;
-        let mut schedules: HashMap<&LaneId, Arc<Schedule>> = HashMap::new();
+        let mut schedules: HashMap<(&LaneId, Chat), Arc<Schedule>> = HashMap::new();
         let found = batch.iter().zip(found);
         let settled = found.filter_map(|(outcome, found)| {
             let before = found.row.clone()?;
-            let schedule = schedules.entry(&outcome.claim.lane).or_insert_with(|| {
+            let crowd = (&outcome.claim.lane, before.chat);
+            let schedule = schedules.entry(crowd).or_insert_with(|| {
                 let lane = lanes.claimed_for(outcome.claim.id);
-                lane.map_or_else(|| lanes.prior(), |lane| lane.policy.schedule())
+                lane.map_or_else(|| lanes.prior(), |lane| lane.policy.schedule(before.chat))
             });
             let after = settle(
                 &before,
@@ -150,7 +151,7 @@ impl Reconciler {
                 schedule,
             );
             Some(Settled {
-                lesson: observe(&before, outcome, found.new_readers, &after),
+                lesson: observe(&before, outcome, found.new_readers, &found.read_at, &after),
                 new_readers: found.new_readers,
                 before,
                 after,
@@ -189,20 +190,21 @@ impl Reconciler {
 
     /// What was committed teaches, lane by lane.
     fn learn(&self, settled: &[Settled]) {
-        let mut lessons: HashMap<&LaneId, Vec<Observation>> = HashMap::new();
+        let mut lessons: HashMap<(&LaneId, Chat), Vec<Observation>> = HashMap::new();
         for change in settled {
             if let Some(lesson) = &change.lesson {
-                let of_lane = lessons.entry(&change.after.lane).or_default();
-                of_lane.push(lesson.clone());
+                let crowd = (&change.after.lane, change.after.chat);
+                let of_crowd = lessons.entry(crowd).or_default();
+                of_crowd.push(lesson.clone());
             }
         }
         let now = self.shared.clock.now();
         let served = |id: &LaneId| -> Option<Arc<Lane>> { self.shared.lanes.get(id) };
-        for (id, seen) in lessons {
+        for ((id, chat), seen) in lessons {
             if let Some(lane) = served(id) {
-                lane.policy.learn(&seen, now);
-                let rules = &lane.policy.schedule().rules;
-                if lane.policy.is_stale(lane.setup().budget.target(rules, now)) {
+                lane.policy.learn(chat, &seen, now);
+                let target = lane.setup().budget.target(&lane.policy.rules(), now);
+                if lane.policy.stale(target).next().is_some() {
                     self.shared.wake_upkeep.notify_one();
                 }
             }

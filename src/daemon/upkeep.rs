@@ -11,7 +11,7 @@ use super::clock::Step;
 use super::lane::Lane;
 use super::status::{Backlog, LoopName};
 use super::{DaemonError, Shared};
-use crate::receipt::{LaneId, QuotaMonth, UnixMs, real};
+use crate::receipt::{Chat, LaneId, QuotaMonth, UnixMs, real};
 use crate::store::{HabitsRow, Health, LastChanceFit, Pruned, Result, StoreError};
 
 pub(super) struct Upkeep {
@@ -142,29 +142,32 @@ impl Upkeep {
     async fn solve(&self) {
         let began = Instant::now();
         for lane in self.shared.lanes.all() {
-            let rules = &lane.policy.schedule().rules;
-            let target = lane.setup().budget.target(rules, self.shared.clock.now());
-            if !lane.policy.is_stale(target) {
-                continue;
-            }
-            let task = lane.policy.task(target);
-            match tokio::task::spawn_blocking(|| task.solve()).await {
-                Ok(solved) => lane.policy.install(solved),
-                Err(error) => {
-                    if let Some(again) = self.shared.warnings.admit("a cadence could not be solved")
-                    {
-                        tracing::error!(
-                            error = %error,
-                            suppressed = again.count(),
-                            "a cadence could not be solved, the old one stays: {error}{again}"
-                        );
-                    }
+            let now = self.shared.clock.now();
+            let target = lane.setup().budget.target(&lane.policy.rules(), now);
+            let stale: Vec<Chat> = lane.policy.stale(target).collect();
+            for chat in stale {
+                self.solve_one(&lane, chat, target).await;
+                self.beat();
+                if began.elapsed() > SOLVING {
+                    self.shared.wake_upkeep.notify_one();
+                    return;
                 }
             }
-            self.beat();
-            if began.elapsed() > SOLVING {
-                self.shared.wake_upkeep.notify_one();
-                return;
+        }
+    }
+
+    async fn solve_one(&self, lane: &Lane, chat: Chat, target: f64) {
+        let task = lane.policy.task(chat, target);
+        match tokio::task::spawn_blocking(|| task.solve()).await {
+            Ok(solved) => lane.policy.install(chat, solved),
+            Err(error) => {
+                if let Some(again) = self.shared.warnings.admit("a cadence could not be solved") {
+                    tracing::error!(
+                        error = %error,
+                        suppressed = again.count(),
+                        "a cadence could not be solved, the old one stays: {error}{again}"
+                    );
+                }
             }
         }
     }
@@ -236,7 +239,7 @@ impl Upkeep {
                 .calls_per_second
                 .min(endpoint.calls_per_second);
             let calls_per_second = f64::from(rate) * PLANNED_RATE;
-            let last_chance = lane.policy.schedule().rules.last_chance;
+            let last_chance = lane.policy.rules().last_chance;
             let pending = owed.get(&lane.id).copied().unwrap_or(0);
             // So few are called in less time than there is after the last of them.
             let few = real(pending) / calls_per_second < last_chance.as_secs_f64() / 4.0;
@@ -380,15 +383,18 @@ impl Upkeep {
 
 /// Stores what was learned of these lanes since the last time.
 pub(super) async fn save_habits(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<()> {
-    let unsaved = |lane: &Arc<Lane>| {
-        let habits = lane.policy.take_unsaved()?;
-        let row = HabitsRow {
+    let mut rows = Vec::new();
+    let unsaved = lanes.iter().filter(|lane| {
+        let habits = lane.policy.take_unsaved();
+        let before = rows.len();
+        rows.extend(habits.into_iter().map(|(chat, habits)| HabitsRow {
             lane: lane.id.clone(),
+            chat,
             habits,
-        };
-        Some((lane.clone(), row))
-    };
-    let (lanes, rows): (Vec<_>, Vec<_>) = lanes.iter().filter_map(unsaved).unzip();
+        }));
+        rows.len() > before
+    });
+    let lanes: Vec<_> = unsaved.collect();
     if rows.is_empty() {
         return Ok(());
     }

@@ -183,7 +183,17 @@ impl<S: Source> Cells<S> {
             call_count: clamp(self.required_number("call_count")),
             last_chance_at: self.moment("last_chance_at"),
             finished_at: self.moment("finished_at"),
+            listed: self.number("listed").map(clamp),
         }
+    }
+
+    /// The kind of chat in the next cell, where it is one.
+    pub(super) fn chat(&mut self) -> Chat {
+        let chat = Chat::parse(&self.required_text("chat"));
+        if chat.is_none() {
+            self.refuse("chat");
+        }
+        chat.unwrap_or(Chat::Private)
     }
 
     /// The message, or a note of the row that is none.

@@ -195,6 +195,8 @@ pub enum Unplace {
     Lanes(Vec<LaneId>),
     /// The rows of an account that wait for the configuration.
     Waiting(AccountName),
+    /// These rows, as far as they are in lanes.
+    Rows(Vec<MessageId>),
 }
 
 /// What the scheduler asks. A claim is not written: who holds the lease remembers what is in flight, and after a crash
@@ -255,6 +257,8 @@ pub struct Found {
     pub row: Option<Message>,
     /// How many of the outcome's readers are new; they are recorded in the same transaction.
     pub new_readers: u32,
+    /// When those of the new readers read of whom that is said.
+    pub read_at: Vec<UnixMs>,
     /// How many readers are recorded in all, counted where the message may be complete with them.
     pub recorded: Option<u32>,
 }
@@ -416,11 +420,13 @@ impl CallCount {
     }
 }
 
-/// A lane's learned habits, in a form that only the cadence reads.
+/// The learned habits of a lane's messages of one kind, in a form that only the cadence reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HabitsRow {
     /// Whose.
     pub lane: LaneId,
+    /// Of which messages.
+    pub chat: Chat,
     /// JSON, written and read by the cadence.
     pub habits: String,
 }
@@ -479,8 +485,32 @@ pub struct Reader {
     pub user_id: UserId,
     /// The last complete walk that had not seen them, or the sending.
     pub seen_after: UnixMs,
-    /// The poll that saw them.
+    /// The poll that saw them, or when what DingTalk pushed of them was taken over.
     pub seen_at: UnixMs,
+    /// When they read, where DingTalk says so.
+    pub read_at: Option<UnixMs>,
+    /// How they were seen.
+    pub seen_by: SeenBy,
+}
+
+/// What a reader was seen by first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeenBy {
+    /// A poll.
+    Poll,
+    /// An event that DingTalk pushed.
+    Event,
+}
+
+impl SeenBy {
+    /// What the column `from_event` says.
+    fn of_column(from_event: i64) -> Self {
+        if from_event == 0 {
+            Self::Poll
+        } else {
+            Self::Event
+        }
+    }
 }
 
 /// Last chances that a lane's pending messages have still to take.

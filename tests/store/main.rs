@@ -217,6 +217,7 @@ pub(crate) fn walk(claimed: &Message, now: UnixMs, readers: &[&str]) -> Outcome 
     let readers = readers.iter().map(|user| SeenReader {
         user_id: UserId::from(*user),
         seen_at: now,
+        read_at: None,
     });
     Outcome {
         claim: claimed.claim(),
@@ -226,6 +227,7 @@ pub(crate) fn walk(claimed: &Message, now: UnixMs, readers: &[&str]) -> Outcome 
         throttled: 0,
         failed_calls: 0,
         readers: readers.collect(),
+        listed: None,
         send_status: Some(SendStatus::Success),
         end: WalkEnd::Complete,
     }

@@ -193,6 +193,7 @@ async fn the_columns_are_those_of_the_documentation() {
         "failed_calls",
         "doubt",
         "doubt_at",
+        "listed",
     ];
     let columns: Vec<(String,)> = sqlx::query_as("SELECT name FROM pragma_table_info('messages')")
         .fetch_all(&mut connection)

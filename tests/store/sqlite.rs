@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use receiptd::receipt::{ErrorCode, State, UnixMs};
 use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
-use receiptd::store::{Claims as _, Commands as _, Pruned, Reader, StoreError, Upkeep as _};
+use receiptd::store::{
+    Claims as _, Commands as _, Pruned, Reader, SeenBy, StoreError, Upkeep as _,
+};
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
@@ -135,17 +137,29 @@ impl Backend for SqliteBackend {
     }
 
     async fn readers(&self) -> Vec<(String, Reader)> {
-        let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
-            "SELECT process_query_key, user_id, seen_after, seen_at FROM readers ORDER BY id",
+        let rows: Vec<(String, String, i64, i64, Option<i64>, i64)> = sqlx::query_as(
+            "SELECT process_query_key, user_id, seen_after, seen_at, read_at, from_event FROM readers ORDER BY id",
         )
         .fetch_all(&mut self.foreign().await)
         .await
         .unwrap();
-        let reader = |(key, user, seen_after, seen_at): (_, String, _, _)| {
+        let reader = |(key, user, seen_after, seen_at, read_at, from_event): (
+            _,
+            String,
+            _,
+            _,
+            Option<i64>,
+            i64,
+        )| {
             let reader = Reader {
                 user_id: user.into(),
                 seen_after: UnixMs(seen_after),
                 seen_at: UnixMs(seen_at),
+                read_at: read_at.map(UnixMs),
+                seen_by: match from_event {
+                    0 => SeenBy::Poll,
+                    _ => SeenBy::Event,
+                },
             };
             (key, reader)
         };
@@ -232,7 +246,7 @@ async fn a_feeder_is_told_which_column_is_wrong() {
         ),
         (
             "(process_query_key, chat) VALUES ('k', 'Group')",
-            "chat_is_private_or_group",
+            "chat_is_private_group_or_oto",
         ),
         (
             "(process_query_key, expected_readers) VALUES ('k', 0)",
@@ -384,6 +398,7 @@ async fn claims_and_counts_use_their_indexes_and_sort_nothing() {
         ("place", ROWID),
         ("unplace lanes", "messages_due (account=? AND lane_corp=?)"),
         ("unplace waiting", "messages_waiting (account=?)"),
+        ("unplace rows", "INTEGER PRIMARY KEY (rowid=?)"),
         (
             "pull forward",
             "messages_due (account=? AND lane_corp=? AND <expr>=? AND next_poll_at>?)",

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use receiptd::receipt::{
-    ErrorCode, LaneId, Message, MessageKey, Outcome, SendStatus, State, UnixMs, WalkEnd,
+    Chat, ErrorCode, LaneId, Message, MessageKey, Outcome, SendStatus, State, UnixMs, WalkEnd,
 };
 use receiptd::store::{
     CallCount, DueQuery, Found, HabitsRow, LastChanceFit, NewMessage, NewRows, Owed, Placement,
-    Pruned, Reader, Selection, Store, Unplace, Wanted, Writes,
+    Pruned, Reader, SeenBy, Selection, Store, Unplace, Wanted, Writes,
 };
 use receiptd::store::{Claims as _, Commands as _, Results as _, Upkeep as _};
 
@@ -349,6 +349,8 @@ async fn a_walk_records_readers_once_and_moves_the_row_on<B: Backend>() {
         user_id: user.into(),
         seen_after: after,
         seen_at: seen,
+        read_at: None,
+        seen_by: SeenBy::Poll,
     };
     assert_eq!(readers, [reader("u1", T0, at(6)), reader("u2", T0, at(6))]);
     assert_eq!(row.reader_count, 2);
@@ -399,6 +401,7 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
         commit(store, &outcomes, write).await;
         let habits = HabitsRow {
             lane: corp.clone(),
+            chat: Chat::Group,
             habits: format!("{{\"round\":{round}}}"),
         };
         store.save_habits(&[habits]).await.unwrap();

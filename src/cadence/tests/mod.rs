@@ -30,6 +30,7 @@ fn poll(
         begins: first.then(|| expected.map_or(Missing::Unknown, Missing::Known)),
         complete: true,
         new_readers,
+        read_ages: vec![],
         still_missing: expected.map(|expected| expected.saturating_sub(new_readers)),
         expired_after: None,
     }

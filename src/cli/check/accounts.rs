@@ -243,6 +243,7 @@ fn refused(failure: &Failure, what: String, found: &mut Findings) {
     match failure.disposition {
         Disposition::Rejected
         | Disposition::NotGeneratedOrExpired
+        | Disposition::SendingUnknown
         | Disposition::RestartPaging
         | Disposition::SmallerPages => {
             let said = format!("DingTalk answers its queries (a made-up key: {code})");

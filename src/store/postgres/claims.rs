@@ -305,6 +305,12 @@ pub(super) const UNPLACE_WAITING: &str = unplaced!(
     " AND account = $3 AND id NOT IN (SELECT unnest($1::BIGINT[])) LIMIT $2"
 );
 
+/// $1: ids that are left out, $2: how many, $3: ids.
+pub(super) const UNPLACE_ROWS: &str = unplaced!(
+    " WHERE state = 'pending' AND lane_corp IS NOT NULL AND id IN (
+        SELECT id FROM messages WHERE id = ANY($3::BIGINT[]) AND id NOT IN (SELECT unnest($1::BIGINT[])) LIMIT $2"
+);
+
 /// $1 to $4: claims as id, fence, account, corp.
 pub(super) const STALE: &str = "SELECT claim.id
     FROM unnest($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::TEXT[]) AS claim(id, fence, account, corp)
@@ -474,6 +480,7 @@ impl Claims for PostgresStore {
         let statement = match which {
             Unplace::Lanes(_) => UNPLACE_LANES,
             Unplace::Waiting(_) => UNPLACE_WAITING,
+            Unplace::Rows(_) => UNPLACE_ROWS,
         };
         let query = sqlx::query(statement)
             .bind(ids(without))
@@ -481,6 +488,7 @@ impl Claims for PostgresStore {
         let query = match which {
             Unplace::Lanes(lanes) => query.bind(accounts(lanes)).bind(corps(lanes)),
             Unplace::Waiting(account) => query.bind(account.as_str()),
+            Unplace::Rows(rows) => query.bind(ids(rows)),
         };
         self.writer.execute(query).await
     }

@@ -109,6 +109,7 @@ impl PostgresStore {
             ("place", claims::PLACE),
             ("unplace lanes", claims::UNPLACE_LANES),
             ("unplace waiting", claims::UNPLACE_WAITING),
+            ("unplace rows", claims::UNPLACE_ROWS),
             ("stale", claims::STALE),
             ("pull forward", claims::PULL_FORWARD),
             ("rows", results::ROWS),

@@ -297,6 +297,13 @@ pub(super) const UNPLACE_WAITING: &str = unplaced!(
     ", last_error = NULL, last_error_at = NULL"
 );
 
+/// ?1: ids, ?2: ids that are left out, ?3: how many.
+pub(super) const UNPLACE_ROWS: &str = unplaced!(
+    "SELECT n.id FROM messages AS n WHERE n.id IN (SELECT value FROM json_each(?1))
+        AND n.state = 'pending' AND n.lane_corp IS NOT NULL AND n.id NOT IN (SELECT value FROM json_each(?2)) LIMIT +?3",
+    ""
+);
+
 /// ?1: claims as `[id, fence, account, corp_id]`.
 pub(super) const STALE: &str = "SELECT json_group_array(json_array(claim.id))
     FROM (
@@ -439,6 +446,7 @@ impl Claims for SqliteStore {
         let query = match which {
             Unplace::Lanes(lanes) => sqlx::query(UNPLACE_LANES).bind(lanes_json(lanes)?),
             Unplace::Waiting(account) => sqlx::query(UNPLACE_WAITING).bind(account.as_str()),
+            Unplace::Rows(rows) => sqlx::query(UNPLACE_ROWS).bind(ids_json(rows)),
         };
         let query = query.bind(ids_json(without)).bind(limit_param(limit));
         self.write(query).await

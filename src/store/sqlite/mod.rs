@@ -91,6 +91,7 @@ impl SqliteStore {
             ("place", claims::PLACE),
             ("unplace lanes", claims::UNPLACE_LANES),
             ("unplace waiting", claims::UNPLACE_WAITING),
+            ("unplace rows", claims::UNPLACE_ROWS),
             ("pull forward", claims::PULL_FORWARD),
             ("stale", claims::STALE),
             ("rows", results::ROWS),

@@ -42,7 +42,8 @@ macro_rules! update {
 /// A row that changes its state or its place.
 pub(super) const UPDATE: &str = update!(
     ", state = value ->> 11, finished_at = value ->> 12, admitted_at = value ->> 13, last_chance_at = value ->> 14,
-        failed_walks = value ->> 15, failed_calls = value ->> 16, doubt = value ->> 17, doubt_at = value ->> 18"
+        failed_walks = value ->> 15, failed_calls = value ->> 16, doubt = value ->> 17, doubt_at = value ->> 18,
+        listed = value ->> 19"
 );
 
 /// A row that stays pending, as most do: every column that is left out saves the indexes that depend on it, and the
@@ -59,10 +60,10 @@ const CALLS: &str =
         messages = messages + excluded.messages,
         first_at = min(ifnull(first_at, excluded.first_at), ifnull(excluded.first_at, first_at))";
 
-/// ?1: habits as `[account, corp_id, habits]`.
-const SAVE_HABITS: &str = "INSERT INTO habits (account, corp_id, habits)
-    SELECT value ->> 0, value ->> 1, value ->> 2 FROM jsonb_each(?1) WHERE true
-    ON CONFLICT (account, corp_id) DO UPDATE SET habits = excluded.habits";
+/// ?1: habits as `[account, corp_id, chat, habits]`.
+const SAVE_HABITS: &str = "INSERT INTO habits (account, corp_id, chat, habits)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1) WHERE true
+    ON CONFLICT (account, corp_id, chat) DO UPDATE SET habits = excluded.habits";
 
 /// A row of `habits AS h`. They are longer than other text.
 macro_rules! habits {
@@ -72,6 +73,8 @@ macro_rules! habits {
             text!("h.account"),
             ", ",
             text!("h.corp_id"),
+            ", ",
+            text!("h.chat"),
             ", iif(h.habits >= x'', 0, h.habits)))",
             $tail
         )
@@ -173,6 +176,7 @@ impl Results for SqliteStore {
                 (
                     row.lane.account.as_str(),
                     corp_param(&row.lane),
+                    row.chat.as_str(),
                     &row.habits,
                 )
             })
@@ -237,6 +241,7 @@ impl SqliteStore {
         let rows = read(&self.readers, query, |cells| {
             let row = HabitsRow {
                 lane: cells.lane(),
+                chat: cells.chat(),
                 habits: cells.required_text("habits").into_owned(),
             };
             cells.valid(row)
@@ -367,6 +372,7 @@ struct Owned<'a>(
     u32,
     Option<&'a str>,
     Option<i64>,
+    Option<u32>,
 );
 
 fn owned(row: &Message) -> Owned<'_> {
@@ -391,6 +397,7 @@ fn owned(row: &Message) -> Owned<'_> {
         row.failed_calls,
         row.doubt.as_ref().map(|Doubt { code, .. }| code.as_str()),
         row.doubt.as_ref().map(|doubt| doubt.at.0),
+        row.listed,
     )
 }
 
