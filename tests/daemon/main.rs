@@ -16,6 +16,7 @@ mod learning;
 mod logs;
 mod memory;
 mod notify;
+mod persons;
 mod reload;
 mod retention;
 mod secrets;
