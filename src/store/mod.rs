@@ -20,8 +20,8 @@ use async_trait::async_trait;
 pub use open::{Migrating, OpenError, Role, open, schema_version};
 
 use crate::receipt::{
-    AccountName, Chat, Claim, ConversationId, CorpId, ErrorCode, LaneId, Message, MessageId,
-    MessageKey, Outcome, RobotCode, State, UnixMs, UserId,
+    AccountName, Chat, Claim, ConversationId, CorpId, ErrorCode, EventId, LaneId, Message,
+    MessageId, MessageKey, Outcome, RobotCode, State, UnixMs, UserId,
 };
 
 /// What went wrong, named by what the caller can do about it. A backend maps its own errors to these.
@@ -219,7 +219,7 @@ pub trait Claims: Send + Sync + 'static {
     ) -> Result<NewRows>;
 
     /// Writes places, of all lanes in one transaction. A row that is no longer pending, or was placed meanwhile, stays as
-    /// it is.
+    /// it is. Pushed reads that wait for one of these rows are to be taken.
     async fn place(&self, places: &[Placement]) -> Result<()>;
 
     /// Due rows.
@@ -270,6 +270,43 @@ pub struct Writes {
     pub messages: Vec<Message>,
     /// Calls to add.
     pub calls: Vec<CallCount>,
+    /// What becomes of pushed reads.
+    pub events: EventWrites,
+}
+
+/// A read that DingTalk pushed to another service, which inserted it into `read_events`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadEvent {
+    /// The row.
+    pub id: EventId,
+    /// Of which message.
+    pub key: MessageKey,
+    /// Who.
+    pub user_id: UserId,
+    /// When, where the event says so.
+    pub read_at: Option<UnixMs>,
+}
+
+/// Pushed reads that are to be taken over.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReadEvents {
+    /// In the order of their insert.
+    pub events: Vec<ReadEvent>,
+    /// Their messages as they are now, as far as there are any.
+    pub messages: Vec<Message>,
+    /// How many rows could not be read as events, and were set aside.
+    pub refused: u64,
+    /// There may be more.
+    pub more: bool,
+}
+
+/// What becomes of pushed reads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EventWrites {
+    /// Taken over with this transaction: deleted.
+    pub taken: Vec<EventId>,
+    /// Their message is not known, or not placed yet: they wait for it, from the given moment on.
+    pub waiting: Vec<(EventId, UnixMs)>,
 }
 
 /// An open transaction of results. Dropped without a commit it is rolled back.
@@ -301,6 +338,15 @@ pub trait Results: Send + Sync + 'static {
     /// succeeds: only so can the store tell that an attempt whose outcome was unknown took place, and nothing is counted
     /// twice.
     async fn begin<'s>(&'s self, outcomes: &[Outcome]) -> Result<Begun<'s>>;
+
+    /// Pushed reads, oldest first, `limit` at most. Left out are those of messages in the lanes `without`, which another node
+    /// serves, those that wait for their message, and those that were set aside. `now` is when a row is set aside.
+    async fn read_events(
+        &self,
+        without: &[LaneId],
+        limit: usize,
+        now: UnixMs,
+    ) -> Result<ReadEvents>;
 
     /// Stored habits of lanes.
     async fn habits(&self, lanes: &[LaneId]) -> Result<Vec<HabitsRow>>;
@@ -361,6 +407,11 @@ pub trait Upkeep: Send + Sync + 'static {
     /// readers that no message has any more; one small batch. Rows that a foreign key of another table holds are left, and
     /// counted.
     async fn prune(&self, before: UnixMs, state: Option<State>) -> Result<Pruned>;
+
+    /// Looks after pushed reads that wait. Those whose message is there by now are taken up again: of those that wait since
+    /// `lately`, since their message may have come while they were looked up, and of those that wait since before `before`, all
+    /// others of which are removed, with those that were set aside by then. How many were removed; `limit` of each at most.
+    async fn forget_events(&self, before: UnixMs, lately: UnixMs, limit: usize) -> Result<u64>;
 
     /// Looks after the database itself, as far as that is due: checkpoints, statistics. For once a summary interval.
     async fn maintain(&self) -> Result<Health>;

@@ -138,6 +138,7 @@ impl Daemon {
         let writes = Writes {
             messages: vec![after.clone()],
             calls: vec![],
+            ..Writes::default()
         };
         transaction.commit(&writes).await.unwrap();
         if let Some(seen) = observe(&before, &outcome, new_readers, &[], &after) {

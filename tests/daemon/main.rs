@@ -17,6 +17,7 @@ mod logs;
 mod memory;
 mod notify;
 mod persons;
+mod pushed;
 mod reload;
 mod retention;
 mod secrets;

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use receiptd::sandbox::{Call, SandboxConfig};
 
@@ -40,11 +39,6 @@ impl Drop for Endpoint {
     }
 }
 
-fn now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_millis()).unwrap()
-}
-
 const ROBOT: &str = "robot_code = \"ding+bot\"\n";
 const UNITS: [&str; 4] = ["s", "ms", "zero", "absent"];
 const FATES: [&str; 4] = ["all", "one-never", "recalled", "omits"];
@@ -58,7 +52,7 @@ fn reads(number: i64) -> i64 {
 async fn sixty_messages_to_persons_are_read_as_the_endpoint_has_it() {
     let account = format!("{DEFAULT_ACCOUNT}{ROBOT}");
     let mut house = House::new(SandboxConfig::default(), &account).await;
-    let sent_at = now();
+    let sent_at = house.sandbox.now().0;
     let endpoint = Endpoint::start(&house, sent_at);
     house.set(
         "RECEIPTD__ENDPOINT__BASE_URL",

@@ -12,6 +12,7 @@ mod commands;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod main_path;
+mod persons;
 
 use std::time::{Duration, Instant};
 

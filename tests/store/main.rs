@@ -70,6 +70,8 @@ pub(crate) trait Backend: Sized {
     fn corrupt(&self, key: &str) -> impl Future<Output = ()>;
     /// A consumer removes a recorded reader.
     fn remove_reader(&self, key: &str, user: &str) -> impl Future<Output = ()>;
+    /// Another service inserts what DingTalk pushed to it.
+    fn push(&self, key: &str, user: &str, read_at: Option<UnixMs>) -> impl Future<Output = ()>;
     /// Somebody stores a suite's ticket.
     fn put_ticket(&self, suite: &str, ticket: &str) -> impl Future<Output = ()>;
     /// The table of readers in the order recorded, those of deleted messages included.

@@ -257,11 +257,10 @@ impl State {
             chat = chat.as_str(),
             lifetime_ms = whole_ms(lifetime),
             key_lifetime_ms = whole_ms(key_lifetime),
-            "account {lane}, chat {}: keys were learned to answer for {}, key_lifetime says {}; last chances go by what was \
-             learned",
-            chat.as_str(),
+            "account {lane}: keys were learned to answer for {}, key_lifetime says {}; last chances of chat {} go by what was learned",
             spoken(lifetime),
             spoken(key_lifetime),
+            chat.as_str(),
         );
     }
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::rows::{Cells, columns};
 use super::sessions::{Query, Sessions, Transaction};
-use super::{PostgresStore, accounts, corp_param, corps, ids, limit_param, moment};
+use super::{PostgresStore, accounts, corp_param, corps, events, ids, limit_param, moment};
 use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
 use crate::store::cells::Unreadable;
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
@@ -425,8 +425,11 @@ impl Claims for PostgresStore {
                     .map(|place| place.waits_for.as_ref().map(ErrorCode::as_str))
                     .collect::<Vec<_>>(),
             );
-        self.writer.execute(query).await?;
-        Ok(())
+        let mut transaction = self.writer.begin().await?;
+        transaction.execute(query).await?;
+        let placed: Vec<MessageId> = rows().map(|row| row.id).collect();
+        events::placed(&mut transaction, &placed).await?;
+        transaction.commit().await
     }
 
     async fn due(&self, query: &DueQuery<'_>) -> Result<Vec<Message>> {
@@ -539,7 +542,7 @@ impl Claims for PostgresStore {
 
 impl PostgresStore {
     /// The rows that are messages, and how many were found; the others are quarantined.
-    async fn messages(
+    pub(super) async fn messages(
         &self,
         sessions: &Sessions,
         query: Query<'_>,

@@ -1,6 +1,6 @@
 //! The reconciler's group commit: many outcomes, one transaction, a handful of statements.
 //!
-//! Locks are taken in one order by everybody: the daemon's row of `commits`, messages, `api_calls`, `turn`, readers. The turn
+//! Locks are taken in one order by everybody: the daemon's row of `commits`, messages, `api_calls`, `read_events`, `turn`, readers. The turn
 //! comes last, since nobody else can record readers while it is held.
 
 use std::collections::{HashMap, HashSet};
@@ -11,13 +11,13 @@ use async_trait::async_trait;
 use super::claims::quarantine;
 use super::rows::{Cells, columns};
 use super::sessions::{Query, Sessions, Transaction};
-use super::{PostgresStore, accounts, clean, corp_param, corps, ids, limit_param, moment};
+use super::{PostgresStore, accounts, clean, corp_param, corps, events, ids, limit_param, moment};
 use crate::receipt::{LaneId, Message, MessageId, Outcome, UnixMs};
 use crate::store::batch::{counted, found, pending_and_changed, token};
 use crate::store::cells::Unreadable;
 use crate::store::{
-    Begun, CallCount, Found, HabitsRow, Owed, Result, Results, ResultsTransaction, StoreError,
-    Writes, earliest,
+    Begun, CallCount, Found, HabitsRow, Owed, ReadEvents, Result, Results, ResultsTransaction,
+    StoreError, Writes, earliest,
 };
 
 /// $1: ids. Locked, so that no feeder changes or deletes a row between what is found and what is written.
@@ -179,6 +179,15 @@ impl Results for PostgresStore {
             node: &self.node,
             unsure: &self.unsure,
         })))
+    }
+
+    async fn read_events(
+        &self,
+        without: &[LaneId],
+        limit: usize,
+        now: UnixMs,
+    ) -> Result<ReadEvents> {
+        self.pushed(without, limit, now).await
     }
 
     async fn habits(&self, lanes: &[LaneId]) -> Result<Vec<HabitsRow>> {
@@ -363,6 +372,7 @@ impl ResultsTransaction for Open<'_> {
         if !writes.calls.is_empty() {
             transaction.execute(add_calls(&writes.calls)).await?;
         }
+        events::write(&mut transaction, &writes.events).await?;
         let marked = transaction
             .execute(sqlx::query(MARK).bind(node).bind(&*token))
             .await?;

@@ -228,6 +228,10 @@ impl Upkeep for PostgresStore {
         Ok(pruned)
     }
 
+    async fn forget_events(&self, before: UnixMs, lately: UnixMs, limit: usize) -> Result<u64> {
+        self.forget(before, lately, limit).await
+    }
+
     async fn maintain(&self) -> Result<Health> {
         let rows = self.counting.fetch(sqlx::query(HOLDERS)).await?;
         let mut health = Health::default();

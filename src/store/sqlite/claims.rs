@@ -8,7 +8,7 @@
 use async_trait::async_trait;
 
 use super::rows::{number, read, select_messages, text};
-use super::{SqliteStore, corp_param, ids_json, json, lanes_json, limit_param};
+use super::{SqliteStore, corp_param, events, execute, ids_json, json, lanes_json, limit_param};
 use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
 use crate::store::cells::Unreadable;
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
@@ -382,6 +382,7 @@ impl Claims for SqliteStore {
         if places.is_empty() {
             return Ok(());
         }
+        let ids: Vec<MessageId> = places.iter().map(|place| place.message.id).collect();
         let places: Vec<_> = places
             .iter()
             .map(|place| {
@@ -398,8 +399,11 @@ impl Claims for SqliteStore {
                 )
             })
             .collect();
-        self.write(sqlx::query(PLACE).bind(json(&places)?)).await?;
-        Ok(())
+        let mut transaction = self.writer.begin().await?;
+        let connection = &mut transaction.connection;
+        execute(connection, sqlx::query(PLACE).bind(json(&places)?)).await?;
+        events::placed(connection, &ids).await?;
+        transaction.commit().await
     }
 
     async fn due(&self, query: &DueQuery<'_>) -> Result<Vec<Message>> {

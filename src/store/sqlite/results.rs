@@ -11,12 +11,13 @@ use super::quarantine::quarantine;
 use super::readers::record_readers;
 use super::rows::{number, read, select_messages, text};
 use super::writer::Transaction;
-use super::{SqliteStore, corp_param, execute, ids_json, json, lanes_json};
+use super::{SqliteStore, corp_param, events, execute, ids_json, json, lanes_json};
 use crate::receipt::{Doubt, ErrorCode, LaneId, Message, MessageId, Outcome, SendStatus, UnixMs};
 use crate::store::batch::{found, pending_and_changed, token};
 use crate::store::cells::Unreadable;
 use crate::store::{
-    Begun, CallCount, Found, HabitsRow, Owed, Result, Results, ResultsTransaction, Writes,
+    Begun, CallCount, Found, HabitsRow, Owed, ReadEvents, Result, Results, ResultsTransaction,
+    Writes,
 };
 
 /// ?1: ids.
@@ -161,6 +162,16 @@ impl Results for SqliteStore {
         })))
     }
 
+    /// A file has one owner: no lane is another's.
+    async fn read_events(
+        &self,
+        _without: &[LaneId],
+        limit: usize,
+        now: UnixMs,
+    ) -> Result<ReadEvents> {
+        self.pushed(limit, now).await
+    }
+
     async fn habits(&self, lanes: &[LaneId]) -> Result<Vec<HabitsRow>> {
         self.read_habits(sqlx::query(HABITS).bind(lanes_json(lanes)?))
             .await
@@ -285,6 +296,7 @@ impl ResultsTransaction for Open<'_> {
             let query = sqlx::query(CALLS).bind(call_rows(&writes.calls)?);
             execute(connection, query).await?;
         }
+        events::write(connection, &writes.events).await?;
         execute(connection, sqlx::query(MARK).bind(&*token)).await?;
         fail::fail_point!("store.commit.before", |_| std::process::abort());
         // Before the COMMIT and not after its failure: this future may be dropped while it waits for it.
@@ -406,6 +418,7 @@ mod tests {
     use super::super::testing::{self, claim, commit};
     use super::*;
     use crate::receipt::{Claim, WalkEnd};
+    use crate::store::EventWrites;
 
     /// A COMMIT that failed may have taken place all the same: repeated, its calls must not be counted twice.
     #[tokio::test]
@@ -431,6 +444,7 @@ mod tests {
                 throttled: 1,
                 ..CallCount::nothing(row.lane.clone(), "2026-11".to_owned())
             }],
+            events: EventWrites::default(),
         };
         let counted = async || store.calls_in("2026-11").await.unwrap()[0].calls;
         assert_eq!(commit(&store, &outcomes, &writes).await.len(), 2);

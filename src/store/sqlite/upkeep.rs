@@ -234,6 +234,10 @@ impl Upkeep for SqliteStore {
         self.remove_each(&[]).await
     }
 
+    async fn forget_events(&self, before: UnixMs, lately: UnixMs, limit: usize) -> Result<u64> {
+        self.forget(before, lately, limit).await
+    }
+
     async fn maintain(&self) -> Result<Health> {
         self.wakeup.check_file()?;
         let (mut idle, mut connection) = self.writer.outside().await?;

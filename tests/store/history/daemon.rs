@@ -475,5 +475,6 @@ fn decide(outcomes: &[Outcome], found: &[Found]) -> Writes {
     Writes {
         messages: decided(outcomes, found, &SCHEDULE),
         calls: calls.collect(),
+        ..Writes::default()
     }
 }

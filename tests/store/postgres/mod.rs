@@ -138,6 +138,15 @@ impl Backend for PostgresBackend {
         .await;
     }
 
+    async fn push(&self, key: &str, user: &str, read_at: Option<UnixMs>) {
+        let (key, user) = (quoted(key), quoted(user));
+        let at = read_at.map_or("NULL".to_owned(), |at| at.0.to_string());
+        self.run(&format!(
+            "INSERT INTO read_events (process_query_key, user_id, read_at) VALUES ({key}, {user}, {at})"
+        ))
+        .await;
+    }
+
     async fn readers(&self) -> Vec<(String, Reader)> {
         let rows: Vec<(String, String, i64, i64, Option<i64>, i64)> = sqlx::query_as(
             "SELECT process_query_key, user_id, seen_after, seen_at, read_at, from_event FROM readers ORDER BY id",

@@ -7,8 +7,8 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
 use super::super::{
-    Backend as _, add_placed, at, claim, commit, keys, new, new_rows, settled, show, try_commit,
-    walk,
+    Backend as _, add_placed, at, claim, commit, keys, lane, new, new_rows, settled, show,
+    try_commit, walk,
 };
 use super::{PostgresBackend, available, cluster, open, placed};
 
@@ -362,4 +362,39 @@ async fn statements_read_no_more_than_they_need() {
             assert!(!plan.contains("Sort Key"), "{name}\n{plan}");
         }
     }
+}
+
+/// Of messages that another node serves nothing is taken, and they hold up nobody else's.
+#[tokio::test]
+async fn pushed_reads_of_another_nodes_lanes_are_left_to_it() {
+    if !available() {
+        return;
+    }
+    let backend = PostgresBackend::fresh().await;
+    let store = backend.store();
+    add_placed(store, &[("a", "theirs", at(5)), ("b", "ours", at(5))]).await;
+    for number in 0..20 {
+        backend.push("a", &format!("u{number}"), None).await;
+    }
+    backend.push("b", "u", None).await;
+    backend.push("unknown", "u", None).await;
+    let found = store
+        .read_events(&[lane("theirs")], 10, at(9))
+        .await
+        .unwrap();
+    let keys: Vec<&str> = found
+        .events
+        .iter()
+        .map(|event| event.key.as_str())
+        .collect();
+    assert_eq!(keys, ["b", "unknown"]);
+    assert_eq!(
+        store
+            .read_events(&[], 100, at(9))
+            .await
+            .unwrap()
+            .events
+            .len(),
+        22
+    );
 }
