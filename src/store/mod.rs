@@ -382,7 +382,7 @@ pub trait Commands: Send + Sync + 'static {
     /// Every stored habit.
     async fn all_habits(&self) -> Result<Vec<HabitsRow>>;
 
-    /// What `prune` would remove in all.
+    /// What `prune` would remove in all, and, of every state, what [`Upkeep::forget_events`] would.
     async fn prunable(&self, before: UnixMs, state: Option<State>) -> Result<Pruned>;
 
     /// Closes every connection, so that the file alone is all there is of a database in a file.
@@ -584,6 +584,8 @@ pub struct Pruned {
     pub readers: u64,
     /// Messages that could not be removed, since a row of another table refers to them.
     pub held: u64,
+    /// Pushed reads that wait, or lie aside, for so long.
+    pub events: u64,
 }
 
 /// What is worth knowing of the database itself.

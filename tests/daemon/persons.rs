@@ -202,6 +202,9 @@ async fn a_row_without_a_robot_waits_until_it_or_its_account_has_one() {
         .await;
     let asked = |call: &Call| !call.key.is_empty();
     assert!(!house.sandbox.calls_after(0).iter().any(asked));
+    let check = house.command("check").output().unwrap();
+    let check = String::from_utf8(check.stdout).unwrap();
+    assert!(check.contains("2 messages of chat oto wait"), "{check}");
     let complete =
         "SELECT group_concat(substr(process_query_key, -3)) FROM messages WHERE state = 'complete'";
     house.sql("UPDATE messages SET robot_code = 'ding1' WHERE process_query_key LIKE '%row'");

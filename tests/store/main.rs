@@ -188,6 +188,7 @@ pub(crate) async fn pruned<S: Store>(
         sum.messages += step.messages;
         sum.readers += step.readers;
         sum.held += step.held;
+        sum.events += step.events;
     }
 }
 

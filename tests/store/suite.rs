@@ -1031,6 +1031,7 @@ async fn prune_removes_what_finished_long_ago<B: Backend>() {
         messages,
         readers,
         held: 0,
+        events: 0,
     };
     assert_eq!(store.prunable(before, None).await.unwrap(), counts(3, 6));
     assert_eq!(

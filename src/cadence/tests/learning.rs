@@ -391,10 +391,11 @@ fn pushed_reads_alone_teach_ages_hours_and_that_no_call_was_made() {
         // Sent at any hour; who would read between 14 and 24 h reads soon after midnight.
         let sent_at = SENT + number * 1_200_000;
         let mut read = -300.0 * (1.0 - random.f64()).ln();
-        let hour = (sent_at / 3_600_000 + (read / 3_600.0) as i64).rem_euclid(24);
+        let hour = hour_of_week(sent_at, read) % 24;
         if hour >= 14 {
             let midnight = (sent_at / DAY_MS + 1) * DAY_MS;
-            read = (midnight - sent_at) as f64 / 1_000.0 + 600.0 * random.f64();
+            let wait = Duration::from_millis((midnight - sent_at).unsigned_abs());
+            read = wait.as_secs_f64() + 600.0 * random.f64();
         }
         let read = Duration::from_secs_f64(read);
         habits.learn(&Observation {

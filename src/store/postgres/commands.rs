@@ -149,6 +149,7 @@ impl Commands for PostgresStore {
                 messages: cells.count("messages"),
                 readers: cells.count("readers"),
                 held: 0,
+                events: cells.count("events"),
             }
         }))
     }

@@ -141,6 +141,7 @@ impl Commands for SqliteStore {
             messages: cells.count("messages"),
             readers: cells.count("readers"),
             held: 0,
+            events: cells.count("events"),
         });
         Ok(counts.await?.pop().unwrap_or_default())
     }
