@@ -37,7 +37,7 @@
 //! | `daemon/lane/health.rs`, `pace.rs`, `token.rs`, `policy.rs` | may it call, how fast, with which token, when next |
 //! | `daemon/budget.rs` | whether the month can afford the call |
 //! | `dingtalk/client.rs` | the call |
-//! | `daemon/reconciler.rs` | outcomes become rows, in one transaction for many |
+//! | `daemon/reconciler.rs` | outcomes become rows, in one transaction for many; `daemon/pushed.rs`: so do reads that DingTalk pushed |
 //! | `receipt/settle.rs`, `schedule.rs` | what an outcome makes of a message: the one place where states change |
 //! | `store/sqlite/results.rs` | begin and find, write, commit |
 

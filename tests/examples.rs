@@ -188,7 +188,8 @@ sys.path.insert(0, sys.argv[1])
 import feeder
 try:
     from alibabacloud_dingtalk.robot_1_0 import models
-    private, group = models.PrivateChatSendResponse(), models.OrgGroupSendResponse()
+    private, group, persons = models.PrivateChatSendResponse(), models.OrgGroupSendResponse(), models.BatchSendOTOResponse()
+    persons.body = models.BatchSendOTOResponseBody().from_map({"processQueryKey": "persons+/=", "invalidStaffIdList": ["gone"]})
     private.body = models.PrivateChatSendResponseBody().from_map({"processQueryKey": "private+/="})
     group.body = models.OrgGroupSendResponseBody().from_map({"processQueryKey": "group+/="})
 except ImportError:
@@ -196,10 +197,12 @@ except ImportError:
     print("the official SDK is not installed: its shape is used")
     private = Object(body=Object(process_query_key="private+/="))
     group = Object(body=Object(process_query_key="group+/="))
+    persons = Object(body=Object(process_query_key="persons+/="))
 db = feeder.connect()
 for _ in range(2):
     feeder.add_sent(db, private, chat="private", expected_readers=1, robot_code="ding1", open_conversation_id="cid1==")
     feeder.add_sent(db, group, chat="group", open_conversation_id="cid2==")
+    feeder.add_sent(db, persons, chat="oto", robot_code="ding1")
 "#;
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/python");
     let python = std::env::var("RECEIPTD_SDK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
@@ -219,7 +222,8 @@ for _ in range(2):
         rows,
         [
             "private+/=|private|1|ding1|cid1==",
-            "group+/=|group|||cid2=="
+            "group+/=|group|||cid2==",
+            "persons+/=|oto||ding1|"
         ]
     );
 }

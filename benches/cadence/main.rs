@@ -18,6 +18,7 @@ mod compare;
 mod crowd;
 mod month;
 mod options;
+mod pushed;
 mod report;
 mod sim;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
                 Mode::Rhythm => report::rhythm(&options),
                 Mode::Solving => report::solving(&options),
                 Mode::Groups => report::groups(&options),
+                Mode::Pushed => report::pushed(&options),
             };
             if held {
                 ExitCode::SUCCESS

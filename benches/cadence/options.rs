@@ -14,6 +14,7 @@ modes (default: the four crowds and their bounds)
   --change          a crowd whose habits change in mid-run; --daily N: so many messages a day (default 100)
   --rhythm          a crowd that begins to sleep at night in mid-run, and ends to
   --solving         what a policy costs to solve and to keep
+  --pushed          a month of 1,000 messages to persons: no read pushed, all of them, a tenth of them lost
   --groups          groups of 50 readers, with and without expected_readers
   any crowd option  that one crowd
 
@@ -45,6 +46,7 @@ pub(crate) enum Mode {
     Groups,
     Rhythm,
     Solving,
+    Pushed,
 }
 
 /// How to run it.
@@ -100,6 +102,7 @@ impl Options {
                 "--rhythm" => options.mode = Mode::Rhythm,
                 "--solving" => options.mode = Mode::Solving,
                 "--groups" => options.mode = Mode::Groups,
+                "--pushed" => options.mode = Mode::Pushed,
                 "--target" => options.targets = vec![read(name, &next()?)?],
                 "--messages" => options.messages = read(name, &next()?)?,
                 "--lessons" => options.lessons = read(name, &next()?)?,

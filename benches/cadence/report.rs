@@ -9,7 +9,8 @@ use super::compare::{self, Row, Scheme};
 use super::crowd::Crowd;
 use super::month::{self, Plan};
 use super::options::Options;
-use super::sim;
+use super::pushed as push;
+use super::sim::{self, Tally};
 
 /// Learned against optimum, learned against fixed, prior against fixed: no more than this, as means over the seeds.
 const BOUNDS: [(&str, f64); 4] = [
@@ -381,6 +382,7 @@ pub(crate) fn solving(options: &Options) -> bool {
             begins: None,
             complete: true,
             new_readers: 0,
+            read_ages: vec![],
             still_missing: Some(crowd.readers),
             expired_after: None,
         };
@@ -396,4 +398,48 @@ pub(crate) fn solving(options: &Options) -> bool {
 
 fn seeds(options: &Options) -> std::ops::Range<u64> {
     options.seed..options.seed + options.seeds.max(1)
+}
+
+/// A month of messages to three persons each, with the reads that DingTalk pushes and without; whether events spare what the
+/// guide says.
+pub(crate) fn pushed(options: &Options) -> bool {
+    let crowd = Crowd {
+        readers: 3,
+        ..Crowd::log_normal(5.0, 1.8, 0.15)
+    };
+    println!("{}, means over seeds {:?}", crowd.name, seeds(options));
+    println!(
+        "{:<34} {:>6} {:>8} {:>9} {:>8} {:>8}",
+        "reads", "target", "calls", "delay, s", "95 %, s", "missed"
+    );
+    let mut delays = Vec::new();
+    for (name, target, pushed, timed) in [
+        ("polled, no times", 12.0, 0.0, false),
+        ("polled, with times", 12.0, 0.0, true),
+        ("polled, with times", 2.0, 0.0, true),
+        ("pushed, a tenth lost", 2.0, 0.9, true),
+        ("pushed, all", 2.0, 1.0, true),
+        ("pushed, all", 12.0, 1.0, true),
+    ] {
+        let plan = push::Plan {
+            messages: 1_000,
+            target,
+            pushed,
+            timed,
+        };
+        let runs: Vec<_> = seeds(options)
+            .map(|seed| push::run(&crowd, &Rules::default(), plan, seed))
+            .collect();
+        let mean = |of: fn(&Tally) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
+        let delay = mean(Tally::mean);
+        println!(
+            "{name:<34} {target:>6} {:>8.2} {delay:>9.1} {:>8.0} {:>8.1}",
+            mean(Tally::calls_per_message),
+            mean(|tally| tally.quantile(0.95)),
+            mean(|tally| tally.missed as f64),
+        );
+        delays.push(delay);
+    }
+    // With all pushed nothing waits for a poll; with a tenth lost, a tenth does.
+    delays[4] < 1.0 && delays[3] < 0.2 * delays[2] && delays[5] < 1.0
 }

@@ -94,7 +94,13 @@ impl Lesson {
         schedule: &Schedule,
     ) -> Message {
         let after = settle(before, outcome, new_readers, None, schedule);
-        if let Some(seen) = observe(before, outcome, new_readers, &after) {
+        // Of a simulated walk every reader is new.
+        let read_at: Vec<UnixMs> = outcome
+            .readers
+            .iter()
+            .filter_map(|reader| reader.read_at(before))
+            .collect();
+        if let Some(seen) = observe(before, outcome, new_readers, &read_at, &after) {
             self.habits.learn(&seen);
             self.walks += 1;
             self.new_messages += u32::from(seen.begins.is_some());
@@ -174,6 +180,7 @@ impl Live {
                 outcome.readers.push(SeenReader {
                     user_id: UserId::from(format!("u{reader}")),
                     seen_at: now,
+                    read_at: None,
                 });
                 new_readers += 1;
             }

@@ -182,6 +182,7 @@ async fn commit(
             calls: outcomes.len() as u64,
             ..CallCount::nothing(lane.clone(), "2026-01".to_owned())
         }],
+        ..Writes::default()
     };
     Ok(transaction.commit(&writes).await?)
 }

@@ -149,6 +149,7 @@ async fn claim_and_commit(store: &SqliteStore, times: &mut Times) -> anyhow::Res
     let writes = Writes {
         messages: moved.collect(),
         calls: Vec::new(),
+        ..Writes::default()
     };
     transaction.commit(&writes).await?;
     times.commits.push(began.elapsed().as_secs_f64() * 1e6);
@@ -161,6 +162,7 @@ pub(crate) fn seen(row: &Message, now: UnixMs) -> Outcome {
         readers: vec![SeenReader {
             user_id: "manager123".into(),
             seen_at: now,
+            read_at: None,
         }],
         calls: 1,
         send_status: Some(SendStatus::Success),

@@ -16,6 +16,8 @@ use super::grid::{BINS_PER_OCTAVE, Grid};
 const BEND: f64 = 0.012;
 /// How far that logarithm lies from zero before anything was seen, as a standard deviation for each octave of age.
 const BREADTH: f64 = 10.0;
+/// A read whose time is known lies within so many seconds before it: DingTalk says whole seconds.
+const A_READ: f64 = 1.0;
 /// Newton's method has converged below such a step.
 const CONVERGED: f64 = 1e-3;
 
@@ -73,6 +75,56 @@ impl Seen {
         let now = self.sent_at.saturating_add((self.to * 1e3) as i64);
         now.div_euclid(86_400_000)
     }
+
+    /// What is known where some of the reads have a time, at ages `read`: of each of these readers that he had not read shortly
+    /// before, and had then, which are complete polls of him alone; and what the poll says of all others. Nothing where no read
+    /// has a time.
+    pub(super) fn parts(self, kind: Kind, read: &[f64]) -> Vec<Self> {
+        if read.is_empty() {
+            return Vec::new();
+        }
+        let mut untimed = self.reads;
+        let mut parts = Vec::with_capacity(1 + 2 * read.len());
+        for age in read {
+            untimed -= 1.0;
+            let before = (age - A_READ).clamp(self.from, self.to);
+            let of_one = Self {
+                waiting: 0.0,
+                complete: true,
+                ..self
+            };
+            if kind == Kind::PerReader && before > self.from {
+                parts.push(Self {
+                    to: before,
+                    reads: 0.0,
+                    waiting: 1.0,
+                    ..of_one
+                });
+            }
+            parts.push(Self {
+                from: before,
+                to: age.max(before + A_READ).min(self.to.max(before + A_READ)),
+                reads: 1.0,
+                ..of_one
+            });
+        }
+        let others = Self {
+            reads: untimed.max(0.0),
+            ..self
+        };
+        if others.reads > 0.0 || self.complete {
+            parts.push(others);
+        }
+        parts
+    }
+
+    /// How many readers it speaks of, as one of those that speak of a message.
+    pub(super) fn weight(&self, kind: Kind) -> f64 {
+        match kind {
+            Kind::PerReader => (self.reads + self.waiting).max(1.0),
+            Kind::PerMessage => self.reads.max(1.0),
+        }
+    }
 }
 
 /// A part of a message's life within one bin and one hour.
@@ -93,7 +145,7 @@ pub(super) struct Cell {
 #[derive(Debug)]
 pub(super) struct Posterior {
     kind: Kind,
-    seen: Seen,
+    pub(super) seen: Seen,
     cells: Vec<Cell>,
     /// The chance to have read within the interval, or the mean number of reads in it.
     read: f64,

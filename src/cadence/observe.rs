@@ -65,8 +65,10 @@ pub struct Observation {
     /// Every page was read. A poll that was cut short tells only of those who read: it is the next complete one, over an
     /// interval that begins at the same age, that tells of the rest.
     pub complete: bool,
-    /// Readers that no poll had seen before.
+    /// Readers that nobody had seen before.
     pub new_readers: u32,
+    /// The ages at which those of them read of whom that is said.
+    pub read_ages: Vec<Duration>,
     /// Readers still missing after it; `None` where nobody said how many there are.
     pub still_missing: Option<u32>,
     /// The key is gone, and had answered last at this age.

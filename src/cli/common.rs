@@ -193,8 +193,7 @@ pub(super) fn state(is_right: fn(State) -> bool) -> impl TypedValueParser<Value 
 
 /// One of the places where a message can be sent.
 pub(super) fn chat() -> impl TypedValueParser<Value = Chat> {
-    // The tables take no others yet.
-    PossibleValuesParser::new(["private", "group"])
+    PossibleValuesParser::new(Chat::ALL.map(Chat::as_str))
         .try_map(|word| Chat::parse(&word).ok_or("is no chat"))
 }
 

@@ -177,6 +177,7 @@ memory = "{memory}"
 app = "internal"
 app_key = "sandbox"
 app_secret = "sandbox"
+robot_code = "sandbox"
 calls_per_second = 1000
 "#,
         // A JSON string is a TOML string too.
@@ -229,9 +230,14 @@ async fn feed(
         }
         tokio::time::sleep_until(at).await;
         at += step;
-        let (chat, size) = match random.u32(..10) {
-            0..4 => (Chat::Private, 1),
-            _ => (Chat::Group, random.u32(2..=60)),
+        // Of messages to persons the answer lists the recipients: nobody has to say how many they are.
+        let (chat, size, expected) = match random.u32(..10) {
+            0..2 => (Chat::Private, 1, Some(1)),
+            2..5 => (Chat::Oto, random.u32(1..=20), None),
+            _ => {
+                let size = random.u32(2..=60);
+                (Chat::Group, size, Some(size))
+            }
         };
         sandbox.publish(
             key.as_str(),
@@ -249,7 +255,7 @@ async fn feed(
         )
         .bind(key.as_str())
         .bind(chat.as_str())
-        .bind(size)
+        .bind(expected)
         .bind(sandbox.now().0)
         .execute(&mut connection)
         .await

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cadence::{Habits, HabitsError, Rules, read_curve};
-use crate::receipt::{MessageKey, State};
+use crate::receipt::{Chat, MessageKey, State};
 use crate::sandbox::{Sandbox, Truth};
 use crate::store::Store;
 
@@ -16,6 +16,7 @@ const SHOWN: usize = 10;
 /// One message's end.
 struct Row {
     key: MessageKey,
+    chat: Chat,
     state: State,
     seen: usize,
     recipients: usize,
@@ -61,6 +62,7 @@ impl Spent {
                 .collect();
             rows.push(Row {
                 key: key.clone(),
+                chat: message.chat,
                 state: message.state,
                 seen: readers.len(),
                 recipients: truth.readers.len() + truth.absent.len(),
@@ -101,9 +103,17 @@ impl Spent {
             .into_iter()
             .map(|state| (state.to_string(), self.count(state).into()))
             .collect();
+        let chats: serde_json::Map<String, Value> = Chat::ALL
+            .into_iter()
+            .map(|chat| {
+                let of_kind = self.rows.iter().filter(|row| row.chat == chat);
+                (chat.as_str().to_owned(), of_kind.count().into())
+            })
+            .collect();
         json!({
             "seed": seed,
             "messages": self.rows.len(),
+            "chats": chats,
             "states": states,
             "readers_seen": self.seen(),
             "readers_knowable": self.knowable(),
@@ -119,10 +129,11 @@ impl Spent {
     pub(super) fn to_text(&self, curve: &str) -> String {
         // Writing to a String cannot fail, here and below.
         let mut text = format!(
-            "\nWho read what (the first {} of {}):\n{:<20} {:<10} {:>10} {:>6} {:>12}\n",
+            "\nWho read what (the first {} of {}):\n{:<20} {:<8} {:<10} {:>10} {:>6} {:>12}\n",
             self.rows.len().min(SHOWN),
             self.rows.len(),
             "message",
+            "chat",
             "state",
             "read by",
             "calls",
@@ -132,8 +143,9 @@ impl Spent {
             let delay = mean(row.delays.iter()).map_or_else(|| "-".to_owned(), seconds);
             let _ = writeln!(
                 text,
-                "{:<20} {:<10} {:>10} {:>6} {delay:>12}",
+                "{:<20} {:<8} {:<10} {:>10} {:>6} {delay:>12}",
                 row.key.to_string(),
+                row.chat.as_str(),
                 row.state.as_str(),
                 format!("{} of {}", row.seen, row.recipients),
                 row.calls,
@@ -205,11 +217,16 @@ impl Row {
 /// The read curve as the daemon has learned it.
 pub(super) async fn curve(store: &dyn Store, rules: &Rules) -> anyhow::Result<String> {
     let stored = store.all_habits().await?;
-    let learned: Option<Habits> = stored
-        .first()
-        .map(|row| Habits::from_json(&row.habits, rules))
-        .transpose()
-        .map_err(|error: HabitsError| anyhow::anyhow!("the habits cannot be read: {error}"))?;
+    let read = stored
+        .iter()
+        .map(|row| Habits::from_json(&row.habits, rules));
+    let read: Vec<Habits> = read
+        .collect::<Result<_, HabitsError>>()
+        .map_err(|error| anyhow::anyhow!("the habits cannot be read: {error}"))?;
+    // Of the kind of chat that more was learned of than of the others.
+    let learned = read
+        .into_iter()
+        .max_by(|one, other| one.reads().0.total_cmp(&other.reads().0));
     let title = match learned {
         Some(_) => "Share of the readers that have read by an age, as learned:",
         None => "Share of the readers that have read by an age, as assumed at first:",

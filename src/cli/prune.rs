@@ -1,4 +1,4 @@
-//! `receiptd prune`: removes finished messages and their readers.
+//! `receiptd prune`: removes finished messages and their readers, and pushed reads whose message never came.
 
 use std::fmt;
 use std::path::Path;
@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use super::MISUSED;
 use super::common::{self, DatabaseArg};
-use crate::receipt::State;
+use crate::receipt::{State, UnixMs};
 use crate::store::Pruned;
 use crate::store::Role;
 
-/// Remove messages that finished long ago, with their readers
+/// Remove messages that finished long ago, with their readers, and pushed reads that have waited as long for a message
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -46,12 +46,17 @@ pub(super) struct Args {
 /// What finished so lately is removed on an explicit word only: "3m" is three minutes.
 const A_DAY: Duration = Duration::from_secs(86_400);
 
+/// Pushed reads removed in one transaction.
+const EVENTS_A_STEP: usize = 1_000;
+
 #[derive(Serialize)]
 struct Removed {
     messages: u64,
     readers: u64,
     /// Messages that stay, since rows of another table refer to them.
     held: u64,
+    /// Rows of `read_events` that waited as long for their message.
+    events: u64,
     /// Unix milliseconds: what finished earlier.
     finished_before: i64,
     dry_run: bool,
@@ -66,11 +71,15 @@ impl fmt::Display for Removed {
         } else {
             "removed"
         };
-        let before = crate::receipt::UnixMs(self.finished_before);
+        let before = UnixMs(self.finished_before);
         write!(
             f,
             "{messages} finished before {before} and {readers} {verb}"
         )?;
+        if self.events > 0 {
+            let events = common::counted(self.events, "pushed read");
+            write!(f, "; {events} without a message {verb}")?;
+        }
         match self.held {
             0 => Ok(()),
             held => {
@@ -117,12 +126,23 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
             // As long as the step took: the longer others had to wait, the more of the time is left to them.
             tokio::time::sleep(began.elapsed()).await;
         }
+        while args.state.is_none() {
+            let began = std::time::Instant::now();
+            let never = UnixMs(i64::MAX);
+            let removed = store.forget_events(before, never, EVENTS_A_STEP).await?;
+            all.events += removed;
+            if removed == 0 {
+                break;
+            }
+            tokio::time::sleep(began.elapsed()).await;
+        }
     }
     store.close().await;
     let removed = Removed {
         messages: all.messages,
         readers: all.readers,
         held: all.held,
+        events: all.events,
         finished_before: before.0,
         dry_run: args.dry_run,
     };

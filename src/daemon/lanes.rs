@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, Figures, MonthCounts};
-use super::lane::{Lane, LanePolicy, Setup};
+use super::lane::{Lane, LanePolicy, Setup, has_robot};
 use super::{Configured, Shared};
 use crate::dingtalk::Credentials;
-use crate::receipt::{AccountName, Claim, ErrorCode, LaneId, MessageId, QuotaMonth, Schedule};
+use crate::receipt::{
+    AccountName, Chat, Claim, ErrorCode, LaneId, Message, MessageId, QuotaMonth, Schedule,
+};
 use crate::settings::{App, Settings};
 use crate::store::{GroupId, Lease, Result};
 
@@ -72,6 +74,13 @@ impl Lanes {
     /// The code for the rows' `last_error` where no account, or no organisation, is named.
     pub(super) fn lane_of(&self, written: &LaneId) -> std::result::Result<LaneId, ErrorCode> {
         lane_of(&self.state().configured.settings, written)
+    }
+
+    /// Whether the robot of a row is known where its endpoint must be told it: by the row itself, or by its account.
+    pub(super) fn has_robot(&self, row: &Message) -> bool {
+        let state = self.state();
+        let account = state.configured.settings.accounts.get(&row.lane.account);
+        account.is_some_and(|account| has_robot(row, account))
     }
 
     /// Takes a new configuration over. Lanes whose account is gone are dropped, and their walks under way finish. Lanes
@@ -169,9 +178,9 @@ impl Lanes {
             shared.store.acquire(&groups).await?
         };
         let habits = shared.store.habits(&new).await?;
-        let stored: HashMap<&LaneId, &str> = habits
+        let stored: HashMap<(&LaneId, Chat), &str> = habits
             .iter()
-            .map(|row| (&row.lane, row.habits.as_str()))
+            .map(|row| ((&row.lane, row.chat), row.habits.as_str()))
             .collect();
         {
             let mut state = self.state();
@@ -179,8 +188,8 @@ impl Lanes {
                 state.leases.insert(lease.group.clone(), lease);
             }
             for id in new {
-                let stored = stored.get(&id).copied();
-                state.serve(id, stored, shared);
+                let of_kind = |chat| stored.get(&(&id, chat)).copied();
+                state.serve(&id, of_kind, shared);
             }
         }
         let unread = |budget: &Arc<Budget>| !budget.is_read(shared.clock.now());
@@ -380,12 +389,17 @@ impl State {
     }
 
     /// Makes a lane, unless another node has its group.
-    fn serve(&mut self, id: LaneId, stored: Option<&str>, shared: &Arc<Shared>) {
-        let (group, _) = Budget::group_of(&self.configured.settings, &id);
+    fn serve<'s>(
+        &mut self,
+        id: &LaneId,
+        stored: impl Fn(Chat) -> Option<&'s str>,
+        shared: &Arc<Shared>,
+    ) {
+        let (group, _) = Budget::group_of(&self.configured.settings, id);
         if !self.leases.contains_key(&group) {
             return;
         }
-        let Some(setup) = self.setup(&id) else {
+        let Some(setup) = self.setup(id) else {
             return;
         };
         let (policy, read) = LanePolicy::load(id.clone(), stored, &self.prior);
@@ -401,6 +415,6 @@ impl State {
                 "account {id}: what was learned of its readers is not used, and is learned anew: {error}"
             );
         }
-        self.lanes.insert(id, lane);
+        self.lanes.insert(id.clone(), lane);
     }
 }

@@ -6,6 +6,8 @@
 //!     └────────────── what is in flight ◄───────┘
 //! ```
 //!
+//! What DingTalk pushed to another service (`read_events`) goes to the reconciler alone (`pushed.rs`).
+//!
 //! A *lane* is an account at one organisation: all that its calls share, in one object (`lane/`). Lanes that share a month's
 //! calls have one budget (`budget.rs`). Beside the three rooms, `upkeep` does what is due now and then, and `status` publishes
 //! the daemon's condition.
@@ -18,6 +20,7 @@ mod clock;
 #[macro_use]
 mod lane;
 mod lanes;
+mod pushed;
 mod reconciler;
 mod scheduler;
 mod status;
@@ -105,6 +108,8 @@ struct Shared {
     wake: Notify,
     /// Wakes the upkeep: a policy is to be solved, or a month's figures are to be read.
     wake_upkeep: Notify,
+    /// Wakes the reconciler: another process may have inserted pushed reads.
+    wake_pushed: Notify,
     /// How often another process may have written.
     foreign_changes: AtomicU64,
     /// Tasks beside the loops: tokens that are being replaced.
@@ -118,6 +123,7 @@ struct Shared {
 impl Shared {
     fn foreign_change(&self) {
         self.foreign_changes.fetch_add(1, Ordering::Relaxed);
+        self.wake_pushed.notify_one();
     }
 
     fn foreign_changes(&self) -> u64 {
@@ -173,6 +179,7 @@ pub async fn run(
         backlog: Mutex::new(None),
         wake: Notify::new(),
         wake_upkeep: Notify::new(),
+        wake_pushed: Notify::new(),
         foreign_changes: AtomicU64::new(0),
         tasks: TaskTracker::new(),
         handle,

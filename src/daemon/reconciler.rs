@@ -8,14 +8,15 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::lane::Lane;
-use super::status::{HEARTBEAT_INTERVAL, LoopName};
+use super::pushed::{Looks, Pushed};
+use super::status::LoopName;
 use super::upkeep::Counts;
 use super::{DaemonError, Shared};
 use crate::cadence::Observation;
 use crate::receipt::{
-    LaneId, Message, MessageId, Outcome, QuotaMonth, Schedule, UnixMs, observe, settle,
+    Chat, LaneId, Message, MessageId, Outcome, QuotaMonth, Schedule, UnixMs, observe, settle,
 };
-use crate::store::{Begun, CallCount, Found, StoreError, Writes};
+use crate::store::{Begun, CallCount, EventWrites, Found, StoreError, Writes};
 use crate::telemetry::LineBudget;
 
 pub(super) struct Reconciler {
@@ -30,13 +31,13 @@ const BATCH: usize = 500;
 /// From one commit to the next where few outcomes wait: a commit costs as much as fifty of its outcomes.
 const GATHERING: Duration = Duration::from_millis(250);
 /// After a passing error, doubling up to [`LONGEST_RETRY_DELAY`].
-const RETRY_DELAY: Duration = Duration::from_millis(50);
+pub(super) const RETRY_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A message that changed in a commit.
-struct Settled {
+pub(super) struct Settled {
     before: Message,
-    after: Message,
+    pub(super) after: Message,
     new_readers: u32,
     /// What its walk taught.
     lesson: Option<Observation>,
@@ -47,30 +48,49 @@ impl Reconciler {
         let mut batch = Vec::with_capacity(BATCH);
         let mut lines = LineBudget::new();
         let mut committed = Instant::now();
+        let mut looks = Looks::new();
         loop {
             self.beat();
             tokio::select! {
                 taken = self.outcomes.recv_many(&mut batch, BATCH) => if taken == 0 {
                     return Ok(());
                 },
-                () = tokio::time::sleep(HEARTBEAT_INTERVAL) => continue,
+                () = tokio::time::sleep_until(looks.next) => {
+                    self.take_pushed(&mut looks, &mut lines).await?;
+                    continue;
+                }
+                () = self.shared.wake_pushed.notified() => {
+                    looks.soon();
+                    continue;
+                }
             }
             self.gather(&mut batch, committed + GATHERING).await;
-            let settled = self.commit(&batch).await?;
-            self.learn(&settled);
-            for change in &settled {
-                log(change, &mut lines);
-            }
-            self.shared.summary.add(Counts {
-                lines_left_out: lines.take_left_out(),
-                ..count(&batch, &settled)
-            });
+            let settled = self.commit(&batch, None).await?;
+            self.committed(&batch, &settled, Counts::default(), &mut lines);
             self.shared
                 .lanes
                 .free(batch.drain(..).map(|outcome| outcome.claim.id));
             self.shared.wake.notify_one();
             committed = Instant::now();
         }
+    }
+
+    /// What a commit taught and changed.
+    pub(super) fn committed(
+        &self,
+        batch: &[Outcome],
+        settled: &[Settled],
+        counts: Counts,
+        lines: &mut LineBudget,
+    ) {
+        self.learn(settled);
+        for change in settled {
+            log(change, lines);
+        }
+        self.shared.summary.add(Counts {
+            lines_left_out: lines.take_left_out(),
+            ..count(batch, settled, counts)
+        });
     }
 
     fn beat(&self) {
@@ -93,13 +113,17 @@ impl Reconciler {
     }
 
     /// Commits until it is done: a locked or full database is back-pressure, not a loss.
-    async fn commit(&self, batch: &[Outcome]) -> Result<Vec<Settled>, DaemonError> {
+    pub(super) async fn commit(
+        &self,
+        batch: &[Outcome],
+        pushed: Option<&Pushed>,
+    ) -> Result<Vec<Settled>, DaemonError> {
         let mut delay = RETRY_DELAY;
         // Outlives an attempt: an earlier one may have been written after all.
         let mut settled = Vec::new();
         loop {
             self.beat();
-            match self.try_commit(batch, &mut settled).await {
+            match self.try_commit(batch, pushed, &mut settled).await {
                 Ok(()) => return Ok(settled),
                 Err(error)
                     if error.is_transient() && !self.shared.stop.immediate.is_cancelled() =>
@@ -117,6 +141,7 @@ impl Reconciler {
     async fn try_commit(
         &self,
         batch: &[Outcome],
+        pushed: Option<&Pushed>,
         settled: &mut Vec<Settled>,
     ) -> Result<(), StoreError> {
         let _counting = self.shared.lanes.counting().await;
@@ -125,6 +150,9 @@ impl Reconciler {
             let writes = Writes {
                 messages: settled.iter().map(|change| change.after.clone()).collect(),
                 calls: count_calls(batch, settled),
+                events: pushed.map_or_else(EventWrites::default, |pushed| {
+                    pushed.writes(transaction.found())
+                }),
             };
             transaction.commit(&writes).await?;
         }
@@ -134,13 +162,17 @@ impl Reconciler {
 
     fn settle_all(&self, batch: &[Outcome], found: &[Found]) -> Vec<Settled> {
         let lanes = &self.shared.lanes;
-        let mut schedules: HashMap<&LaneId, Arc<Schedule>> = HashMap::new();
+        let mut schedules: HashMap<(&LaneId, Chat), Arc<Schedule>> = HashMap::new();
         let found = batch.iter().zip(found);
         let settled = found.filter_map(|(outcome, found)| {
             let before = found.row.clone()?;
-            let schedule = schedules.entry(&outcome.claim.lane).or_insert_with(|| {
-                let lane = lanes.claimed_for(outcome.claim.id);
-                lane.map_or_else(|| lanes.prior(), |lane| lane.policy.schedule())
+            let crowd = (&outcome.claim.lane, before.chat);
+            let schedule = schedules.entry(crowd).or_insert_with(|| {
+                let lane = match outcome.end.is_pushed() {
+                    true => lanes.get(&before.lane),
+                    false => lanes.claimed_for(outcome.claim.id),
+                };
+                lane.map_or_else(|| lanes.prior(), |lane| lane.policy.schedule(before.chat))
             });
             let after = settle(
                 &before,
@@ -150,7 +182,7 @@ impl Reconciler {
                 schedule,
             );
             Some(Settled {
-                lesson: observe(&before, outcome, found.new_readers, &after),
+                lesson: observe(&before, outcome, found.new_readers, &found.read_at, &after),
                 new_readers: found.new_readers,
                 before,
                 after,
@@ -189,20 +221,21 @@ impl Reconciler {
 
     /// What was committed teaches, lane by lane.
     fn learn(&self, settled: &[Settled]) {
-        let mut lessons: HashMap<&LaneId, Vec<Observation>> = HashMap::new();
+        let mut lessons: HashMap<(&LaneId, Chat), Vec<Observation>> = HashMap::new();
         for change in settled {
             if let Some(lesson) = &change.lesson {
-                let of_lane = lessons.entry(&change.after.lane).or_default();
-                of_lane.push(lesson.clone());
+                let crowd = (&change.after.lane, change.after.chat);
+                let of_crowd = lessons.entry(crowd).or_default();
+                of_crowd.push(lesson.clone());
             }
         }
         let now = self.shared.clock.now();
         let served = |id: &LaneId| -> Option<Arc<Lane>> { self.shared.lanes.get(id) };
-        for (id, seen) in lessons {
+        for ((id, chat), seen) in lessons {
             if let Some(lane) = served(id) {
-                lane.policy.learn(&seen, now);
-                let rules = &lane.policy.schedule().rules;
-                if lane.policy.is_stale(lane.setup().budget.target(rules, now)) {
+                lane.policy.learn(chat, &seen, now);
+                let target = lane.setup().budget.target(&lane.policy.rules(), now);
+                if lane.policy.stale(target).next().is_some() {
                     self.shared.wake_upkeep.notify_one();
                 }
             }
@@ -241,8 +274,7 @@ impl Settled {
     }
 }
 
-fn count(batch: &[Outcome], settled: &[Settled]) -> Counts {
-    let mut counts = Counts::default();
+fn count(batch: &[Outcome], settled: &[Settled], mut counts: Counts) -> Counts {
     for outcome in batch {
         counts.polls += u64::from(outcome.calls > 0);
         counts.calls += u64::from(outcome.calls);

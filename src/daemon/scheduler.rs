@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::clock::{Jump, Step};
-use super::lane::{Lane, Leave};
+use super::lane::{Lane, Leave, has_robot};
 use super::status::{HEARTBEAT_INTERVAL, LoopName};
 use super::worker::Job;
 use super::{Configured, DaemonError, Shared};
@@ -271,10 +271,8 @@ impl Scheduler {
         if let Some(due) = due.sound_at.filter(|due| *due > self.now) {
             wake = wake.min(at(due));
         }
-        let schedule = lane.policy.schedule();
-        let early = schedule
-            .last_chances_until
-            .filter(|until| *until > self.now);
+        let early = lane.policy.last_chances_until();
+        let early = early.filter(|until| *until > self.now);
         let until = early.unwrap_or(self.now);
         let sound_due = early.is_some() || due.sound_at.is_some_and(|due| due <= self.now);
         let failing_due = due.failing_at.is_some_and(|due| due <= self.now);
@@ -380,18 +378,30 @@ impl Scheduler {
             .map(|(lane, rows)| (&lane.id, (lane, *rows)))
             .collect();
         let mut more = false;
+        let mut without_robot = Vec::new();
         for row in self.shared.store.due(&query).await? {
             let Some((lane, free)) = free.get_mut(&row.lane) else {
                 continue;
             };
             if self.is_too_old(&row) {
                 self.end(&row).await;
+            } else if !has_robot(&row, &lane.setup().account) {
+                without_robot.push(row.id);
             } else if *free > 0 {
                 *free -= 1;
                 more |= *free == 0;
                 let out_of_turn = wanted == Wanted::LastChances && lane.is_in_trouble();
                 self.start(row, lane, out_of_turn).await;
             }
+        }
+        if !without_robot.is_empty() {
+            // Their robot was taken away after they were placed: placed anew, they wait for another.
+            more = true;
+            let limit = without_robot.len();
+            let which = Unplace::Rows(without_robot);
+            let in_flight = self.shared.lanes.in_flight();
+            self.shared.store.unplace(&which, &in_flight, limit).await?;
+            self.shared.wake.notify_one();
         }
         Ok(more && most > 1)
     }
@@ -457,11 +467,15 @@ impl Scheduler {
     fn place(&self, row: &Message) -> Placement {
         let lanes = &self.shared.lanes;
         let (id, waits_for) = match lanes.lane_of(&row.lane) {
+            Ok(_) if !lanes.has_robot(row) => (
+                row.lane.clone(),
+                Some(ErrorCode::from("robot_code.missing")),
+            ),
             Ok(id) => (id, None),
             Err(code) => (row.lane.clone(), Some(code)),
         };
         let schedule = match lanes.get(&id) {
-            Some(lane) => lane.policy.schedule(),
+            Some(lane) => lane.policy.schedule(row.chat),
             None => lanes.prior(),
         };
         let mut message = schedule.place(row, self.now);
@@ -500,6 +514,9 @@ impl Scheduler {
             let what = match code {
                 "account.unknown" => {
                     "no [accounts] section of the configuration has this name; add it and reload"
+                }
+                "robot_code.missing" => {
+                    "messages of chat oto are asked for with their bot's code; give the rows one, or the account, and reload"
                 }
                 _ => "rows of a third-party app need a corp_id",
             };

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::clock::Step;
+use super::clock::{Reading, Step};
 use super::lane::Lane;
 use super::status::{Backlog, LoopName};
 use super::{DaemonError, Shared};
-use crate::receipt::{LaneId, QuotaMonth, UnixMs, real};
+use crate::receipt::{Chat, LaneId, QuotaMonth, UnixMs, real};
 use crate::store::{HabitsRow, Health, LastChanceFit, Pruned, Result, StoreError};
 
 pub(super) struct Upkeep {
@@ -20,6 +20,7 @@ pub(super) struct Upkeep {
     /// The first count, for whoever asks how it stands; after the first calls, which it would delay on a large table.
     next_count: Instant,
     next_prune: Instant,
+    next_forget: Instant,
     next_save: Instant,
     next_look: Instant,
     /// How often other processes had written when the budgets' figures were read last.
@@ -38,6 +39,12 @@ const SOLVING: Duration = Duration::from_millis(200);
 const PRUNE_HOLD_AFTER_JUMP: Duration = Duration::from_secs(3600);
 /// A smaller step makes nothing much older.
 const SMALL_STEP: Duration = Duration::from_secs(60);
+/// A pushed read waits so long for its message.
+const EVENTS_WAIT: Duration = Duration::from_secs(86_400);
+/// Pushed reads of a step: the write lock is held for some milliseconds.
+const EVENTS_A_STEP: usize = 1_000;
+/// Those that began to wait within twice this are looked at again at least.
+const INTERVAL_LOOKED_BACK: Duration = Duration::from_secs(60);
 /// Part of a lane's rate that last chances are planned with; the rest is for trouble.
 const PLANNED_RATE: f64 = 0.9;
 
@@ -54,6 +61,7 @@ impl Upkeep {
             next_summary: now + interval,
             next_count: now + FIRST_COUNT,
             next_prune: now,
+            next_forget: now,
             next_save: now + SAVE_INTERVAL,
             next_look: now,
             writes_seen: 0,
@@ -103,6 +111,10 @@ impl Upkeep {
             let saved = save_habits(&self.shared, &self.shared.lanes.all()).await;
             self.warn("what was learned cannot be stored", saved);
         }
+        if Instant::now() >= self.next_forget {
+            let forgotten = self.forget_pushed().await;
+            self.warn("pushed reads that wait cannot be looked after", forgotten);
+        }
         if Instant::now() >= self.next_prune {
             let pruned = self.prune().await;
             self.warn("finished messages cannot be removed", pruned);
@@ -142,29 +154,32 @@ impl Upkeep {
     async fn solve(&self) {
         let began = Instant::now();
         for lane in self.shared.lanes.all() {
-            let rules = &lane.policy.schedule().rules;
-            let target = lane.setup().budget.target(rules, self.shared.clock.now());
-            if !lane.policy.is_stale(target) {
-                continue;
-            }
-            let task = lane.policy.task(target);
-            match tokio::task::spawn_blocking(|| task.solve()).await {
-                Ok(solved) => lane.policy.install(solved),
-                Err(error) => {
-                    if let Some(again) = self.shared.warnings.admit("a cadence could not be solved")
-                    {
-                        tracing::error!(
-                            error = %error,
-                            suppressed = again.count(),
-                            "a cadence could not be solved, the old one stays: {error}{again}"
-                        );
-                    }
+            let now = self.shared.clock.now();
+            let target = lane.setup().budget.target(&lane.policy.rules(), now);
+            let stale: Vec<Chat> = lane.policy.stale(target).collect();
+            for chat in stale {
+                self.solve_one(&lane, chat, target).await;
+                self.beat();
+                if began.elapsed() > SOLVING {
+                    self.shared.wake_upkeep.notify_one();
+                    return;
                 }
             }
-            self.beat();
-            if began.elapsed() > SOLVING {
-                self.shared.wake_upkeep.notify_one();
-                return;
+        }
+    }
+
+    async fn solve_one(&self, lane: &Lane, chat: Chat, target: f64) {
+        let task = lane.policy.task(chat, target);
+        match tokio::task::spawn_blocking(|| task.solve()).await {
+            Ok(solved) => lane.policy.install(chat, solved),
+            Err(error) => {
+                if let Some(again) = self.shared.warnings.admit("a cadence could not be solved") {
+                    tracing::error!(
+                        error = %error,
+                        suppressed = again.count(),
+                        "a cadence could not be solved, the old one stays: {error}{again}"
+                    );
+                }
             }
         }
     }
@@ -236,7 +251,7 @@ impl Upkeep {
                 .calls_per_second
                 .min(endpoint.calls_per_second);
             let calls_per_second = f64::from(rate) * PLANNED_RATE;
-            let last_chance = lane.policy.schedule().rules.last_chance;
+            let last_chance = lane.policy.rules().last_chance;
             let pending = owed.get(&lane.id).copied().unwrap_or(0);
             // So few are called in less time than there is after the last of them.
             let few = real(pending) / calls_per_second < last_chance.as_secs_f64() / 4.0;
@@ -306,6 +321,8 @@ impl Upkeep {
             throttled,
             readers,
             finished,
+            events_taken,
+            events_dropped,
             pruned,
             lines_left_out,
         } = counts;
@@ -319,6 +336,8 @@ impl Upkeep {
             calls.metered = calls,
             calls.throttled = throttled,
             readers.new = readers,
+            events.taken = events_taken,
+            events.dropped = events_dropped,
             pruned.messages = pruned.messages,
             pruned.readers = pruned.readers,
             lines_left_out,
@@ -331,6 +350,29 @@ impl Upkeep {
 
     // --- retention -----------------------------------------------------------------------------------------------
 
+    /// Pushed reads that waited for a day for their message go.
+    async fn forget_pushed(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let interval = self.shared.lanes.configured().settings.log.summary_interval;
+        self.next_forget = began + interval;
+        let reading = self.shared.clock.look();
+        if was_set_forward(&reading) {
+            return Ok(());
+        }
+        let lately = reading.now - 2 * interval.max(INTERVAL_LOOKED_BACK);
+        let before = reading.now - EVENTS_WAIT;
+        let store = &self.shared.store;
+        let dropped = store.forget_events(before, lately, EVENTS_A_STEP).await?;
+        if dropped > 0 {
+            self.shared.summary.add(Counts {
+                events_dropped: dropped,
+                ..Counts::default()
+            });
+            self.next_forget = Instant::now() + began.elapsed();
+        }
+        Ok(())
+    }
+
     /// One step of retention.
     async fn prune(&mut self) -> Result<()> {
         let began = Instant::now();
@@ -340,10 +382,7 @@ impl Upkeep {
         let Some(kept) = settings.retention.finished else {
             return Ok(());
         };
-        if let Some(jump) = reading.jump
-            && matches!(jump.step, Step::Forward(by) if by > SMALL_STEP)
-            && jump.noticed.elapsed() < PRUNE_HOLD_AFTER_JUMP
-        {
+        if was_set_forward(&reading) {
             return Ok(());
         }
         let pruned = self.prune_before(reading.now - kept).await?;
@@ -378,17 +417,28 @@ impl Upkeep {
     }
 }
 
+/// Whether the wall clock was set forward lately: nothing is as old as it seems.
+fn was_set_forward(reading: &Reading) -> bool {
+    reading.jump.is_some_and(|jump| {
+        matches!(jump.step, Step::Forward(by) if by > SMALL_STEP)
+            && jump.noticed.elapsed() < PRUNE_HOLD_AFTER_JUMP
+    })
+}
+
 /// Stores what was learned of these lanes since the last time.
 pub(super) async fn save_habits(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<()> {
-    let unsaved = |lane: &Arc<Lane>| {
-        let habits = lane.policy.take_unsaved()?;
-        let row = HabitsRow {
+    let mut rows = Vec::new();
+    let unsaved = lanes.iter().filter(|lane| {
+        let habits = lane.policy.take_unsaved();
+        let before = rows.len();
+        rows.extend(habits.into_iter().map(|(chat, habits)| HabitsRow {
             lane: lane.id.clone(),
+            chat,
             habits,
-        };
-        Some((lane.clone(), row))
-    };
-    let (lanes, rows): (Vec<_>, Vec<_>) = lanes.iter().filter_map(unsaved).unzip();
+        }));
+        rows.len() > before
+    });
+    let lanes: Vec<_> = unsaved.collect();
     if rows.is_empty() {
         return Ok(());
     }
@@ -418,6 +468,10 @@ pub(super) struct Counts {
     pub(super) readers: u64,
     /// Messages that became final.
     pub(super) finished: u64,
+    /// Pushed reads taken over.
+    pub(super) events_taken: u64,
+    /// Pushed reads removed: their message did not come within a day, or they could not be read.
+    pub(super) events_dropped: u64,
     /// What retention removed.
     pub(super) pruned: Pruned,
     /// Lines about messages that the log was spared.
@@ -432,6 +486,8 @@ impl SummaryCounters {
         sum.throttled += more.throttled;
         sum.readers += more.readers;
         sum.finished += more.finished;
+        sum.events_taken += more.events_taken;
+        sum.events_dropped += more.events_dropped;
         sum.pruned.messages += more.pruned.messages;
         sum.pruned.readers += more.pruned.readers;
         sum.lines_left_out += more.lines_left_out;
@@ -452,6 +508,15 @@ fn remarks(counts: &Counts, backlog: &Backlog) -> String {
     };
     if counts.throttled > 0 {
         add(format!("{} calls throttled", counts.throttled));
+    }
+    if counts.events_taken > 0 {
+        add(format!("{} pushed reads taken over", counts.events_taken));
+    }
+    if counts.events_dropped > 0 {
+        add(format!(
+            "{} pushed reads removed whose message did not come within a day",
+            counts.events_dropped
+        ));
     }
     if counts.pruned != Pruned::default() {
         let Pruned {

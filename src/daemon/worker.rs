@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
-use super::lane::{Asking, Denied, Lane, Permit};
+use super::lane::{Asking, Denied, Lane, Permit, has_robot};
 use super::status::LoopName;
 use crate::cadence::Call;
-use crate::dingtalk::{Failure, Page, PageToken, Query};
+use crate::dingtalk::{Failure, Page, PageToken, Query, Reader};
 use crate::receipt::{
-    ConversationId, Disposition, ErrorCode, Message, MessageKey, Outcome, RobotCode, SeenReader,
-    SendStatus, UserId, WalkEnd,
+    Chat, ConversationId, Disposition, ErrorCode, Message, MessageKey, Outcome, RobotCode,
+    SeenReader, SendStatus, UserId, WalkEnd,
 };
 use crate::settings::Retry;
 use crate::telemetry::panic_text;
@@ -167,6 +167,11 @@ impl Walk {
         }
         let setup = self.job.lane.setup();
         let row = &self.job.message;
+        if !has_robot(row, &setup.account) {
+            // Taken away since it was claimed: the scheduler sees to it.
+            self.job.lane.refund(permit.month);
+            return Some(WalkEnd::Released);
+        }
         let robot = row
             .robot_code
             .as_ref()
@@ -209,7 +214,7 @@ impl Walk {
         // What a poll is for only rises: the pages of a last chance belong to it.
         let mut call = self.call;
         let kind = |now| {
-            let current = lane.policy.schedule().call(row, now);
+            let current = lane.policy.schedule(row.chat).call(row, now);
             *call.insert(call.map_or(current, |first| first.max(current)))
         };
         let permit = tokio::select! {
@@ -260,10 +265,17 @@ impl Walk {
         self.token_refused = false;
         self.pages += 1;
         let before = self.known.len();
-        for user_id in page.readers.into_iter().map(|reader| reader.user_id) {
+        for Reader { user_id, read_at } in page.readers {
             if self.known.insert(user_id.clone()) {
-                self.outcome.readers.push(SeenReader { user_id, seen_at });
+                self.outcome.readers.push(SeenReader {
+                    user_id,
+                    seen_at,
+                    read_at,
+                });
             }
+        }
+        if self.job.message.chat == Chat::Oto {
+            self.outcome.listed = page.listed;
         }
         let is_news = self.known.len() > before;
         self.pages_without_news = if is_news {
@@ -349,6 +361,7 @@ impl Walk {
             }
             Disposition::RestartPaging | Disposition::SmallerPages => Some(WalkEnd::Cut(code)),
             Disposition::NotGeneratedOrExpired => Some(WalkEnd::NotGeneratedOrExpired(code)),
+            Disposition::SendingUnknown => Some(WalkEnd::SendingUnknown(code)),
         }
     }
 
@@ -387,8 +400,9 @@ impl Walk {
 
     /// How many calls of this walk may fail: what is left of the key's share. A key that failed before gets one at a time.
     fn most_failed_calls(&self) -> u32 {
-        let schedule = self.job.lane.policy.schedule();
-        let left = schedule.calls_while_failing(&self.job.message).max(1);
+        let row = &self.job.message;
+        let schedule = self.job.lane.policy.schedule(row.chat);
+        let left = schedule.calls_while_failing(row).max(1);
         let is_last_chance = self.call == Some(Call::LastChance);
         if self.is_failing() && !is_last_chance {
             1

@@ -70,8 +70,8 @@ fn known(code: &str) -> Option<Disposition> {
         "invalidParameter.cursor.invalid" => Disposition::RestartPaging,
         "invalidParameter.pageSize.invalid" => Disposition::SmallerPages,
 
-        // Of `oto`: the result of the sending is not known yet.
-        "unknown.send.result" => Disposition::Blocked,
+        // Of `oto`.
+        "unknown.send.result" => Disposition::SendingUnknown,
 
         "invalidParameter.param.invalid"
         | "invalidParameter.invalid"

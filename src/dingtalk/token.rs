@@ -235,7 +235,8 @@ impl From<Failure> for TokenRefusal {
             Disposition::Retry
             | Disposition::RestartPaging
             | Disposition::SmallerPages
-            | Disposition::NotGeneratedOrExpired => Self::Upstream(failure),
+            | Disposition::NotGeneratedOrExpired
+            | Disposition::SendingUnknown => Self::Upstream(failure),
         }
     }
 }

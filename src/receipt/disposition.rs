@@ -30,6 +30,9 @@ pub enum Disposition {
     SmallerPages,
     /// `processQueryKey.expireTime`: not generated yet, or expired. Only the message's past tells which.
     NotGeneratedOrExpired,
+    /// What became of the sending is not known yet: of a young key that was never answered, not generated yet; else this
+    /// message is blocked.
+    SendingUnknown,
     /// The egress address is banned: every lane stops for five minutes.
     AddressBanned,
 }

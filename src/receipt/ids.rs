@@ -95,6 +95,10 @@ text_newtype! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(pub i64);
 
+/// The number of a row of `read_events`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId(pub i64);
+
 /// Whose calls they are: an account and, for third-party apps, the organisation. Tokens, pacing, pauses,
 /// blocks, fairness, quota and learning are a lane's, since the vendor counts them so.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

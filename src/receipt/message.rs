@@ -109,6 +109,9 @@ pub enum Chat {
 }
 
 impl Chat {
+    /// Every kind, in the order of the documentation.
+    pub const ALL: [Self; 3] = [Self::Private, Self::Group, Self::Oto];
+
     /// The word in the `chat` column.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -120,9 +123,7 @@ impl Chat {
 
     /// The chat that a column's word names.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Private, Self::Group, Self::Oto]
-            .into_iter()
-            .find(|chat| chat.as_str() == word)
+        Self::ALL.into_iter().find(|chat| chat.as_str() == word)
     }
 }
 
@@ -144,6 +145,8 @@ pub struct Message {
     pub chat: Chat,
     /// Finish as soon as so many have read.
     pub expected_readers: Option<u32>,
+    /// How many recipients an answer listed, as many as ever; `None` where no answer listed any.
+    pub listed: Option<u32>,
     /// When it was sent; never later than the insert.
     pub sent_at: UnixMs,
     /// Where `max_age` counts from: `sent_at`, or the last `retry`.
@@ -197,6 +200,7 @@ impl Message {
             conversation: None,
             chat: Chat::Private,
             expected_readers: None,
+            listed: None,
             sent_at,
             lives_from: sent_at,
             state: State::Pending,
@@ -219,12 +223,29 @@ impl Message {
         }
     }
 
-    /// How many readers are still missing.
+    /// How many readers end it: as many as its feeder said, else all whom an answer listed.
+    pub fn expected(&self) -> Option<u32> {
+        self.expected_readers.or(self.listed)
+    }
+
+    /// Whether so many have read.
+    pub fn all_read(&self) -> bool {
+        self.expected()
+            .is_some_and(|expected| self.reader_count >= expected)
+    }
+
+    /// How many readers are still missing. A message to persons goes to one until an answer lists more.
     pub fn missing(&self) -> Missing {
-        match self.expected_readers {
+        let of_one = (self.chat == Chat::Oto).then_some(1);
+        match self.expected().or(of_one) {
             Some(expected) => Missing::Known(expected.saturating_sub(self.reader_count).max(1)),
             None => Missing::Unknown,
         }
+    }
+
+    /// Up to when it is known who had read: the last complete walk, or the sending.
+    pub fn seen_until(&self) -> UnixMs {
+        self.last_complete_at.unwrap_or(self.sent_at)
     }
 
     /// What the cadence knows of it.

@@ -21,8 +21,8 @@ mod time;
 pub use crate::cadence::Missing;
 pub use disposition::Disposition;
 pub use ids::{
-    AccountName, ConversationId, CorpId, ErrorCode, LaneId, MessageId, MessageKey, RobotCode,
-    UserId,
+    AccountName, ConversationId, CorpId, ErrorCode, EventId, LaneId, MessageId, MessageKey,
+    RobotCode, UserId,
 };
 pub use message::{Chat, Claim, Doubt, Message, SendStatus, State};
 pub use observation::observe;

@@ -1,6 +1,6 @@
 //! What a walk over a message's pages brought.
 
-use super::{Claim, ErrorCode, SendStatus, UnixMs, UserId};
+use super::{Claim, ErrorCode, Message, SendStatus, UnixMs, UserId};
 
 /// A reader, and when the page that named them arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +9,18 @@ pub struct SeenReader {
     pub user_id: UserId,
     /// When the answer that named them arrived.
     pub seen_at: UnixMs,
+    /// When they read, as DingTalk says; `None` where it does not.
+    pub read_at: Option<UnixMs>,
+}
+
+impl SeenReader {
+    /// When they read, as far as it agrees with what is known of the message: not before it was sent, nor before the last
+    /// complete walk, which had not seen them, nor after they were seen.
+    pub fn read_at(&self, row: &Message) -> Option<UnixMs> {
+        let earliest = row.seen_until();
+        self.read_at
+            .map(|read| read.max(earliest).min(self.seen_at))
+    }
 }
 
 /// The result of one claim: everything that was seen, whatever ended the walk.
@@ -28,6 +40,8 @@ pub struct Outcome {
     pub failed_calls: u32,
     /// Each reader once, in the order seen.
     pub readers: Vec<SeenReader>,
+    /// How many recipients the answer listed, read or not; `None` where it lists readers alone.
+    pub listed: Option<u32>,
     /// The last status reported within the walk; `Some` as soon as a page was answered.
     pub send_status: Option<SendStatus>,
     /// How it ended.
@@ -45,6 +59,7 @@ impl Outcome {
             throttled: 0,
             failed_calls: 0,
             readers: Vec::new(),
+            listed: None,
             send_status: None,
             end,
         }
@@ -54,6 +69,12 @@ impl Outcome {
     /// throttled call asked nothing.
     pub fn attempted(&self) -> bool {
         self.calls > 0 || self.failed_calls > 0
+    }
+
+    /// Whether everybody was seen who had read `row` when the walk began: every page was read, and nobody is missing whom an
+    /// earlier answer listed.
+    pub fn saw_all(&self, row: &Message) -> bool {
+        self.end == WalkEnd::Complete && self.listed.unwrap_or(u32::MAX) >= row.listed.unwrap_or(0)
     }
 }
 
@@ -68,6 +89,8 @@ pub enum WalkEnd {
     Cut(ErrorCode),
     /// `processQueryKey.expireTime`.
     NotGeneratedOrExpired(ErrorCode),
+    /// `unknown.send.result`: what became of the sending is not known yet.
+    SendingUnknown(ErrorCode),
     /// The row is wrong.
     Rejected(ErrorCode),
     /// This message is refused for now.
@@ -84,4 +107,16 @@ pub enum WalkEnd {
     Released,
     /// Older than `max_age`: ended without a call.
     TooOld,
+    /// No walk at all: DingTalk pushed these readers to another service, which inserted them into `read_events`.
+    Pushed {
+        /// A walk of the row is under way, and its claim must stay good.
+        in_flight: bool,
+    },
+}
+
+impl WalkEnd {
+    /// Whether the readers were pushed, and not polled for.
+    pub fn is_pushed(&self) -> bool {
+        matches!(self, Self::Pushed { .. })
+    }
 }

@@ -33,6 +33,9 @@ pub fn settle(
     if outcome.attempted() {
         next.last_polled_at = Some(outcome.started_at);
     }
+    if let WalkEnd::Pushed { in_flight } = outcome.end {
+        return pushed(row, next, in_flight, now, schedule);
+    }
     let claim = &outcome.claim;
     if row.state.is_final() || row.next_poll_at != claim.fence || row.lane != claim.lane {
         return next;
@@ -41,16 +44,20 @@ pub fn settle(
         next.send_status = Some(status.clone());
         next.answered_at = row.answered_at.or(Some(now));
         next.doubt = None;
+        // Nobody at all is no list of recipients.
+        next.listed = row.listed.max(outcome.listed.filter(|listed| *listed > 0));
     }
     match &outcome.end {
         WalkEnd::Complete => {
             heard(&mut next);
             next.last_error = None;
             next.last_error_at = None;
-            next.last_complete_at = Some(outcome.started_at);
+            if outcome.saw_all(row) {
+                next.last_complete_at = Some(outcome.started_at);
+            }
             match &next.send_status {
                 Some(SendStatus::Recalled) => finish(&mut next, State::Recalled, now),
-                Some(SendStatus::Success) if all_read(&next) => {
+                Some(SendStatus::Success) if next.all_read() => {
                     finish(&mut next, State::Complete, now);
                 }
                 _ => poll_again(&mut next, now, schedule),
@@ -94,6 +101,18 @@ pub fn settle(
             next.blocked = true;
             cut_short(&mut next, outcome, now, schedule);
         }
+        WalkEnd::SendingUnknown(code) => {
+            fail_with(&mut next, code, now);
+            heard(&mut next);
+            let is_new =
+                next.answered_at.is_none() && next.age(now) < schedule.rules.generation_grace;
+            if is_new {
+                poll_in(&mut next, now, Phase::Ladder, schedule);
+            } else {
+                next.blocked = true;
+                cut_short(&mut next, outcome, now, schedule);
+            }
+        }
         WalkEnd::LaneBlocked(code) => {
             fail_with(&mut next, code, now);
             next.blocked = true;
@@ -106,8 +125,39 @@ pub fn settle(
             next.last_chance_at = schedule.last_chance_after(&next, now);
         }
         WalkEnd::OverBudget => over_budget(&mut next, outcome, schedule),
-        WalkEnd::Released => {}
+        WalkEnd::Released | WalkEnd::Pushed { .. } => {}
         WalkEnd::TooOld => next = aged_out(&next, now),
+    }
+    next
+}
+
+/// The row with readers whom DingTalk pushed, as `next` counts them. It is no answer of the key: no status, no error and no doubt
+/// changes. A final row, one in no lane and one in flight keep their schedule; so does one that waits for as many readers as
+/// before, and one that is due about now anyway.
+fn pushed(
+    row: &Message,
+    mut next: Message,
+    in_flight: bool,
+    now: UnixMs,
+    schedule: &Schedule,
+) -> Message {
+    if row.state.is_final() {
+        return next;
+    }
+    if next.all_read() {
+        finish(&mut next, State::Complete, now);
+        return next;
+    }
+    let soon = now + schedule.rules.min_interval;
+    if let Some(due) = row.next_poll_at
+        && row.admitted_at.is_some()
+        && !in_flight
+        && due > soon
+        && next.missing() != row.missing()
+    {
+        // Fewer readers are worth fewer calls; a feeder's own "not before" holds.
+        let wanted = schedule.next_poll_at(&next, now, Phase::Cadence);
+        next.next_poll_at = Some(due.max(wanted));
     }
     next
 }
@@ -201,7 +251,7 @@ fn aged_out(row: &Message, now: UnixMs) -> Message {
 /// A walk that did not read every page: its pages may have finished the message all the same.
 fn cut_short(next: &mut Message, outcome: &Outcome, now: UnixMs, schedule: &Schedule) {
     let known_sent = outcome.send_status == Some(SendStatus::Success);
-    if known_sent && all_read(next) {
+    if known_sent && next.all_read() {
         finish(next, State::Complete, now);
     } else {
         poll_again(next, now, schedule);
@@ -216,7 +266,7 @@ fn over_budget(next: &mut Message, outcome: &Outcome, schedule: &Schedule) {
     if outcome.send_status.is_some() {
         next.blocked = false;
     }
-    if outcome.send_status == Some(SendStatus::Success) && all_read(next) {
+    if outcome.send_status == Some(SendStatus::Success) && next.all_read() {
         finish(next, State::Complete, now);
         return;
     }
@@ -233,16 +283,11 @@ fn over_budget(next: &mut Message, outcome: &Outcome, schedule: &Schedule) {
 fn finished_by_pages(next: &mut Message, outcome: &Outcome, now: UnixMs) -> bool {
     let state = match outcome.send_status {
         Some(SendStatus::Recalled) => State::Recalled,
-        Some(SendStatus::Success) if all_read(next) => State::Complete,
+        Some(SendStatus::Success) if next.all_read() => State::Complete,
         _ => return false,
     };
     finish(next, state, now);
     true
-}
-
-fn all_read(row: &Message) -> bool {
-    row.expected_readers
-        .is_some_and(|expected| row.reader_count >= expected)
 }
 
 /// The endpoint answered for the key: whatever failed before, it no longer does.
@@ -283,7 +328,7 @@ mod tests {
 
     use super::*;
     use crate::cadence::Rules;
-    use crate::receipt::{LaneId, MessageId, observe};
+    use crate::receipt::{Chat, LaneId, MessageId, Missing, SeenReader, observe};
 
     const MINUTE: Duration = Duration::from_secs(60);
     const HOUR: Duration = Duration::from_secs(3_600);
@@ -409,7 +454,10 @@ mod tests {
         let learned = |row: &Message, age| {
             let walk = walk(row, age, None, end.clone());
             let after = settle(row, &walk, 0, None, &schedule());
-            (observe(row, &walk, 0, &after).unwrap().expired_after, after)
+            (
+                observe(row, &walk, 0, &[], &after).unwrap().expired_after,
+                after,
+            )
         };
         let (nothing, doubted) = learned(&row, HOUR);
         assert_eq!(nothing, None);
@@ -504,5 +552,130 @@ mod tests {
             ..row
         };
         assert_eq!(after, expected);
+    }
+
+    /// A message to persons whose feeder says nothing of how many they are.
+    fn to_persons() -> Message {
+        Message {
+            chat: Chat::Oto,
+            expected_readers: None,
+            ..row()
+        }
+    }
+
+    fn listing(row: &Message, age: Duration, listed: u32, recorded: u32) -> Message {
+        let outcome = Outcome {
+            listed: Some(listed),
+            ..walk(row, age, Some(SendStatus::Success), WalkEnd::Complete)
+        };
+        let new = recorded - row.reader_count;
+        settle(row, &outcome, new, Some(recorded), &schedule())
+    }
+
+    #[test]
+    fn the_list_is_the_number_and_a_shorter_one_completes_nothing() {
+        let seen = listing(&to_persons(), MINUTE, 3, 1);
+        assert_eq!((seen.state, seen.listed), (State::Pending, Some(3)));
+        assert_eq!(seen.missing(), Missing::Known(2));
+        let short = listing(&seen, 2 * MINUTE, 2, 2);
+        assert_eq!((short.state, short.listed), (State::Pending, Some(3)));
+        // Who is not on it was not seen unread.
+        assert_eq!(short.last_complete_at, Some(SENT + MINUTE));
+        assert_eq!(listing(&short, HOUR, 3, 3).state, State::Complete);
+        assert_eq!(listing(&short, HOUR, 4, 3).state, State::Pending);
+        // Nobody at all is no list.
+        let nobody = listing(&to_persons(), MINUTE, 0, 0);
+        assert_eq!((nobody.state, nobody.listed), (State::Pending, None));
+        // What a feeder says counts, whatever the list says.
+        let expecting = Message {
+            expected_readers: Some(2),
+            ..to_persons()
+        };
+        assert_eq!(listing(&expecting, MINUTE, 3, 2).state, State::Complete);
+    }
+
+    #[test]
+    fn an_unknown_result_of_the_sending_is_waited_for_and_then_blocked() {
+        let unknown = || WalkEnd::SendingUnknown(ErrorCode::from("unknown.send.result"));
+        let young = walked(&to_persons(), MINUTE, None, unknown());
+        assert_eq!((young.state, young.blocked), (State::Pending, false));
+        assert!(
+            young.next_poll_at.unwrap() < SENT + 3 * MINUTE,
+            "the ladder"
+        );
+        let old = walked(&young, 11 * MINUTE, None, unknown());
+        assert_eq!((old.state, old.blocked), (State::Pending, true));
+        assert_eq!(old.last_error.unwrap().as_str(), "unknown.send.result");
+        let answered = answered(&to_persons(), MINUTE, SendStatus::Success);
+        let later = walked(&answered, 2 * MINUTE, None, unknown());
+        assert_eq!((later.state, later.blocked), (State::Pending, true));
+        let ended = walked(&later, 8 * 24 * HOUR, None, WalkEnd::TooOld);
+        assert_eq!(ended.state, State::Failed);
+    }
+
+    /// The row after pushed readers, `recorded` in all.
+    fn told(row: &Message, age: Duration, recorded: u32, in_flight: bool) -> Message {
+        let end = WalkEnd::Pushed { in_flight };
+        let outcome = Outcome::without_call(row.claim(), SENT + age, end);
+        let new = recorded - row.reader_count;
+        settle(row, &outcome, new, Some(recorded), &schedule())
+    }
+
+    #[test]
+    fn pushed_readers_complete_a_message_and_move_its_next_poll() {
+        let row = Message {
+            expected_readers: Some(3),
+            ..row()
+        };
+        let one = told(&row, Duration::from_secs(5), 1, false);
+        let expected = Message {
+            reader_count: 1,
+            next_poll_at: one.next_poll_at,
+            ..row.clone()
+        };
+        assert_eq!(one, expected, "no status, no call, no poll");
+        assert!(
+            one.next_poll_at >= row.next_poll_at,
+            "never before its time"
+        );
+        let two = told(&row, Duration::from_secs(5), 2, true);
+        assert_eq!(two.next_poll_at, row.next_poll_at, "its claim stays good");
+        for in_flight in [false, true] {
+            let all = told(&row, MINUTE, 3, in_flight);
+            assert_eq!(all.state, State::Complete);
+            assert_eq!((all.send_status, all.call_count), (None, 0));
+        }
+        let cancelled = Message {
+            state: State::Cancelled,
+            ..row.clone()
+        };
+        assert_eq!(told(&cancelled, MINUTE, 3, false).state, State::Cancelled);
+        // Without a number only a list completes.
+        let unlisted = told(&to_persons(), MINUTE, 9, false);
+        assert_eq!(unlisted.state, State::Pending);
+        let listed = listing(&to_persons(), MINUTE, 2, 1);
+        assert_eq!(told(&listed, 2 * MINUTE, 2, false).state, State::Complete);
+    }
+
+    #[test]
+    fn a_time_of_a_read_lies_between_the_last_walk_and_the_answer() {
+        let mut row = to_persons();
+        row.last_complete_at = Some(SENT + MINUTE);
+        let reader = |read_at| SeenReader {
+            user_id: "u".into(),
+            seen_at: SENT + HOUR,
+            read_at,
+        };
+        for (said, believed) in [
+            (Some(SENT + 2 * MINUTE), Some(SENT + 2 * MINUTE)),
+            (Some(SENT), Some(SENT + MINUTE)),
+            (Some(SENT + 2 * HOUR), Some(SENT + HOUR)),
+            (None, None),
+        ] {
+            assert_eq!(reader(said).read_at(&row), believed);
+        }
+        // A clock that was set back.
+        row.last_complete_at = Some(SENT + 2 * HOUR);
+        assert_eq!(reader(Some(SENT)).read_at(&row), Some(SENT + HOUR));
     }
 }

@@ -46,6 +46,7 @@ pub(super) fn found(outcomes: &[Outcome], rows: impl IntoIterator<Item = Message
                 .remove(&outcome.claim.id)
                 .filter(|row| row.key == outcome.claim.key),
             new_readers: 0,
+            read_at: Vec::new(),
             recorded: None,
         })
         .collect()
@@ -68,9 +69,7 @@ pub(super) fn counted(outcomes: &[Outcome], found: &[Found]) -> Vec<usize> {
 fn counts_readers(row: &Message, outcome: &Outcome) -> bool {
     !outcome.readers.is_empty()
         || row.last_polled_at.is_none() && outcome.attempted()
-        || row
-            .expected_readers
-            .is_some_and(|expected| row.reader_count >= expected)
+        || row.all_read()
 }
 
 /// The rows to be written, apart: those that stay pending where they are, as most do, and the others. A backend writes fewer
@@ -101,4 +100,5 @@ fn stays_pending(old: &Message, new: &Message) -> bool {
         && old.failed_walks == new.failed_walks
         && old.failed_calls == new.failed_calls
         && old.doubt == new.doubt
+        && old.listed == new.listed
 }

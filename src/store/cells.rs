@@ -2,8 +2,9 @@
 
 use std::ops::Deref;
 
+use super::ReadEvent;
 use crate::receipt::{
-    Chat, Doubt, LaneId, Message, MessageId, MessageKey, SendStatus, State, UnixMs,
+    Chat, Doubt, EventId, LaneId, Message, MessageId, MessageKey, SendStatus, State, UnixMs, UserId,
 };
 
 /// A cell that holds something else than what is asked for.
@@ -183,7 +184,53 @@ impl<S: Source> Cells<S> {
             call_count: clamp(self.required_number("call_count")),
             last_chance_at: self.moment("last_chance_at"),
             finished_at: self.moment("finished_at"),
+            listed: self.number("listed").map(clamp),
         }
+    }
+
+    /// The kind of chat in the next cell, where it is one.
+    pub(super) fn chat(&mut self) -> Chat {
+        let chat = Chat::parse(&self.required_text("chat"));
+        if chat.is_none() {
+            self.refuse("chat");
+        }
+        chat.unwrap_or(Chat::Private)
+    }
+
+    /// The pushed read in its cells (number, key, reader, time), or a note of the row that is none.
+    pub(super) fn event_or_bad(
+        &mut self,
+        bad: &mut Vec<(EventId, &'static str)>,
+    ) -> Option<ReadEvent> {
+        /// Characters of a `user_id`, as the schema's CHECK has it.
+        const LONGEST_USER: usize = 256;
+        const EARLIEST: UnixMs = UnixMs(1_500_000_000_000);
+        let id = EventId(self.required_number("id"));
+        let key = self.required_text("process_query_key");
+        let user = self.required_text("user_id");
+        let read_at = self.moment("read_at");
+        for (column, wrong) in [
+            ("process_query_key", !is_key(&key)),
+            (
+                "user_id",
+                user.is_empty() || user.chars().count() > LONGEST_USER,
+            ),
+            ("read_at", read_at.is_some_and(|at| at < EARLIEST)),
+        ] {
+            if wrong {
+                self.refuse(column);
+            }
+        }
+        if let Some(column) = self.invalid {
+            bad.push((id, column));
+            return None;
+        }
+        Some(ReadEvent {
+            id,
+            key: MessageKey::from(&*key),
+            user_id: UserId::from(&*user),
+            read_at,
+        })
     }
 
     /// The message, or a note of the row that is none.

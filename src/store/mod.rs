@@ -20,8 +20,8 @@ use async_trait::async_trait;
 pub use open::{Migrating, OpenError, Role, open, schema_version};
 
 use crate::receipt::{
-    AccountName, Chat, Claim, ConversationId, CorpId, ErrorCode, LaneId, Message, MessageId,
-    MessageKey, Outcome, RobotCode, State, UnixMs, UserId,
+    AccountName, Chat, Claim, ConversationId, CorpId, ErrorCode, EventId, LaneId, Message,
+    MessageId, MessageKey, Outcome, RobotCode, State, UnixMs, UserId,
 };
 
 /// What went wrong, named by what the caller can do about it. A backend maps its own errors to these.
@@ -195,6 +195,8 @@ pub enum Unplace {
     Lanes(Vec<LaneId>),
     /// The rows of an account that wait for the configuration.
     Waiting(AccountName),
+    /// These rows, as far as they are in lanes.
+    Rows(Vec<MessageId>),
 }
 
 /// What the scheduler asks. A claim is not written: who holds the lease remembers what is in flight, and after a crash
@@ -217,7 +219,7 @@ pub trait Claims: Send + Sync + 'static {
     ) -> Result<NewRows>;
 
     /// Writes places, of all lanes in one transaction. A row that is no longer pending, or was placed meanwhile, stays as
-    /// it is.
+    /// it is. Pushed reads that wait for one of these rows are to be taken.
     async fn place(&self, places: &[Placement]) -> Result<()>;
 
     /// Due rows.
@@ -255,6 +257,8 @@ pub struct Found {
     pub row: Option<Message>,
     /// How many of the outcome's readers are new; they are recorded in the same transaction.
     pub new_readers: u32,
+    /// When those of the new readers read of whom that is said.
+    pub read_at: Vec<UnixMs>,
     /// How many readers are recorded in all, counted where the message may be complete with them.
     pub recorded: Option<u32>,
 }
@@ -266,6 +270,43 @@ pub struct Writes {
     pub messages: Vec<Message>,
     /// Calls to add.
     pub calls: Vec<CallCount>,
+    /// What becomes of pushed reads.
+    pub events: EventWrites,
+}
+
+/// A read that DingTalk pushed to another service, which inserted it into `read_events`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadEvent {
+    /// The row.
+    pub id: EventId,
+    /// Of which message.
+    pub key: MessageKey,
+    /// Who.
+    pub user_id: UserId,
+    /// When, where the event says so.
+    pub read_at: Option<UnixMs>,
+}
+
+/// Pushed reads that are to be taken over.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReadEvents {
+    /// In the order of their insert.
+    pub events: Vec<ReadEvent>,
+    /// Their messages as they are now, as far as there are any.
+    pub messages: Vec<Message>,
+    /// How many rows could not be read as events, and were set aside.
+    pub refused: u64,
+    /// There may be more.
+    pub more: bool,
+}
+
+/// What becomes of pushed reads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EventWrites {
+    /// Taken over with this transaction: deleted.
+    pub taken: Vec<EventId>,
+    /// Their message is not known, or not placed yet: they wait for it, from the given moment on.
+    pub waiting: Vec<(EventId, UnixMs)>,
 }
 
 /// An open transaction of results. Dropped without a commit it is rolled back.
@@ -297,6 +338,15 @@ pub trait Results: Send + Sync + 'static {
     /// succeeds: only so can the store tell that an attempt whose outcome was unknown took place, and nothing is counted
     /// twice.
     async fn begin<'s>(&'s self, outcomes: &[Outcome]) -> Result<Begun<'s>>;
+
+    /// Pushed reads, oldest first, `limit` at most. Left out are those of messages in the lanes `without`, which another node
+    /// serves, those that wait for their message, and those that were set aside. `now` is when a row is set aside.
+    async fn read_events(
+        &self,
+        without: &[LaneId],
+        limit: usize,
+        now: UnixMs,
+    ) -> Result<ReadEvents>;
 
     /// Stored habits of lanes.
     async fn habits(&self, lanes: &[LaneId]) -> Result<Vec<HabitsRow>>;
@@ -332,7 +382,7 @@ pub trait Commands: Send + Sync + 'static {
     /// Every stored habit.
     async fn all_habits(&self) -> Result<Vec<HabitsRow>>;
 
-    /// What `prune` would remove in all.
+    /// What `prune` would remove in all, and, of every state, what [`Upkeep::forget_events`] would.
     async fn prunable(&self, before: UnixMs, state: Option<State>) -> Result<Pruned>;
 
     /// Closes every connection, so that the file alone is all there is of a database in a file.
@@ -357,6 +407,11 @@ pub trait Upkeep: Send + Sync + 'static {
     /// readers that no message has any more; one small batch. Rows that a foreign key of another table holds are left, and
     /// counted.
     async fn prune(&self, before: UnixMs, state: Option<State>) -> Result<Pruned>;
+
+    /// Looks after pushed reads that wait. Those whose message is there by now are taken up again: of those that wait since
+    /// `lately`, since their message may have come while they were looked up, and of those that wait since before `before`, all
+    /// others of which are removed, with those that were set aside by then. How many were removed; `limit` of each at most.
+    async fn forget_events(&self, before: UnixMs, lately: UnixMs, limit: usize) -> Result<u64>;
 
     /// Looks after the database itself, as far as that is due: checkpoints, statistics. For once a summary interval.
     async fn maintain(&self) -> Result<Health>;
@@ -416,11 +471,13 @@ impl CallCount {
     }
 }
 
-/// A lane's learned habits, in a form that only the cadence reads.
+/// The learned habits of a lane's messages of one kind, in a form that only the cadence reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HabitsRow {
     /// Whose.
     pub lane: LaneId,
+    /// Of which messages.
+    pub chat: Chat,
     /// JSON, written and read by the cadence.
     pub habits: String,
 }
@@ -479,8 +536,32 @@ pub struct Reader {
     pub user_id: UserId,
     /// The last complete walk that had not seen them, or the sending.
     pub seen_after: UnixMs,
-    /// The poll that saw them.
+    /// The poll that saw them, or when what DingTalk pushed of them was taken over.
     pub seen_at: UnixMs,
+    /// When they read, where DingTalk says so.
+    pub read_at: Option<UnixMs>,
+    /// How they were seen.
+    pub seen_by: SeenBy,
+}
+
+/// What a reader was seen by first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeenBy {
+    /// A poll.
+    Poll,
+    /// An event that DingTalk pushed.
+    Event,
+}
+
+impl SeenBy {
+    /// What the column `from_event` says.
+    fn of_column(from_event: i64) -> Self {
+        if from_event == 0 {
+            Self::Poll
+        } else {
+            Self::Event
+        }
+    }
 }
 
 /// Last chances that a lane's pending messages have still to take.
@@ -503,6 +584,8 @@ pub struct Pruned {
     pub readers: u64,
     /// Messages that could not be removed, since a row of another table refers to them.
     pub held: u64,
+    /// Pushed reads that wait, or lie aside, for so long.
+    pub events: u64,
 }
 
 /// What is worth knowing of the database itself.

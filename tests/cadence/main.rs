@@ -16,6 +16,8 @@ mod crowd;
 #[path = "../../benches/cadence/month.rs"]
 mod month;
 mod parity;
+#[path = "../../benches/cadence/pushed.rs"]
+mod pushed;
 #[path = "../../benches/cadence/sim.rs"]
 mod sim;
 
@@ -279,4 +281,45 @@ fn the_mean_spend_meets_the_target_in_any_crowd() {
         println!("{seen}");
         assert!((row.calls / target - 1.0).abs() < 0.05, "{seen}");
     }
+}
+
+/// A month of messages to persons: with pushed reads the calls are a safety net, and hardly anything waits for them.
+#[test]
+fn pushed_reads_spare_calls_and_waiting() {
+    let crowd = Crowd {
+        readers: 3,
+        ..Crowd::log_normal(5.0, 1.8, 0.15)
+    };
+    let month = |target, pushed, timed| {
+        let plan = pushed::Plan {
+            messages: 300,
+            target,
+            pushed,
+            timed,
+        };
+        pushed::run(&crowd, &Rules::default(), plan, SEED)
+    };
+    let polled = month(12.0, 0.0, true);
+    let few = month(2.0, 0.0, true);
+    let all = month(2.0, 1.0, true);
+    let most = month(2.0, 0.9, true);
+    let seen = |tally: &sim::Tally| (tally.calls_per_message(), tally.mean(), tally.missed);
+    let said = format!(
+        "{:?} {:?} {:?} {:?}",
+        seen(&polled),
+        seen(&few),
+        seen(&all),
+        seen(&most)
+    );
+    assert!(all.mean() < 1.0 && all.missed == 0, "{said}");
+    assert!(most.mean() < 0.2 * few.mean(), "{said}");
+    for tally in [&all, &most] {
+        assert!(
+            tally.calls_per_message() < 0.4 * polled.calls_per_message(),
+            "{said}"
+        );
+    }
+    // The readers are those that they were, however they became known.
+    let readers = |tally: &sim::Tally| tally.delays.len() as u64 + tally.missed;
+    assert_eq!(readers(&all), readers(&month(2.0, 1.0, false)), "{said}");
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use receiptd::cadence::{Basis, Habits, Policy, Rules};
 use receiptd::receipt::{
-    AccountName, ErrorCode, LaneId, Message, MessageId, Outcome, Schedule, SeenReader, SendStatus,
-    State, UnixMs, UserId, WalkEnd, observe, settle,
+    AccountName, Chat, ErrorCode, LaneId, Message, MessageId, Outcome, Schedule, SeenReader,
+    SendStatus, State, UnixMs, UserId, WalkEnd, observe, settle,
 };
 use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
@@ -138,9 +138,10 @@ impl Daemon {
         let writes = Writes {
             messages: vec![after.clone()],
             calls: vec![],
+            ..Writes::default()
         };
         transaction.commit(&writes).await.unwrap();
-        if let Some(seen) = observe(&before, &outcome, new_readers, &after) {
+        if let Some(seen) = observe(&before, &outcome, new_readers, &[], &after) {
             self.habits.forget_until(now.0, self.rules.memory);
             self.habits.learn(&seen);
             self.basis.add(u32::from(seen.begins.is_some()));
@@ -187,6 +188,7 @@ impl Daemon {
                 .map(|reader| SeenReader {
                     user_id: UserId::from(format!("u{reader}")),
                     seen_at: now,
+                    read_at: None,
                 })
                 .collect(),
             send_status: Some(SendStatus::Success),
@@ -283,6 +285,7 @@ async fn the_stores_rows_go_the_same_way_through_daemon_and_simulator() {
     let learned = learner.habits.to_json();
     assert_eq!(daemon.habits.to_json(), learned, "seed {SEED}");
     let row = HabitsRow {
+        chat: Chat::Private,
         lane: daemon.lane.clone(),
         habits: learned.clone(),
     };

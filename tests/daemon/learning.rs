@@ -63,12 +63,12 @@ async fn status_shows_what_was_learned_and_where_the_month_will_end() {
     house
         .until_true("the forecast is published", || {
             let status = json(&house);
-            let reads = status["accounts"][0]["learned"]["reads"].as_f64();
+            let reads = status["accounts"][0]["learned"]["private"]["reads"].as_f64();
             status["budgets"][0]["forecast"].is_u64() && reads.is_some_and(|reads| reads > 29.5)
         })
         .await;
     let status = json(&house);
-    let learned = &status["accounts"][0]["learned"];
+    let learned = &status["accounts"][0]["learned"]["private"];
     let number = |name: &str| {
         let value = learned[name].as_f64();
         value.unwrap_or_else(|| panic!("{name} in {learned}"))

@@ -16,6 +16,8 @@ mod learning;
 mod logs;
 mod memory;
 mod notify;
+mod persons;
+mod pushed;
 mod reload;
 mod retention;
 mod secrets;

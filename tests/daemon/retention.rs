@@ -66,15 +66,50 @@ async fn prune_says_what_it_would_remove_and_then_removes_just_that() {
         assert!(output.status.success(), "{output:?}");
         let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert!(object["finished_before"].is_i64(), "{object}");
-        ["messages", "readers"].map(|count| object[count].as_u64().unwrap())
+        ["messages", "readers", "events"].map(|count| object[count].as_u64().unwrap())
     };
-    assert_eq!(prune(&["--dry-run"]), [600, 1201]);
-    assert_eq!(prune(&["--dry-run", "--state", "expired"]), [200, 401]);
+    assert_eq!(prune(&["--dry-run"]), [600, 1201, 0]);
+    assert_eq!(prune(&["--dry-run", "--state", "expired"]), [200, 401, 0]);
     assert_eq!(house.sql(COUNTS), ["604|1202"]);
-    assert_eq!(prune(&["--state", "expired"]), [200, 401]);
-    assert_eq!(prune(&[]), [400, 800]);
-    assert_eq!(prune(&[]), [0, 0]);
+    assert_eq!(prune(&["--state", "expired"]), [200, 401, 0]);
+    assert_eq!(prune(&[]), [400, 800, 0]);
+    assert_eq!(prune(&[]), [0, 0, 0]);
     assert_eq!(house.sql(COUNTS), ["4|1"]);
+}
+
+/// A daemon does it too, after a day.
+#[tokio::test(flavor = "multi_thread")]
+async fn pushed_reads_of_messages_that_never_came_go() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    let waiting = "INSERT INTO read_events (process_query_key, user_id, waits_since)
+        VALUES ('never', 'a', 1600000000000), ('never', 'b', 1000 * strftime('%s', 'now'))";
+    house.sql(waiting);
+    let prune = |arguments: &[&str]| {
+        let output = house
+            .command("prune")
+            .args(["--older-than", "30d"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(prune(&["--dry-run"]).contains("1 pushed read without a message would be removed"));
+    assert!(!prune(&["--dry-run", "--state", "failed"]).contains("pushed"));
+    assert!(prune(&[]).contains("1 pushed read without a message removed"));
+    assert_eq!(
+        house.sql("SELECT group_concat(user_id) FROM read_events"),
+        ["b"]
+    );
+    house.sql(waiting);
+    house.set("RECEIPTD__LOG__SUMMARY_INTERVAL", "200ms");
+    house.start();
+    house
+        .until_logged("1 pushed reads removed whose message did not come within a day")
+        .await;
+    assert_eq!(
+        house.sql("SELECT group_concat(user_id) FROM read_events"),
+        ["b,b"]
+    );
 }
 
 /// Finished rows with long keys; some 1.2 KiB of the write-ahead log each.

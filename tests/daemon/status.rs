@@ -222,11 +222,11 @@ async fn what_was_learned_is_plotted_on_request_alone() {
     assert!(!text(&[]).contains("share of the readers"));
     let plotted = text(&["--plot"]);
     assert!(
-        plotted.contains("default: share of the readers that have read"),
+        plotted.contains("default, chat private: share of the readers that have read"),
         "{plotted}"
     );
     let object: Value = serde_json::from_str(&text(&["--plot", "--json"])).unwrap();
-    let learned = &object["accounts"][0]["learned"];
+    let learned = &object["accounts"][0]["learned"]["private"];
     assert!(
         learned["reads"].as_f64().is_some_and(|reads| reads > 50.0),
         "{object}"

@@ -78,7 +78,7 @@ const TABLE: &[(&str, &[u16], Disposition)] = &[
     ("template.stopped", &[400], Blocked),
     ("resource.not.found", &[400], Blocked),
     ("template.not.existed", &[400], Blocked),
-    ("unknown.send.result", &[400], Blocked),
+    ("unknown.send.result", &[400], SendingUnknown),
     // Paging.
     ("invalidParameter.cursor.invalid", &[400], RestartPaging),
     ("invalidParameter.pageSize.invalid", &[400], SmallerPages),

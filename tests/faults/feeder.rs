@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread::JoinHandle;
 
-use super::scenario::Planned;
+use super::scenario::{Kind, Planned};
 
-/// Says each key once its INSERT is committed. A careless one has no busy timeout, keeps SQLite's own checkpoints, and
+/// Says each key once its INSERT is committed, after what was pushed of it, each twice. A careless one has no busy timeout, keeps SQLite's own checkpoints, and
 /// tries a row again that met a lock.
 const PROGRAM: &str = "
 import sqlite3, sys, time
@@ -16,8 +16,11 @@ db = sqlite3.connect(sys.argv[1], timeout=0 if careless else 30, isolation_level
 if not careless:
     db.execute('PRAGMA wal_autocheckpoint = 0')
 def inserted(line):
-    key, chat, expected = line.rstrip('\\n').split('|')
+    key, chat, expected, told = line.rstrip('\\n').split('|')
     try:
+        for reader in 2 * list(range(int(told))):
+            db.execute('INSERT INTO read_events (process_query_key, user_id, read_at) VALUES (?, ?, ?)',
+                       (key, f'told-{reader}', int(time.time() * 1000)))
         db.execute('INSERT INTO messages (process_query_key, chat, expected_readers) VALUES (?, ?, ?) ON CONFLICT DO NOTHING',
                    (key, chat, int(expected) if expected else None))
     except sqlite3.OperationalError as error:
@@ -64,7 +67,12 @@ impl Feeder {
         let expected = message
             .expected
             .map_or(String::new(), |number| number.to_string());
-        writeln!(self.rows, "{}|{}|{expected}", message.key, message.chat).unwrap();
+        let told = match message.kind {
+            Kind::Told => message.expected.unwrap(),
+            _ => 0,
+        };
+        let (key, chat) = (&message.key, message.chat);
+        writeln!(self.rows, "{key}|{chat}|{expected}|{told}").unwrap();
     }
 
     /// Waits until every row is in; the keys whose INSERT was acknowledged.

@@ -79,7 +79,8 @@ async fn round(seed: u64, kills: usize) -> Figures {
         log_capacity: usize::MAX,
         ..SandboxConfig::default()
     };
-    let mut house = House::new(config, DEFAULT_ACCOUNT).await;
+    let account = format!("{DEFAULT_ACCOUNT}robot_code = \"ding1\"\n");
+    let mut house = House::new(config, &account).await;
     // Keys outlive the kills; those that nothing ends but their readers live on.
     house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "12s");
     house.set("RECEIPTD__CADENCE__LAST_CHANCE", "1s");

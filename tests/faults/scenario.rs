@@ -46,9 +46,13 @@ pub(crate) enum Kind {
     Plain,
     /// Refused for good.
     Refused,
+    /// To persons: finished by the last of whom an answer lists.
+    Persons,
+    /// Read by nobody as far as a poll can see: DingTalk pushed the reads to another service.
+    Told,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 12] = [
     Kind::Group,
     Kind::Expected,
     Kind::Recalled,
@@ -59,6 +63,8 @@ const KINDS: [Kind; 10] = [
     Kind::Refused,
     Kind::Expected,
     Kind::Group,
+    Kind::Persons,
+    Kind::Told,
 ];
 
 /// One life of the daemon.
@@ -135,6 +141,7 @@ fn planned(number: usize, luck: &mut fastrand::Rng) -> Planned {
         Kind::Group => luck.u32(150..500),
         Kind::Expected => luck.u32(1..40),
         Kind::Recalled => luck.u32(1..260),
+        Kind::Persons => luck.u32(1..=20),
         _ => luck.u32(1..4),
     };
     let crowd = format!("readers={readers},sigma=0.8,median=1s");
@@ -159,6 +166,8 @@ fn planned(number: usize, luck: &mut fastrand::Rng) -> Planned {
             None,
             "code=invalidParameter.param.invalid".to_owned(),
         ),
+        Kind::Persons => ("oto", None, format!("{crowd},never=0")),
+        Kind::Told => ("private", Some(readers), "never=1".to_owned()),
     };
     Planned {
         key: format!("{kind:?}-{number}"),

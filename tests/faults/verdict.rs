@@ -50,6 +50,8 @@ pub(crate) fn pass(
     }
     assert_eq!(rows.len(), acknowledged.len(), "seed {seed}");
     assert_eq!(rows.len(), scenario.messages.len(), "seed {seed}");
+    let left = house.sql("SELECT count(*) FROM read_events");
+    assert_eq!(left, ["0"], "seed {seed}: pushed reads are left");
     let all = house.sql("SELECT id, process_query_key, user_id FROM readers ORDER BY id");
     assert_eq!(
         ledger.tailed, all,
@@ -102,7 +104,9 @@ fn judge_state(message: &Planned, row: &Row, truth: &Truth, context: &str) {
     let unheard = row.last_error == "processQueryKey.neverGenerated" && row.reader_count == 0;
     let wanted = match message.kind {
         Kind::Group | Kind::Late | Kind::Plain if unheard => ("expired", ""),
-        Kind::Expected | Kind::Trouble => ("complete", "SUCCESS"),
+        Kind::Expected | Kind::Trouble | Kind::Persons => ("complete", "SUCCESS"),
+        // Whether a poll came before is the moment's.
+        Kind::Told => ("complete", &*row.send_status),
         Kind::Recalled => ("recalled", "RECALLED"),
         Kind::Group | Kind::Late | Kind::Plain => ("expired", "SUCCESS"),
         Kind::Never => ("expired", ""),
@@ -130,7 +134,7 @@ fn judge_state(message: &Planned, row: &Row, truth: &Truth, context: &str) {
             row.finished_at >= truth.recalled_at.unwrap().0 - ROUNDING,
             "{context}: recalled too early"
         ),
-        Kind::Expected | Kind::Trouble => {}
+        Kind::Expected | Kind::Trouble | Kind::Persons | Kind::Told => {}
     }
 }
 
@@ -144,6 +148,14 @@ fn judge_readers(
     context: &str,
 ) {
     assert_eq!(row.reader_count, seen.len(), "{context}");
+    if message.kind == Kind::Told {
+        let mut users: Vec<&str> = seen.iter().map(|seen| &*seen.user).collect();
+        users.sort_unstable();
+        let told = 0..message.expected.unwrap();
+        let told: Vec<String> = told.map(|reader| format!("told-{reader}")).collect();
+        assert_eq!(users, told, "{context}");
+        return;
+    }
     let read_at: BTreeMap<&str, i64> = truth
         .readers
         .iter()
@@ -189,7 +201,7 @@ fn judge_readers(
             row.last_complete_at
         );
     }
-    if matches!(message.kind, Kind::Expected | Kind::Trouble) {
+    if matches!(message.kind, Kind::Expected | Kind::Trouble | Kind::Persons) {
         assert_eq!(seen.len(), truth.readers.len(), "{context}");
     }
 }
@@ -229,7 +241,9 @@ fn judge_calls(
             "{context}: {cut} were cut off by kills"
         );
     }
-    for call in calls {
+    // What was pushed may end a message whose call is on its way.
+    let on_its_way = usize::from(message.kind == Kind::Told);
+    for call in calls.iter().rev().skip(on_its_way) {
         assert!(
             call.at <= row.finished_at + ROUNDING,
             "{context}: finished at {}, and then {call:?}",

@@ -21,6 +21,7 @@ mod healing;
 #[path = "../daemon/lanes.rs"]
 mod lanes;
 mod main_path;
+mod persons;
 #[path = "../daemon/reload.rs"]
 mod reload;
 #[path = "../daemon/trouble.rs"]

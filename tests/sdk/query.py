@@ -91,6 +91,9 @@ def main():
     body = ROBOT.batch_otoquery_with_options(question, headers, RuntimeOptions()).body
     told = {one.user_id: one.read_status for one in body.message_read_info_list}
     assert told == {"ann": "READ", "bob": "UNREAD"}, told
+    [when] = [one.read_timestamp for one in body.message_read_info_list if one.user_id == "ann"]
+    # The live endpoint says seconds, which the SDK hands on.
+    assert 1_500_000_000 < int(when) < 10_000_000_000, when
 
     seen = json.load(urllib.request.urlopen(f"http://{ENDPOINT}/sandbox/violations"))
     # The one made-up token above is the only thing that the interface does not allow.

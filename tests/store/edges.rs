@@ -330,6 +330,7 @@ async fn a_group_is_pruned_to_its_last_reader<B: Backend>() {
         messages: 2,
         readers: 2_000,
         held: 0,
+        events: 0,
     };
     assert_eq!(told, expected);
     let some = store.prune(at(900), Some(State::Failed)).await.unwrap();

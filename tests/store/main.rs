@@ -70,6 +70,8 @@ pub(crate) trait Backend: Sized {
     fn corrupt(&self, key: &str) -> impl Future<Output = ()>;
     /// A consumer removes a recorded reader.
     fn remove_reader(&self, key: &str, user: &str) -> impl Future<Output = ()>;
+    /// Another service inserts what DingTalk pushed to it.
+    fn push(&self, key: &str, user: &str, read_at: Option<UnixMs>) -> impl Future<Output = ()>;
     /// Somebody stores a suite's ticket.
     fn put_ticket(&self, suite: &str, ticket: &str) -> impl Future<Output = ()>;
     /// The table of readers in the order recorded, those of deleted messages included.
@@ -186,6 +188,7 @@ pub(crate) async fn pruned<S: Store>(
         sum.messages += step.messages;
         sum.readers += step.readers;
         sum.held += step.held;
+        sum.events += step.events;
     }
 }
 
@@ -217,6 +220,7 @@ pub(crate) fn walk(claimed: &Message, now: UnixMs, readers: &[&str]) -> Outcome 
     let readers = readers.iter().map(|user| SeenReader {
         user_id: UserId::from(*user),
         seen_at: now,
+        read_at: None,
     });
     Outcome {
         claim: claimed.claim(),
@@ -226,6 +230,7 @@ pub(crate) fn walk(claimed: &Message, now: UnixMs, readers: &[&str]) -> Outcome 
         throttled: 0,
         failed_calls: 0,
         readers: readers.collect(),
+        listed: None,
         send_status: Some(SendStatus::Success),
         end: WalkEnd::Complete,
     }

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use receiptd::receipt::{Message, State, UnixMs};
+use receiptd::receipt::{Chat, Message, State, UnixMs};
 use receiptd::store::sqlite::{APPLICATION_ID, Migrating, OpenError, Role, SqliteStore};
 use receiptd::store::{
     Claims as _, Commands as _, Results as _, Selection, StoreError, Upkeep as _,
 };
 use sqlx::ConnectOptions as _;
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use super::sqlite::{SqliteBackend, database, execute};
 use super::{Backend, claim, commit, keys, new, new_rows, place, pruned, settled, show, walk};
@@ -166,7 +166,10 @@ async fn a_database_of_the_first_version_goes_on() {
         |step: Migrating<'_>| versions.push((step.version, step.description.to_owned()));
     let store = SqliteStore::open_reporting(&settings, Role::Owner, &mut heard);
     let store = store.await.unwrap();
-    assert_eq!(versions, [(2, "lanes".to_owned())]);
+    assert_eq!(
+        versions,
+        [(2, "lanes".to_owned()), (3, "persons".to_owned())]
+    );
 
     let now = UnixMs(1_795_656_000_000);
     for (key, state) in [
@@ -224,7 +227,8 @@ async fn a_database_of_the_first_version_goes_on() {
         ["expired", "neverGenerated"]
     );
     assert_eq!(store.calls_in("2026-11").await.unwrap().len(), 2);
-    assert_eq!(store.all_habits().await.unwrap().len(), 2);
+    // Of each lane, for private chats and for groups.
+    assert_eq!(store.all_habits().await.unwrap().len(), 4);
     assert_eq!(
         store.suite_ticket("suite1").await.unwrap().as_deref(),
         Some("ticket-1")
@@ -331,4 +335,153 @@ async fn a_lost_index_or_trigger_is_named_and_made_anew() {
             "{error}"
         );
     }
+}
+
+/// What a feeder hung on the table: rows of its own that refer to messages, by key and by id, and a trigger.
+const HUNG_ON: &str = "
+    CREATE TABLE mails (
+        key TEXT NOT NULL REFERENCES messages (process_query_key) ON DELETE CASCADE ON UPDATE CASCADE,
+        message INTEGER REFERENCES messages (id) ON DELETE SET NULL
+    );
+    INSERT INTO mails SELECT process_query_key, id FROM messages;
+    CREATE TABLE ended (key TEXT NOT NULL, state TEXT NOT NULL);
+    CREATE TRIGGER feeders_own AFTER UPDATE OF state ON messages WHEN NEW.state <> 'pending'
+    BEGIN INSERT INTO ended VALUES (NEW.process_query_key, NEW.state); END;
+    DELETE FROM messages WHERE id = 16;";
+
+/// The rows of messages, their ids, what feeders hung on them and the next id are the same after a migration from either version,
+/// and `oto` is a chat.
+#[tokio::test]
+async fn a_migration_keeps_ids_and_what_feeders_hung_on_messages() {
+    for version in [1, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("receiptd.db");
+        version_1(&path, APPLICATION_ID).await;
+        let mut feeder = SqliteConnectOptions::new()
+            .filename(&path)
+            .connect()
+            .await
+            .unwrap();
+        if version == 2 {
+            let text = include_str!("../../migrations/sqlite/0002_lanes.sql");
+            sqlx::raw_sql(text).execute(&mut feeder).await.unwrap();
+            let migration = sqlx::migrate::Migration::new(
+                2,
+                "lanes".into(),
+                sqlx::migrate::MigrationType::Simple,
+                sqlx::SqlSafeStr::into_sql_str(text),
+                false,
+            );
+            sqlx::query("INSERT INTO _sqlx_migrations VALUES (2, 'lanes', '', 1, ?1, 1)")
+                .bind(&*migration.checksum)
+                .execute(&mut feeder)
+                .await
+                .unwrap();
+        }
+        sqlx::raw_sql(HUNG_ON).execute(&mut feeder).await.unwrap();
+        let kept = "SELECT (SELECT group_concat(id || process_query_key || state || chat || ifnull(next_poll_at, ''))
+                FROM (SELECT * FROM messages ORDER BY id)),
+            (SELECT group_concat(key || ifnull(message, '-')) FROM mails),
+            (SELECT seq FROM sqlite_sequence WHERE name = 'messages')";
+        let before: (String, String, i64) =
+            sqlx::query_as(kept).fetch_one(&mut feeder).await.unwrap();
+        let oto = "INSERT INTO messages (process_query_key, chat) VALUES ('to-persons', 'oto')";
+        let refused = execute(&mut feeder, oto).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("chat_is_private_or_group"),
+            "{refused}"
+        );
+
+        let settings = database(&path);
+        let store = SqliteStore::open(&settings, Role::Owner).await.unwrap();
+        // On the connection that was open before, too.
+        let after: (String, String, i64) =
+            sqlx::query_as(kept).fetch_one(&mut feeder).await.unwrap();
+        assert_eq!(before, after);
+        execute(&mut feeder, oto).await.unwrap();
+        let (row, _) = show(&store, "to-persons").await;
+        assert_eq!((row.chat, row.id.0), (Chat::Oto, 17));
+        let refused = "INSERT INTO messages (process_query_key, chat) VALUES ('x', 'person')";
+        let refused = execute(&mut feeder, refused).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("chat_is_private_group_or_oto"),
+            "{refused}"
+        );
+        for change in [
+            "PRAGMA foreign_keys = ON",
+            "UPDATE messages SET process_query_key = 'renamed' WHERE process_query_key = 'not-before'",
+            "UPDATE messages SET state = 'cancelled' WHERE process_query_key = 'renamed'",
+            "DELETE FROM messages WHERE process_query_key = 'blocked'",
+        ] {
+            execute(&mut feeder, change).await.unwrap();
+        }
+        let hung: (String, i64, String) = sqlx::query_as(
+            "SELECT (SELECT key FROM mails WHERE message = 10),
+                (SELECT count(*) FROM mails WHERE key = 'blocked'),
+                (SELECT group_concat(key || ' ' || state) FROM ended)",
+        )
+        .fetch_one(&mut feeder)
+        .await
+        .unwrap();
+        assert_eq!(hung, ("renamed".into(), 0, "renamed cancelled".into()));
+        let whole: (String,) = sqlx::query_as("PRAGMA integrity_check")
+            .fetch_one(&mut feeder)
+            .await
+            .unwrap();
+        assert_eq!(whole.0, "ok");
+        store.close().await;
+    }
+}
+
+/// A tool that writes a table's text anew may have changed more than it shows.
+#[tokio::test]
+async fn a_table_that_somebody_rewrote_is_named_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("receiptd.db");
+    version_1(&path, APPLICATION_ID).await;
+    let options = SqliteConnectOptions::new().filename(&path);
+    let mut tool = options.connect().await.unwrap();
+    let rewrite = "PRAGMA writable_schema = ON;
+        UPDATE sqlite_master SET sql = replace(sql, 'IN (''private'', ''group'')', 'IN(''private'',''group'')')
+        WHERE name = 'messages'";
+    sqlx::raw_sql(rewrite).execute(&mut tool).await.unwrap();
+    drop(tool);
+    let error = refused(&path, Role::Owner).await;
+    let said = error.to_string();
+    assert!(
+        said.contains("the_table_messages_is_as_receiptd_made_it"),
+        "{said}"
+    );
+    let mut connection = options.connect().await.unwrap();
+    let versions: (i64,) = sqlx::query_as("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(versions.0, 1);
+}
+
+/// However many messages there are, none is copied.
+#[tokio::test]
+async fn a_large_table_is_migrated_without_a_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("receiptd.db");
+    version_1(&path, APPLICATION_ID).await;
+    let options = SqliteConnectOptions::new().filename(&path);
+    let mut feeder = options.connect().await.unwrap();
+    let text = include_str!("../../migrations/sqlite/0002_lanes.sql");
+    sqlx::raw_sql(text).execute(&mut feeder).await.unwrap();
+    let rows = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+        INSERT INTO messages (process_query_key) SELECT 'key-' || i FROM n";
+    execute(&mut feeder, rows).await.unwrap();
+    let pages = async |connection: &mut SqliteConnection| -> i64 {
+        let pages = sqlx::query_as("PRAGMA page_count");
+        let (pages,): (i64,) = pages.fetch_one(connection).await.unwrap();
+        pages
+    };
+    let before = pages(&mut feeder).await;
+    let text = include_str!("../../migrations/sqlite/0003_persons.sql");
+    sqlx::raw_sql(text).execute(&mut feeder).await.unwrap();
+    // A few tables and indexes, whatever the number of messages.
+    let grown = pages(&mut feeder).await - before;
+    assert!(grown < 64, "{grown} of {before} pages");
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use receiptd::receipt::State;
+use receiptd::receipt::{State, UnixMs};
 use receiptd::store::{Commands as _, Results as _};
 
 use super::sqlite::{SqliteBackend, execute};
@@ -88,7 +88,7 @@ async fn pythons_examples_work_as_printed() {
         return;
     }
     let backend = SqliteBackend::fresh().await;
-    let [feed, adjust, follow] = &examples("python", &backend.path)[..] else {
+    let [feed, adjust, follow, pushed] = &examples("python", &backend.path)[..] else {
         panic!("the README has another number of examples");
     };
     for _ in 0..2 {
@@ -107,6 +107,15 @@ async fn pythons_examples_work_as_printed() {
     commit(&backend.store, &[outcome], settled).await;
     let said = run(&["python3", "-c"], follow).unwrap();
     assert_eq!(said, "u2 has read k\nu1 has read k\n");
+    for times in 1..=2 {
+        let said = run(&["python3", "-c"], pushed).unwrap();
+        assert_eq!(said, format!("pushed {times}\n"));
+    }
+    let events = backend.store.read_events(&[], 9, at(3)).await.unwrap();
+    assert_eq!(keys(&events.messages), ["Kna29By1R="]);
+    let event = &events.events[1];
+    assert_eq!(event.user_id.as_str(), "manager123");
+    assert_eq!(event.read_at, Some(UnixMs(1_790_000_000_123)));
 }
 
 #[tokio::test]
@@ -193,6 +202,7 @@ async fn the_columns_are_those_of_the_documentation() {
         "failed_calls",
         "doubt",
         "doubt_at",
+        "listed",
     ];
     let columns: Vec<(String,)> = sqlx::query_as("SELECT name FROM pragma_table_info('messages')")
         .fetch_all(&mut connection)

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use receiptd::receipt::{ErrorCode, State, UnixMs};
 use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
-use receiptd::store::{Claims as _, Commands as _, Pruned, Reader, StoreError, Upkeep as _};
+use receiptd::store::{
+    Claims as _, Commands as _, Pruned, Reader, Results as _, SeenBy, StoreError, Upkeep as _,
+};
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
@@ -134,18 +136,42 @@ impl Backend for SqliteBackend {
             .unwrap();
     }
 
+    async fn push(&self, key: &str, user: &str, read_at: Option<UnixMs>) {
+        let insert =
+            "INSERT INTO read_events (process_query_key, user_id, read_at) VALUES (?1, ?2, ?3)";
+        sqlx::query(insert)
+            .bind(key)
+            .bind(user)
+            .bind(read_at.map(|at| at.0))
+            .execute(&mut self.foreign().await)
+            .await
+            .unwrap();
+    }
+
     async fn readers(&self) -> Vec<(String, Reader)> {
-        let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
-            "SELECT process_query_key, user_id, seen_after, seen_at FROM readers ORDER BY id",
+        let rows: Vec<(String, String, i64, i64, Option<i64>, i64)> = sqlx::query_as(
+            "SELECT process_query_key, user_id, seen_after, seen_at, read_at, from_event FROM readers ORDER BY id",
         )
         .fetch_all(&mut self.foreign().await)
         .await
         .unwrap();
-        let reader = |(key, user, seen_after, seen_at): (_, String, _, _)| {
+        let reader = |(key, user, seen_after, seen_at, read_at, from_event): (
+            _,
+            String,
+            _,
+            _,
+            Option<i64>,
+            i64,
+        )| {
             let reader = Reader {
                 user_id: user.into(),
                 seen_after: UnixMs(seen_after),
                 seen_at: UnixMs(seen_at),
+                read_at: read_at.map(UnixMs),
+                seen_by: match from_event {
+                    0 => SeenBy::Poll,
+                    _ => SeenBy::Event,
+                },
             };
             (key, reader)
         };
@@ -232,7 +258,7 @@ async fn a_feeder_is_told_which_column_is_wrong() {
         ),
         (
             "(process_query_key, chat) VALUES ('k', 'Group')",
-            "chat_is_private_or_group",
+            "chat_is_private_group_or_oto",
         ),
         (
             "(process_query_key, expected_readers) VALUES ('k', 0)",
@@ -384,6 +410,7 @@ async fn claims_and_counts_use_their_indexes_and_sort_nothing() {
         ("place", ROWID),
         ("unplace lanes", "messages_due (account=? AND lane_corp=?)"),
         ("unplace waiting", "messages_waiting (account=?)"),
+        ("unplace rows", "INTEGER PRIMARY KEY (rowid=?)"),
         (
             "pull forward",
             "messages_due (account=? AND lane_corp=? AND <expr>=? AND next_poll_at>?)",
@@ -406,6 +433,17 @@ async fn claims_and_counts_use_their_indexes_and_sort_nothing() {
             "finished",
             "messages_finished (state=? AND finished_at>? AND finished_at<?)",
         ),
+        ("events", "USING INDEX read_events_new"),
+        ("events' messages", "(process_query_key=?)"),
+        (
+            "events of placed messages",
+            "read_events_waiting (process_query_key=?)",
+        ),
+        (
+            "events to take up",
+            "read_events_waited (waits_since>? AND waits_since<?)",
+        ),
+        ("events to forget", "read_events_waited (waits_since<?)"),
     ];
     assert_eq!(plans.len(), indexes.len());
     for ((name, plan), (expected, index)) in plans.iter().zip(indexes) {
@@ -633,4 +671,70 @@ async fn a_closed_database_is_one_file() {
             assert!(!Path::new(&left).exists(), "round {round}: {left:?}");
         }
     }
+}
+
+/// A service that turned the checks off: what it inserts is set aside, says what is wrong, and holds up nothing.
+#[tokio::test]
+async fn a_malformed_pushed_read_is_set_aside_and_stops_no_other() {
+    let backend = SqliteBackend::fresh().await;
+    add_placed(&backend.store, &[("a", "x", at(5))]).await;
+    let mut service = backend.foreign().await;
+    let refused = "INSERT INTO read_events (process_query_key, user_id, read_at) VALUES ('a', 'u', 1778481700)";
+    let error = execute(&mut service, refused).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("read_at_is_null_or_unix_milliseconds"),
+        "{error}"
+    );
+    // Text of digits becomes a number, as DingTalk's event has it.
+    for insert in [
+        "PRAGMA ignore_check_constraints = ON",
+        "INSERT INTO read_events (process_query_key, user_id, read_at) VALUES
+            (x'ff00', 'u', NULL), ('a', x'ff', NULL), ('a', '', NULL), ('a', 'u', 1778481700), ('a', 'u', 'soon'),
+            ('a', printf('%0300d', 7), NULL), (CAST(x'ff' AS TEXT), 'u', NULL), (printf('%09000d', 7), 'u', NULL),
+            ('a', 'good', '1778481700123')",
+    ] {
+        execute(&mut service, insert).await.unwrap();
+    }
+    let found = backend.store.read_events(&[], 100, at(9)).await.unwrap();
+    assert_eq!(
+        (found.refused, found.more, found.events.len()),
+        (8, false, 1)
+    );
+    assert_eq!(found.events[0].read_at, Some(UnixMs(1_778_481_700_123)));
+    let aside: (String,) = sqlx::query_as(
+        "SELECT group_concat(refused || '@' || waits_since, ' ') FROM
+            (SELECT * FROM read_events WHERE refused IS NOT NULL ORDER BY id)",
+    )
+    .fetch_one(&mut service)
+    .await
+    .unwrap();
+    let now = at(9).0;
+    let wrong = [
+        "process_query_key",
+        "user_id",
+        "user_id",
+        "read_at",
+        "read_at",
+        "user_id",
+        "process_query_key",
+        "process_query_key",
+    ];
+    let wrong: Vec<String> = wrong
+        .iter()
+        .map(|column| format!("{column}@{now}"))
+        .collect();
+    assert_eq!(aside.0, wrong.join(" "));
+    let again = backend.store.read_events(&[], 100, at(10)).await.unwrap();
+    assert_eq!((again.refused, again.events.len()), (0, 1));
+    // They go as those do whose message never came.
+    assert_eq!(
+        backend
+            .store
+            .forget_events(at(10), at(20), 100)
+            .await
+            .unwrap(),
+        8
+    );
 }

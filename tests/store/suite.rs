@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use receiptd::receipt::{
-    ErrorCode, LaneId, Message, MessageKey, Outcome, SendStatus, State, UnixMs, WalkEnd,
+    Chat, ErrorCode, LaneId, Message, MessageKey, Outcome, SeenReader, SendStatus, State, UnixMs,
+    WalkEnd,
 };
 use receiptd::store::{
-    CallCount, DueQuery, Found, HabitsRow, LastChanceFit, NewMessage, NewRows, Owed, Placement,
-    Pruned, Reader, Selection, Store, Unplace, Wanted, Writes,
+    CallCount, DueQuery, EventWrites, Found, HabitsRow, LastChanceFit, NewMessage, NewRows, Owed,
+    Placement, Pruned, ReadEvent, ReadEvents, Reader, SeenBy, Selection, Store, Unplace, Wanted,
+    Writes,
 };
 use receiptd::store::{Claims as _, Commands as _, Results as _, Upkeep as _};
 
 use super::{
     Backend, T0, add_placed, at, claim, commit, due_rows, keys, lane, new, new_of, new_rows, place,
-    pruned, settled, show, walk,
+    polled, pruned, settled, show, try_commit, walk,
 };
 
 async fn an_added_message_arrives_once<B: Backend>() {
@@ -349,6 +351,8 @@ async fn a_walk_records_readers_once_and_moves_the_row_on<B: Backend>() {
         user_id: user.into(),
         seen_after: after,
         seen_at: seen,
+        read_at: None,
+        seen_by: SeenBy::Poll,
     };
     assert_eq!(readers, [reader("u1", T0, at(6)), reader("u2", T0, at(6))]);
     assert_eq!(row.reader_count, 2);
@@ -399,6 +403,7 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
         commit(store, &outcomes, write).await;
         let habits = HabitsRow {
             lane: corp.clone(),
+            chat: Chat::Group,
             habits: format!("{{\"round\":{round}}}"),
         };
         store.save_habits(&[habits]).await.unwrap();
@@ -1026,6 +1031,7 @@ async fn prune_removes_what_finished_long_ago<B: Backend>() {
         messages,
         readers,
         held: 0,
+        events: 0,
     };
     assert_eq!(store.prunable(before, None).await.unwrap(), counts(3, 6));
     assert_eq!(
@@ -1247,6 +1253,9 @@ for_every_backend! {
     last_chances_can_be_taken_early
     last_chances_are_counted_for_the_plans
     a_walk_records_readers_once_and_moves_the_row_on
+    pushed_reads_become_readers_once_and_wait_for_their_message
+    pushed_reads_go_when_their_message_did_not_come_within_their_time
+    a_list_of_recipients_is_kept_until_the_row_is_another_message
     one_commit_settles_many_and_counts_calls_and_habits
     a_stale_claim_adds_its_readers_and_nothing_else
     a_key_inserted_again_is_another_message
@@ -1269,4 +1278,162 @@ for_every_backend! {
     a_ticket_is_read_as_it_stands
     a_change_between_two_waits_is_not_lost
     housekeeping_may_be_called_at_any_time
+}
+
+/// The pushed reads of one message as the reconciler takes them.
+fn told(row: &Message, now: UnixMs, events: &[ReadEvent]) -> Outcome {
+    let mine = events.iter().filter(|event| event.key == row.key);
+    let readers = mine.map(|event| SeenReader {
+        user_id: event.user_id.clone(),
+        seen_at: now,
+        read_at: event.read_at,
+    });
+    let end = WalkEnd::Pushed { in_flight: false };
+    Outcome {
+        readers: readers.collect(),
+        ..Outcome::without_call(row.claim(), now, end)
+    }
+}
+
+async fn pushed_reads_become_readers_once_and_wait_for_their_message<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    add_placed(store, &[("a", "x", at(5)), ("b", "x", at(5))]).await;
+    // A poll has seen v before DingTalk's time of it is told.
+    let claimed = claim(store, "b", at(5)).await;
+    commit(store, &[walk(&claimed, at(6), &["v"])], settled).await;
+    backend.push("a", "u", Some(at(3))).await;
+    backend.push("a", "u", Some(at(4))).await;
+    backend.push("a", "w", None).await;
+    backend.push("b", "v", Some(at(60))).await;
+    backend.push("later", "y", Some(at(7))).await;
+    let found = store.read_events(&[], 100, at(10)).await.unwrap();
+    assert_eq!(keys(&found.messages), ["a", "b"]);
+    assert_eq!(
+        (found.events.len(), found.refused, found.more),
+        (5, 0, false)
+    );
+    let outcomes: Vec<_> = found
+        .messages
+        .iter()
+        .map(|row| told(row, at(10), &found.events))
+        .collect();
+    let (taken, waiting): (Vec<_>, Vec<_>) = found
+        .events
+        .iter()
+        .partition(|event| event.key.as_str() != "later");
+    // One commit that is dropped writes nothing of it.
+    let write = |outcomes: &[Outcome], found: &[Found]| Writes {
+        events: EventWrites {
+            taken: taken.iter().map(|event| event.id).collect(),
+            waiting: waiting.iter().map(|event| (event.id, at(10))).collect(),
+        },
+        ..settled(outcomes, found)
+    };
+    polled(try_commit(store, &outcomes, write), 3, true).await;
+    commit(store, &outcomes, write).await;
+    let reader = |user: &str, seen_after, seen_at, read_at, seen_by| Reader {
+        user_id: user.into(),
+        seen_after,
+        seen_at,
+        read_at,
+        seen_by,
+    };
+    assert_eq!(
+        backend.readers().await,
+        [
+            // Within the poll that saw it.
+            (
+                "b".to_owned(),
+                reader("v", T0, at(6), Some(at(6)), SeenBy::Poll)
+            ),
+            (
+                "a".to_owned(),
+                reader("u", T0, at(10), Some(at(3)), SeenBy::Event)
+            ),
+            ("a".to_owned(), reader("w", T0, at(10), None, SeenBy::Event)),
+        ]
+    );
+    let (row, _) = show(store, "a").await;
+    assert_eq!(
+        (row.reader_count, row.last_polled_at, row.send_status),
+        (2, None, None)
+    );
+    assert_eq!(
+        store.read_events(&[], 100, at(11)).await.unwrap(),
+        ReadEvents::default()
+    );
+    // Once its message is placed, what waited is taken, and what comes after it at once.
+    add_placed(store, &[("later", "x", at(20))]).await;
+    let found = store.read_events(&[], 1, at(12)).await.unwrap();
+    assert_eq!(
+        (keys(&found.messages), found.events[0].user_id.as_str()),
+        (vec!["later"], "y")
+    );
+    assert!(found.more);
+}
+
+async fn pushed_reads_go_when_their_message_did_not_come_within_their_time<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    for key in ["never", "comes", "cancelled"] {
+        backend.push(key, "u", None).await;
+    }
+    let wait = async |now: UnixMs| {
+        let found = store.read_events(&[], 100, now).await.unwrap();
+        let events = found.events.iter();
+        let write = |_: &[Outcome], _: &[Found]| Writes {
+            events: EventWrites {
+                taken: Vec::new(),
+                waiting: events.clone().map(|event| (event.id, now)).collect(),
+            },
+            ..Writes::default()
+        };
+        commit(store, &[], write).await;
+        found.events.len()
+    };
+    assert_eq!(wait(at(10)).await, 3);
+    assert_eq!(wait(at(10)).await, 0);
+    // One came and was ended before it was placed: nothing places it any more.
+    store.add(&[new("cancelled")]).await.unwrap();
+    backend.cancel("cancelled").await;
+    assert_eq!(store.forget_events(at(10), at(11), 9).await.unwrap(), 0);
+    assert_eq!(wait(at(20)).await, 0, "neither lately nor too long ago");
+    assert_eq!(store.forget_events(at(5), at(10), 9).await.unwrap(), 0);
+    assert_eq!(wait(at(30)).await, 1, "it waits since lately");
+    assert_eq!(store.forget_events(at(11), at(40), 1).await.unwrap(), 1);
+    assert_eq!(store.forget_events(at(11), at(40), 1).await.unwrap(), 1);
+    assert_eq!(
+        store.forget_events(at(31), at(40), 9).await.unwrap(),
+        0,
+        "its message is there"
+    );
+    assert_eq!(wait(at(40)).await, 1);
+}
+
+async fn a_list_of_recipients_is_kept_until_the_row_is_another_message<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    let persons = NewMessage {
+        chat: Chat::Oto,
+        ..new_of("a", "x")
+    };
+    store.add(&[persons]).await.unwrap();
+    let row = new_rows(store, 1).await.remove(0);
+    assert_eq!((row.chat, row.listed), (Chat::Oto, None));
+    let placed = Message {
+        next_poll_at: Some(at(5)),
+        admitted_at: Some(T0),
+        ..row
+    };
+    place(store, &[placed]).await;
+    let claimed = claim(store, "a", at(5)).await;
+    let listing = Outcome {
+        listed: Some(3),
+        ..walk(&claimed, at(6), &["u"])
+    };
+    commit(store, &[listing], settled).await;
+    assert_eq!(show(store, "a").await.0.listed, Some(3));
+    backend.rename("a", "b").await;
+    assert_eq!(show(store, "b").await.0.listed, None);
 }

@@ -32,7 +32,8 @@ def add(db, key, **columns):
 def add_sent(db, answer, **columns):
     """Inserts what a send of the official SDK (pip install alibabacloud_dingtalk) was answered.
 
-    `robot_1_0`'s private_chat_send: chat="private" and expected_readers=1; its org_group_send: chat="group".
+    `robot_1_0`'s private_chat_send: chat="private" and expected_readers=1; its org_group_send: chat="group"; its
+    batch_send_oto: chat="oto" and robot_code, where the account has none.
     """
     return add(db, answer.body.process_query_key, sent_at=int(time.time() * 1000), **columns)
 

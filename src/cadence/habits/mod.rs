@@ -113,20 +113,46 @@ impl Learned {
         Self::new(Table::new(kind, grid), Table::new(kind, grid), 0.0, grid)
     }
 
-    /// Takes in a poll; returns what it says under the estimate.
-    fn add(&mut self, grid: &Grid, rhythm: Option<&Rhythm>, seen: Seen) -> Option<Posterior> {
+    /// Takes in a poll, of whose reads some have an age that is known; returns what it says under the estimate, and what each
+    /// part of it says, where it has several.
+    fn add(
+        &mut self,
+        grid: &Grid,
+        rhythm: Option<&Rhythm>,
+        seen: Seen,
+        read: &[f64],
+    ) -> Option<(Posterior, Vec<Posterior>)> {
         let posterior = Posterior::new(grid, &self.curve, rhythm, seen)?;
         let recent = Posterior::new(grid, &self.recent_curve, rhythm, seen)?;
-        if seen.complete {
+        let mut parts = Vec::new();
+        let mut llr_of_timed = 0.0;
+        if read.is_empty() {
+            self.table.add(&posterior);
+            self.recent.add(&recent);
+        }
+        for part in seen.parts(self.table.kind, read) {
+            let of = |curve| Posterior::new(grid, curve, rhythm, part);
+            let (Some(long), Some(recent)) = (of(&self.curve), of(&self.recent_curve)) else {
+                continue;
+            };
+            self.table.add(&long);
+            self.recent.add(&recent);
+            llr_of_timed += recent.log_likelihood() - long.log_likelihood();
+            parts.push(long);
+        }
+        let llr = if seen.complete {
+            Some(recent.log_likelihood() - posterior.log_likelihood())
+        } else {
+            // Nothing was asked, but of these readers all is known.
+            (!read.is_empty()).then(|| llr_of_timed / seen.reads.max(1.0))
+        };
+        if let Some(llr) = llr {
             if seen.day() != self.day {
                 (self.day, self.before_today) = (seen.day(), self.cusum);
             }
-            let llr = recent.log_likelihood() - posterior.log_likelihood();
             let cusum = self.cusum + llr.clamp(-MOST_SAID, MOST_SAID);
             self.cusum = cusum.clamp(0.0, self.before_today + MOST_A_DAY);
         }
-        self.table.add(&posterior);
-        self.recent.add(&recent);
         self.recent_polls += 1;
         if self.recent_polls.is_multiple_of(REFRESH_FIRST) {
             self.recent_curve = self.recent.curve(grid);
@@ -139,7 +165,7 @@ impl Learned {
             self.recent.fade(AT_A_CHANGE);
             *self = Self::new(self.recent.clone(), self.recent.clone(), 0.0, grid);
         }
-        Some(posterior)
+        Some((posterior, parts))
     }
 
     /// Lets what was learned fade: after `lives` = 1 it weighs 1/e.
@@ -154,7 +180,7 @@ impl Learned {
 pub struct Measured {
     /// Metered calls a message.
     pub calls_per_message: f64,
-    /// From a read to the poll that saw it, where any read was seen. An estimate, since the endpoint gives no times of reads.
+    /// From a read to when it was seen, where any was. An estimate for reads of which DingTalk does not say when they were.
     pub mean_delay: Option<Duration>,
     /// How many messages these figures stand for.
     pub messages: f64,
@@ -273,27 +299,42 @@ impl Habits {
             complete: seen.complete,
         };
         let rhythm = self.rhythm.as_ref();
-        let Some(posterior) = learned.add(&self.grid, rhythm, interval) else {
+        let read: Vec<f64> = seen.read_ages.iter().map(Duration::as_secs_f64).collect();
+        let kind = learned.table.kind;
+        let Some((posterior, parts)) = learned.add(&self.grid, rhythm, interval, &read) else {
             return;
         };
         if interval.reads > 0.0 {
             self.totals.reads += interval.reads;
-            self.totals.delay += posterior.delay(rhythm);
+            // Of a read whose time is known the delay is known too.
+            let untimed = (interval.reads - read.iter().map(|_| 1.0).sum::<f64>()).max(0.0);
+            let known: f64 = read.iter().map(|age| (interval.to - age).max(0.0)).sum();
+            self.totals.delay += known + posterior.delay(rhythm) * (untimed / interval.reads);
         }
-        if !seen.complete {
+        if !seen.complete && read.is_empty() {
             return;
         }
-        if posterior.is_of_sleep(rhythm)
+        if seen.complete
+            && posterior.is_of_sleep(rhythm)
             && let Some(sleepless) = Posterior::new(&self.grid, &learned.curve, None, interval)
         {
             let llr = sleepless.log_likelihood() - posterior.log_likelihood();
             self.rhythm_doubt = (self.rhythm_doubt + llr.clamp(-MOST_SAID, MOST_SAID)).max(0.0);
         }
         let activity = &mut self.activity;
-        posterior.by_hour(rhythm, |hour, reads, expected| {
-            let usual = rhythm.map_or(1.0, |rhythm| rhythm.usually_awake(hour));
-            activity.add(hour, reads, expected, usual);
-        });
+        let whole = interval.weight(kind);
+        let parts = match read.is_empty() {
+            true => std::slice::from_ref(&posterior),
+            false => &parts,
+        };
+        for part in parts.iter().filter(|part| part.seen.complete) {
+            // All that is said of a message counts as one reader.
+            let share = part.seen.weight(kind) / whole;
+            part.by_hour(rhythm, |hour, reads, expected| {
+                let usual = rhythm.map_or(1.0, |rhythm| rhythm.usually_awake(hour));
+                activity.add(hour, share * reads, share * expected, usual);
+            });
+        }
         if self.rhythm_doubt > ALARM {
             // People read at other hours than they did.
             self.rhythm_doubt = 0.0;

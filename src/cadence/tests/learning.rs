@@ -318,3 +318,105 @@ fn an_account_that_never_had_an_answer_asks_early_whatever_the_hour() {
         assert!(first < HOUR / 12, "hour {hour}: {first:?}");
     }
 }
+
+/// What is learned of a crowd whose reads come `mean` seconds after the sending, each message polled once in ten minutes: with
+/// the times of the reads, or without.
+fn polled_every_ten_minutes(expected: Option<u32>, timed: bool) -> Habits {
+    let rules = Rules::default();
+    let mut habits = Habits::prior(&rules);
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..500 {
+        let read = -60.0 * (1.0 - random.f64()).ln();
+        let (start, end) = (Duration::ZERO, Duration::from_secs(600));
+        habits.learn(&Observation {
+            read_ages: match timed {
+                true => vec![Duration::from_secs_f64(read.min(599.0))],
+                false => vec![],
+            },
+            ..poll(expected, start, end, 1)
+        });
+    }
+    habits
+}
+
+#[test]
+fn a_read_whose_time_is_known_teaches_with_its_age_and_its_delay() {
+    for expected in [Some(1), None] {
+        let known = expected.is_some();
+        let [timed, untimed] = [true, false].map(|timed| polled_every_ten_minutes(expected, timed));
+        let by = |habits: &Habits, age| habits.share_read_by(Duration::from_secs(age), known);
+        // The truth: half within 42 s, and 86 % within two minutes.
+        for (age, truth) in [(42, 0.5), (120, 0.86), (300, 0.99)] {
+            let (near, far) = (by(&timed, age) - truth, by(&untimed, age) - truth);
+            assert!(near.abs() < 0.06, "{known}, {age}: {}", by(&timed, age));
+            assert!(near.abs() < far.abs(), "{known}, {age}: {near} {far}");
+        }
+        // Each read is one, however it was told.
+        let [(k, u), (l, v)] = [timed.reads(), untimed.reads()];
+        assert!((k + u - (l + v)).abs() < 5.0, "{k} {u} {l} {v}");
+        let delay = timed.measured().unwrap().mean_delay.unwrap().as_secs_f64();
+        assert!((530.0..550.0).contains(&delay), "{delay}");
+    }
+}
+
+/// Of a message with many readers the times of some are told.
+#[test]
+fn some_times_are_known_and_others_are_not() {
+    let seconds = Duration::from_secs;
+    let mut habits = Habits::prior(&Rules::default());
+    for _ in 0..400 {
+        habits.learn(&Observation {
+            read_ages: vec![seconds(10), seconds(20), seconds(30)],
+            ..poll(Some(10), Duration::ZERO, seconds(3_600), 5)
+        });
+        habits.learn(&poll(Some(5), seconds(3_600), seconds(86_000), 0));
+    }
+    let by = |age| habits.share_read_by(seconds(age), true);
+    // Of the others nothing speaks against their having read as these did.
+    assert!((0.42..0.52).contains(&by(60)), "{}", by(60));
+    assert!((0.45..0.56).contains(&by(3_700)), "{}", by(3_700));
+    let (known, _) = habits.reads();
+    assert!((1_990.0..2_010.0).contains(&known), "{known}");
+    let delay = habits.measured().unwrap().mean_delay.unwrap();
+    assert!(delay > seconds(1_800), "{delay:?}");
+}
+
+/// No poll is made for what was pushed, and the hour of a read is its own.
+#[test]
+fn pushed_reads_alone_teach_ages_hours_and_that_no_call_was_made() {
+    let rules = Rules::default();
+    let mut habits = Habits::prior(&rules);
+    let mut random = fastrand::Rng::with_seed(9);
+    for number in 0..3_000_i64 {
+        // Sent at any hour; who would read between 14 and 24 h reads soon after midnight.
+        let sent_at = SENT + number * 1_200_000;
+        let mut read = -300.0 * (1.0 - random.f64()).ln();
+        let hour = hour_of_week(sent_at, read) % 24;
+        if hour >= 14 {
+            let midnight = (sent_at / DAY_MS + 1) * DAY_MS;
+            let wait = Duration::from_millis((midnight - sent_at).unsigned_abs());
+            read = wait.as_secs_f64() + 600.0 * random.f64();
+        }
+        let read = Duration::from_secs_f64(read);
+        habits.learn(&Observation {
+            sent_at,
+            age: read + Duration::from_secs(1),
+            seen_until: Duration::ZERO,
+            calls: 0,
+            begins: Some(Missing::Known(1)),
+            complete: false,
+            new_readers: 1,
+            read_ages: vec![read],
+            still_missing: Some(0),
+            expired_after: None,
+        });
+    }
+    let measured = habits.measured().unwrap();
+    assert_eq!(measured.calls_per_message, 0.0);
+    assert!(measured.mean_delay.unwrap() < Duration::from_millis(1_100));
+    let awake = habits.awake().unwrap();
+    let monday = |hour: usize| awake[hour];
+    assert!(monday(18) < 0.3 && monday(8) > 0.6, "{awake:?}");
+    let soon = habits.share_read_by(Duration::from_secs(1_200), true);
+    assert!(soon > 0.9, "{soon}: but for sleep they read within minutes");
+}

@@ -30,6 +30,7 @@ fn poll(
         begins: first.then(|| expected.map_or(Missing::Unknown, Missing::Known)),
         complete: true,
         new_readers,
+        read_ages: vec![],
         still_missing: expected.map(|expected| expected.saturating_sub(new_readers)),
         expired_after: None,
     }
@@ -63,18 +64,18 @@ fn habits_of_any_kind(rules: Rules) -> impl Strategy<Value = Habits> {
         0_u64..90_000_000,
         1_u64..90_000_000,
         0_u32..3_000,
+        proptest::collection::vec(0.0..1.0_f64, 0..6),
     );
     let walks = proptest::collection::vec(any_walk, 0..40);
     (walks, 0_u64..1_000).prop_map(move |(walks, days)| {
         let mut habits = Habits::prior(&rules);
-        for (expected, from, length, new) in walks {
-            let from = Duration::from_millis(from);
-            habits.learn(&poll(
-                expected,
-                from,
-                from + Duration::from_millis(length),
-                new,
-            ));
+        for (expected, from, length, new, timed) in walks {
+            let (from, length) = (Duration::from_millis(from), Duration::from_millis(length));
+            let timed = timed.into_iter().take(usize::try_from(new).unwrap());
+            habits.learn(&Observation {
+                read_ages: timed.map(|share| from + length.mul_f64(share)).collect(),
+                ..poll(expected, from, from + length, new)
+            });
         }
         habits.forget(HOUR * 24 * u32::try_from(days).unwrap(), rules.memory);
         habits

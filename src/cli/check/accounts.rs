@@ -1,12 +1,16 @@
 //! Whether each account gets a token, and may ask.
 
+use std::collections::BTreeMap;
+
 use humantime::format_duration;
 
 use super::super::common;
 use super::Findings;
 use crate::daemon::Published;
 use crate::dingtalk::{AccessToken, Client, Credentials, Failure, Query, remedy};
-use crate::receipt::{AccountName, Chat, CorpId, Disposition, LaneId, MessageKey, RobotCode};
+use crate::receipt::{
+    AccountName, Chat, CorpId, Disposition, LaneId, MessageKey, RobotCode, UnixMs,
+};
 use crate::settings::{Account, App, Settings};
 use crate::store::{CallCount, Store};
 
@@ -24,6 +28,7 @@ impl Accounts<'_> {
     pub(super) async fn look(&self, found: &mut Findings) {
         let published = common::published(&self.settings.database.local_path());
         let corps = self.corps(found).await;
+        self.without_robot(found).await;
         for (name, account) in &self.settings.accounts {
             let of_account = corps.iter().filter(|(owner, _)| owner == name);
             let of_account: Vec<&CorpId> = of_account.map(|(_, corp)| corp).collect();
@@ -50,6 +55,36 @@ impl Accounts<'_> {
                 );
                 Vec::new()
             }
+        }
+    }
+
+    /// Accounts whose messages to persons wait for the code of their bot.
+    async fn without_robot(&self, found: &mut Findings) {
+        // So many are looked at: how many more there are changes nothing.
+        const LOOKED_AT: usize = 1_000;
+        let Some(store) = self.store else { return };
+        let Ok(rows) = store.overaged(None, UnixMs(i64::MAX), &[], LOOKED_AT).await else {
+            return;
+        };
+        let mut waiting: BTreeMap<&AccountName, usize> = BTreeMap::new();
+        for row in &rows {
+            if row
+                .last_error
+                .as_ref()
+                .is_some_and(|code| code.as_str() == "robot_code.missing")
+            {
+                *waiting.entry(&row.lane.account).or_default() += 1;
+            }
+        }
+        for (account, count) in waiting {
+            found.warns(
+                format!("robot_code of {account}"),
+                format!(
+                    "{} of chat oto wait: neither they nor the account name their bot",
+                    common::counted(count as u64, "message")
+                ),
+                "set the account's robot_code and reload, or insert such messages with one",
+            );
         }
     }
 
@@ -243,6 +278,7 @@ fn refused(failure: &Failure, what: String, found: &mut Findings) {
     match failure.disposition {
         Disposition::Rejected
         | Disposition::NotGeneratedOrExpired
+        | Disposition::SendingUnknown
         | Disposition::RestartPaging
         | Disposition::SmallerPages => {
             let said = format!("DingTalk answers its queries (a made-up key: {code})");

@@ -97,7 +97,7 @@ impl fmt::Display for Learned {
 mod tests {
     use super::*;
     use crate::cadence::{Missing, Observation};
-    use crate::receipt::{AccountName, LaneId};
+    use crate::receipt::{AccountName, Chat, LaneId};
 
     const HOUR_MS: i64 = 3_600_000;
 
@@ -119,6 +119,7 @@ mod tests {
                     begins: (poll == 0).then_some(Missing::Known(1)),
                     complete: true,
                     new_readers: u32::from(seen),
+                    read_ages: vec![],
                     still_missing: Some(u32::from(!seen)),
                     expired_after: None,
                 });
@@ -132,6 +133,7 @@ mod tests {
                 account: AccountName::from("default"),
                 corp: None,
             },
+            chat: Chat::Private,
             habits: habits.to_json(),
         };
         Learned::of(&row, &rules).unwrap()

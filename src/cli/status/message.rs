@@ -10,7 +10,7 @@ use super::super::common::{self, rounded};
 use crate::receipt::{
     ConversationId, CorpId, ErrorCode, Message, MessageKey, RobotCode, SendStatus, State, UnixMs,
 };
-use crate::store::{Reader, Store};
+use crate::store::{Reader, SeenBy, Store};
 
 pub(super) async fn show(
     store: &dyn Store,
@@ -35,6 +35,9 @@ struct View<'a> {
     open_conversation_id: Option<&'a str>,
     chat: &'static str,
     expected_readers: Option<u32>,
+    /// `expected_readers`, or how many an answer listed.
+    #[serde(skip)]
+    expected: Option<u32>,
     sent_at: i64,
     admitted_at: Option<i64>,
     answered_at: Option<i64>,
@@ -58,6 +61,9 @@ struct ReaderView<'a> {
     user_id: &'a str,
     seen_after: i64,
     seen_at: i64,
+    read_at: Option<i64>,
+    /// `poll` or `event`.
+    seen_by: &'static str,
 }
 
 impl<'a> View<'a> {
@@ -67,6 +73,11 @@ impl<'a> View<'a> {
             user_id: reader.user_id.as_str(),
             seen_after: reader.seen_after.0,
             seen_at: reader.seen_at.0,
+            read_at: time(reader.read_at),
+            seen_by: match reader.seen_by {
+                SeenBy::Poll => "poll",
+                SeenBy::Event => "event",
+            },
         });
         Self {
             process_query_key: message.key.as_str(),
@@ -77,6 +88,7 @@ impl<'a> View<'a> {
             open_conversation_id: message.conversation.as_ref().map(ConversationId::as_str),
             chat: message.chat.as_str(),
             expected_readers: message.expected_readers,
+            expected: message.expected(),
             sent_at: message.sent_at.0,
             admitted_at: time(message.admitted_at),
             answered_at: time(message.answered_at),
@@ -146,16 +158,24 @@ impl fmt::Display for View<'_> {
         line("blocked", self.blocked.then_some(act))?;
         let count = self.readers.len();
         let of = self
-            .expected_readers
+            .expected
             .map(|expected| format!(" of {expected}"))
             .unwrap_or_default();
         line("readers", Some(format!("{count}{of}")))?;
         for reader in &self.readers {
             let (after, at) = (UnixMs(reader.seen_after), UnixMs(reader.seen_at));
+            let read = match reader.read_at {
+                Some(at) => format!("read {}", UnixMs(at)),
+                None => format!("read after {after}"),
+            };
             writeln!(
                 f,
-                "    {}  read after {after}, seen {at}",
-                reader.user_id.escape_debug()
+                "    {}  {read}, seen {at} by {}",
+                reader.user_id.escape_debug(),
+                match reader.seen_by {
+                    "event" => "an event",
+                    _ => "a poll",
+                }
             )?;
         }
         Ok(())

@@ -49,8 +49,8 @@ impl fmt::Display for Status {
             budget.write(f, &self.month)?;
         }
         for account in &self.accounts {
-            if let Some(learned) = &account.learned {
-                write!(f, "\n{}: {learned}", account.name())?;
+            for (chat, learned) in &account.learned {
+                write!(f, "\n{}, chat {chat}: {learned}", account.name())?;
             }
         }
         Ok(())

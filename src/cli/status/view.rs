@@ -60,9 +60,9 @@ pub(super) struct AccountStatus {
     pub(super) condition: Option<String>,
     pub(super) code: Option<String>,
     pub(super) last_success_at: Option<i64>,
-    /// With `--plot`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) learned: Option<Learned>,
+    /// By kind of chat, with `--plot`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) learned: BTreeMap<&'static str, Learned>,
 }
 
 #[derive(Serialize)]
@@ -162,7 +162,12 @@ fn accounts(asked: &Asked<'_>) -> Vec<AccountStatus> {
         let published = published
             .iter()
             .find(|found| (&found.account, &found.corp_id) == (&name.0, &name.1));
-        let habits = asked.habits.iter().find(|row| of_name(&row.lane, &name));
+        let habits = asked.habits.iter();
+        let habits = habits.filter(|row| of_name(&row.lane, &name));
+        let cadence = &asked.settings.cadence;
+        let learned = habits
+            .filter_map(|row| Some((row.chat.as_str(), Learned::of(row, cadence)?)))
+            .collect();
         let finals = State::ALL
             .into_iter()
             .filter(|state| state.is_final())
@@ -185,7 +190,7 @@ fn accounts(asked: &Asked<'_>) -> Vec<AccountStatus> {
             condition: published.map(|found| found.condition.clone()),
             code: published.and_then(|found| found.code.clone()),
             last_success_at: published.and_then(|found| found.last_success_at),
-            learned: habits.and_then(|row| Learned::of(row, &asked.settings.cadence)),
+            learned,
             account: name.0,
             corp_id: name.1,
         }

@@ -34,7 +34,7 @@ use super::budget::{Budget, Refused};
 use super::{Configured, Shared};
 use crate::cadence::{Call, KeyHash};
 use crate::dingtalk::{AccessToken, Credentials, Failure, OwnCode, TokenRefusal, remedy};
-use crate::receipt::{Disposition, ErrorCode, LaneId, QuotaMonth, UnixMs, whole_ms};
+use crate::receipt::{Chat, Disposition, ErrorCode, LaneId, Message, QuotaMonth, UnixMs, whole_ms};
 use crate::settings::Account;
 use crate::telemetry::Again;
 use pace::{LanePlaces, Place, RateLimiter};
@@ -47,6 +47,11 @@ pub(super) struct Setup {
     pub(super) credentials: Credentials,
     pub(super) configured: Arc<Configured>,
     pub(super) budget: Arc<Budget>,
+}
+
+/// Whether the bot of a row is known where its endpoint must be told it: by the row itself, or by its account.
+pub(super) fn has_robot(row: &Message, account: &Account) -> bool {
+    row.chat != Chat::Oto || row.robot_code.is_some() || account.robot_code.is_some()
 }
 
 /// See the module.
@@ -385,7 +390,8 @@ impl Lane {
             Disposition::Rejected
             | Disposition::RestartPaging
             | Disposition::SmallerPages
-            | Disposition::NotGeneratedOrExpired => {
+            | Disposition::NotGeneratedOrExpired
+            | Disposition::SendingUnknown => {
                 self.learn_of_answer(permit, None, is_failing);
             }
         }

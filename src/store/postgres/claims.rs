@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::rows::{Cells, columns};
 use super::sessions::{Query, Sessions, Transaction};
-use super::{PostgresStore, accounts, corp_param, corps, ids, limit_param, moment};
+use super::{PostgresStore, accounts, corp_param, corps, events, ids, limit_param, moment};
 use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
 use crate::store::cells::Unreadable;
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
@@ -305,6 +305,12 @@ pub(super) const UNPLACE_WAITING: &str = unplaced!(
     " AND account = $3 AND id NOT IN (SELECT unnest($1::BIGINT[])) LIMIT $2"
 );
 
+/// $1: ids that are left out, $2: how many, $3: ids.
+pub(super) const UNPLACE_ROWS: &str = unplaced!(
+    " WHERE state = 'pending' AND lane_corp IS NOT NULL AND id IN (
+        SELECT id FROM messages WHERE id = ANY($3::BIGINT[]) AND id NOT IN (SELECT unnest($1::BIGINT[])) LIMIT $2"
+);
+
 /// $1 to $4: claims as id, fence, account, corp.
 pub(super) const STALE: &str = "SELECT claim.id
     FROM unnest($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::TEXT[]) AS claim(id, fence, account, corp)
@@ -419,8 +425,11 @@ impl Claims for PostgresStore {
                     .map(|place| place.waits_for.as_ref().map(ErrorCode::as_str))
                     .collect::<Vec<_>>(),
             );
-        self.writer.execute(query).await?;
-        Ok(())
+        let mut transaction = self.writer.begin().await?;
+        transaction.execute(query).await?;
+        let placed: Vec<MessageId> = rows().map(|row| row.id).collect();
+        events::placed(&mut transaction, &placed).await?;
+        transaction.commit().await
     }
 
     async fn due(&self, query: &DueQuery<'_>) -> Result<Vec<Message>> {
@@ -474,6 +483,7 @@ impl Claims for PostgresStore {
         let statement = match which {
             Unplace::Lanes(_) => UNPLACE_LANES,
             Unplace::Waiting(_) => UNPLACE_WAITING,
+            Unplace::Rows(_) => UNPLACE_ROWS,
         };
         let query = sqlx::query(statement)
             .bind(ids(without))
@@ -481,6 +491,7 @@ impl Claims for PostgresStore {
         let query = match which {
             Unplace::Lanes(lanes) => query.bind(accounts(lanes)).bind(corps(lanes)),
             Unplace::Waiting(account) => query.bind(account.as_str()),
+            Unplace::Rows(rows) => query.bind(ids(rows)),
         };
         self.writer.execute(query).await
     }
@@ -531,7 +542,7 @@ impl Claims for PostgresStore {
 
 impl PostgresStore {
     /// The rows that are messages, and how many were found; the others are quarantined.
-    async fn messages(
+    pub(super) async fn messages(
         &self,
         sessions: &Sessions,
         query: Query<'_>,

@@ -6,7 +6,7 @@ use super::results::ALL_HABITS;
 use super::rows::{Cells, columns};
 use super::{PostgresStore, clean, limit_param, moment, upkeep};
 use crate::receipt::{ConversationId, CorpId, Message, MessageKey, RobotCode, State, UnixMs};
-use crate::store::{Commands, HabitsRow, NewMessage, Pruned, Reader, Result, Selection};
+use crate::store::{Commands, HabitsRow, NewMessage, Pruned, Reader, Result, SeenBy, Selection};
 
 /// $1 to $9: rows, sorted by key.
 const ADD: &str = "INSERT INTO messages (
@@ -54,8 +54,7 @@ const MESSAGE: &str = concat!(
 );
 
 /// $1: the key.
-const READERS: &str =
-    "SELECT user_id, seen_after, seen_at FROM readers WHERE process_query_key = $1 ORDER BY id";
+const READERS: &str = "SELECT user_id, seen_after, seen_at, read_at, from_event FROM readers WHERE process_query_key = $1 ORDER BY id";
 
 #[async_trait]
 impl Commands for PostgresStore {
@@ -127,6 +126,8 @@ impl Commands for PostgresStore {
                 user_id: cells.required_text("user_id").into(),
                 seen_after: UnixMs(cells.required_number("seen_after")),
                 seen_at: UnixMs(cells.required_number("seen_at")),
+                read_at: cells.moment("read_at"),
+                seen_by: SeenBy::of_column(cells.required_number("from_event")),
             }
         });
         Ok(Some((message, readers.collect())))
@@ -148,6 +149,7 @@ impl Commands for PostgresStore {
                 messages: cells.count("messages"),
                 readers: cells.count("readers"),
                 held: 0,
+                events: cells.count("events"),
             }
         }))
     }

@@ -2,7 +2,7 @@
 //!
 //! One connection writes, a few read, one listens. `connect` (TLS, the session's settings, what is refused), `migrate` (the
 //! schema), `sessions` (connections and transactions), `rows` (decoding), `claims`, `results`, `commands`, `upkeep` (the traits,
-//! each where its SQL stands), `wakeup`, `examine` (for `check`), `transfer` (from a SQLite file), `error`.
+//! each where its SQL stands), `events` (reads that DingTalk pushed), `wakeup`, `examine` (for `check`), `transfer` (from a SQLite file), `error`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -13,6 +13,7 @@ mod claims;
 mod commands;
 mod connect;
 mod error;
+mod events;
 mod examine;
 mod migrate;
 mod results;
@@ -109,6 +110,7 @@ impl PostgresStore {
             ("place", claims::PLACE),
             ("unplace lanes", claims::UNPLACE_LANES),
             ("unplace waiting", claims::UNPLACE_WAITING),
+            ("unplace rows", claims::UNPLACE_ROWS),
             ("stale", claims::STALE),
             ("pull forward", claims::PULL_FORWARD),
             ("rows", results::ROWS),
@@ -118,6 +120,11 @@ impl PostgresStore {
             ("owed", results::OWED),
             ("upcoming", upkeep::UPCOMING),
             ("finished", upkeep::FINISHED),
+            ("events", events::EVENTS),
+            ("events' messages", events::EVENTS_MESSAGES),
+            ("events of placed messages", events::PLACED),
+            ("events to take up", events::TAKE_UP),
+            ("events to forget", events::FORGET),
         ];
         let mut plans = Vec::new();
         let mut session = self.readers.take().await?;

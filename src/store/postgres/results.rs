@@ -1,6 +1,6 @@
 //! The reconciler's group commit: many outcomes, one transaction, a handful of statements.
 //!
-//! Locks are taken in one order by everybody: the daemon's row of `commits`, messages, `api_calls`, `turn`, readers. The turn
+//! Locks are taken in one order by everybody: the daemon's row of `commits`, messages, `api_calls`, `read_events`, `turn`, readers. The turn
 //! comes last, since nobody else can record readers while it is held.
 
 use std::collections::{HashMap, HashSet};
@@ -11,13 +11,13 @@ use async_trait::async_trait;
 use super::claims::quarantine;
 use super::rows::{Cells, columns};
 use super::sessions::{Query, Sessions, Transaction};
-use super::{PostgresStore, accounts, clean, corp_param, corps, ids, limit_param, moment};
+use super::{PostgresStore, accounts, clean, corp_param, corps, events, ids, limit_param, moment};
 use crate::receipt::{LaneId, Message, MessageId, Outcome, UnixMs};
 use crate::store::batch::{counted, found, pending_and_changed, token};
 use crate::store::cells::Unreadable;
 use crate::store::{
-    Begun, CallCount, Found, HabitsRow, Owed, Result, Results, ResultsTransaction, StoreError,
-    Writes, earliest,
+    Begun, CallCount, Found, HabitsRow, Owed, ReadEvents, Result, Results, ResultsTransaction,
+    StoreError, Writes, earliest,
 };
 
 /// $1: ids. Locked, so that no feeder changes or deletes a row between what is found and what is written.
@@ -39,10 +39,17 @@ const COUNTED_READERS: &str =
     "SELECT (SELECT count(*) FROM readers WHERE process_query_key = k.key)
     FROM unnest($1::TEXT[]) WITH ORDINALITY AS k(key, place) ORDER BY k.place";
 
-/// $1: keys, $2: readers, $3, $4: between when. Who is known already stays as recorded.
-const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
-    SELECT * FROM unnest($1::TEXT[], $2::TEXT[], $3::BIGINT[], $4::BIGINT[])
+/// $1: keys, $2: readers, $3, $4: between when, $5: when, $6: whether an event told. Who is known already stays as recorded.
+const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at, read_at, from_event)
+    SELECT * FROM unnest($1::TEXT[], $2::TEXT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[])
     ON CONFLICT DO NOTHING";
+
+/// $1: keys, $2: recorded readers, $3: when they read. What is known already stays; what is not lies between two polls, or the
+/// sending and a poll.
+const TIMES: &str =
+    "UPDATE readers AS r SET read_at = greatest(r.seen_after, least(r.seen_at, new.read_at))
+    FROM unnest($1::TEXT[], $2::TEXT[], $3::BIGINT[]) AS new(key, user_id, read_at)
+    WHERE r.process_query_key = new.key AND r.user_id = new.user_id AND r.read_at IS NULL";
 
 /// Held until the commit: so readers get their ids in the order in which they become visible.
 const TURN: &str = "SELECT only_row FROM turn WHERE only_row = 1 FOR UPDATE";
@@ -71,11 +78,12 @@ macro_rules! update {
 
 /// A row that changes its state or its place.
 pub(super) const UPDATE: &str = update!(
-    ", $12::TEXT[], $13::BIGINT[], $14::BIGINT[], $15::BIGINT[], $16::BIGINT[], $17::BIGINT[], $18::TEXT[], $19::BIGINT[]",
-    ", state, finished_at, admitted_at, last_chance_at, failed_walks, failed_calls, doubt, doubt_at",
+    ", $12::TEXT[], $13::BIGINT[], $14::BIGINT[], $15::BIGINT[], $16::BIGINT[], $17::BIGINT[], $18::TEXT[], $19::BIGINT[],
+                $20::BIGINT[]",
+    ", state, finished_at, admitted_at, last_chance_at, failed_walks, failed_calls, doubt, doubt_at, listed",
     ", state = new.state, finished_at = new.finished_at, admitted_at = new.admitted_at,
         last_chance_at = new.last_chance_at, failed_walks = new.failed_walks, failed_calls = new.failed_calls,
-        doubt = new.doubt, doubt_at = new.doubt_at"
+        doubt = new.doubt, doubt_at = new.doubt_at, listed = new.listed"
 );
 
 /// A row that stays pending, as most do: without the trigger on `state`.
@@ -91,16 +99,16 @@ const CALLS: &str =
     SET calls = c.calls + excluded.calls, throttled = c.throttled + excluded.throttled,
         messages = c.messages + excluded.messages, first_at = least(c.first_at, excluded.first_at)";
 
-/// $1 to $3: habits, sorted.
-const SAVE_HABITS: &str = "INSERT INTO habits (account, corp_id, habits)
-    SELECT * FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[])
-    ON CONFLICT (account, corp_id) DO UPDATE SET habits = excluded.habits";
+/// $1 to $4: habits, sorted.
+const SAVE_HABITS: &str = "INSERT INTO habits (account, corp_id, chat, habits)
+    SELECT * FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[])
+    ON CONFLICT (account, corp_id, chat) DO UPDATE SET habits = excluded.habits";
 
 /// $1, $2: lanes.
-const HABITS: &str = "SELECT account, corp_id, habits FROM habits
+const HABITS: &str = "SELECT account, corp_id, chat, habits FROM habits
     WHERE (account, corp_id) IN (SELECT * FROM unnest($1::TEXT[], $2::TEXT[]))";
 
-pub(super) const ALL_HABITS: &str = "SELECT account, corp_id, habits FROM habits";
+pub(super) const ALL_HABITS: &str = "SELECT account, corp_id, chat, habits FROM habits";
 
 /// $1: the month.
 const CALLS_IN: &str =
@@ -173,6 +181,15 @@ impl Results for PostgresStore {
         })))
     }
 
+    async fn read_events(
+        &self,
+        without: &[LaneId],
+        limit: usize,
+        now: UnixMs,
+    ) -> Result<ReadEvents> {
+        self.pushed(without, limit, now).await
+    }
+
     async fn habits(&self, lanes: &[LaneId]) -> Result<Vec<HabitsRow>> {
         let query = sqlx::query(HABITS).bind(accounts(lanes)).bind(corps(lanes));
         self.read_habits(&self.readers, query).await
@@ -183,7 +200,7 @@ impl Results for PostgresStore {
             return Ok(());
         }
         let mut habits: Vec<&HabitsRow> = habits.iter().collect();
-        habits.sort_unstable_by_key(|row| &row.lane);
+        habits.sort_unstable_by_key(|row| (&row.lane, row.chat.as_str()));
         let query = sqlx::query(SAVE_HABITS)
             .bind(
                 habits
@@ -195,6 +212,12 @@ impl Results for PostgresStore {
                 habits
                     .iter()
                     .map(|row| corp_param(&row.lane))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                habits
+                    .iter()
+                    .map(|row| row.chat.as_str())
                     .collect::<Vec<_>>(),
             )
             .bind(
@@ -272,6 +295,7 @@ impl PostgresStore {
             let mut cells = Cells::of(row);
             let row = HabitsRow {
                 lane: cells.lane(),
+                chat: cells.chat(),
                 habits: cells.required_text("habits").to_owned(),
             };
             cells.valid(row)
@@ -336,12 +360,19 @@ impl ResultsTransaction for Open<'_> {
                         .map(|doubt| doubt.map(|doubt| clean(doubt.code.as_str())))
                         .collect::<Vec<_>>(),
                 )
-                .bind(moments(|row| row.doubt.as_ref().map(|doubt| doubt.at)));
+                .bind(moments(|row| row.doubt.as_ref().map(|doubt| doubt.at)))
+                .bind(
+                    changed
+                        .iter()
+                        .map(|row| row.listed.map(i64::from))
+                        .collect::<Vec<_>>(),
+                );
             transaction.execute(query).await?;
         }
         if !writes.calls.is_empty() {
             transaction.execute(add_calls(&writes.calls)).await?;
         }
+        events::write(&mut transaction, &writes.events).await?;
         let marked = transaction
             .execute(sqlx::query(MARK).bind(node).bind(&*token))
             .await?;
@@ -397,10 +428,25 @@ struct NewReaders {
     users: Vec<String>,
     seen_after: Vec<i64>,
     seen_at: Vec<i64>,
+    read_at: Vec<Option<i64>>,
+    from_event: Vec<i64>,
+    /// Of readers that are recorded, when they read: keys, readers, times.
+    times: (Vec<String>, Vec<String>, Vec<i64>),
 }
 
 impl NewReaders {
     async fn insert(&self, transaction: &mut Transaction<'_>) -> Result<()> {
+        self.insert_new(transaction).await?;
+        let (keys, users, read_at) = &self.times;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let query = sqlx::query(TIMES).bind(keys).bind(users).bind(read_at);
+        transaction.execute(query).await?;
+        Ok(())
+    }
+
+    async fn insert_new(&self, transaction: &mut Transaction<'_>) -> Result<()> {
         if self.keys.is_empty() {
             return Ok(());
         }
@@ -419,7 +465,9 @@ impl NewReaders {
                 .bind(part(&self.keys, start, end))
                 .bind(part(&self.users, start, end))
                 .bind(part(&self.seen_after, start, end))
-                .bind(part(&self.seen_at, start, end));
+                .bind(part(&self.seen_at, start, end))
+                .bind(part(&self.read_at, start, end))
+                .bind(part(&self.from_event, start, end));
             inserted += transaction.execute(query).await?;
         }
         if inserted == self.keys.len() as u64 {
@@ -454,16 +502,24 @@ async fn new_readers(
             continue;
         };
         let Some(row) = &found.row else { continue };
-        let seen_after = row.last_complete_at.unwrap_or(row.sent_at);
+        let from_event = i64::from(outcome.end.is_pushed());
         for reader in &outcome.readers {
-            let user = clean(reader.user_id.as_str());
+            let (user, read_at) = (clean(reader.user_id.as_str()), reader.read_at(row));
+            let key = || outcome.claim.key.as_str().to_owned();
             // Of a reader named twice, the first counts.
             if known.users.insert(user.clone()) {
                 found.new_readers += 1;
-                new.keys.push(outcome.claim.key.as_str().to_owned());
+                found.read_at.extend(read_at);
+                new.keys.push(key());
                 new.users.push(user);
-                new.seen_after.push(seen_after.0);
+                new.seen_after.push(row.seen_until().0);
                 new.seen_at.push(reader.seen_at.0);
+                new.read_at.push(moment(read_at));
+                new.from_event.push(from_event);
+            } else if let Some(read) = reader.read_at {
+                new.times.0.push(key());
+                new.times.1.push(user);
+                new.times.2.push(read.0);
             }
         }
         found.recorded = Some(known.count + found.new_readers);

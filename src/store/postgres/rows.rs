@@ -11,7 +11,7 @@ macro_rules! columns {
         "id, process_query_key, account, corp_id, lane_corp, robot_code, open_conversation_id, chat, expected_readers, \
         sent_at, inserted_at, retried_at, state, next_poll_at, admitted_at, last_polled_at, last_complete_at, \
         answered_at, reader_count, blocked, last_error, last_error_at, failed_walks, failed_calls, doubt, doubt_at, \
-        send_status, call_count, last_chance_at, finished_at"
+        send_status, call_count, last_chance_at, finished_at, listed"
     };
 }
 pub(super) use columns;

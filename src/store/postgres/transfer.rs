@@ -88,7 +88,7 @@ struct Table {
     columns: &'static [(&'static str, Kind)],
 }
 
-const TABLES: [Table; 5] = [
+const TABLES: [Table; 6] = [
     Table {
         name: "messages",
         columns: &[
@@ -123,6 +123,7 @@ const TABLES: [Table; 5] = [
             ("failed_calls", Number),
             ("doubt", Text),
             ("doubt_at", Number),
+            ("listed", Number),
         ],
     },
     Table {
@@ -133,6 +134,20 @@ const TABLES: [Table; 5] = [
             ("user_id", Text),
             ("seen_after", Number),
             ("seen_at", Number),
+            ("read_at", Number),
+            ("from_event", Number),
+        ],
+    },
+    Table {
+        name: "read_events",
+        columns: &[
+            ("id", Number),
+            ("process_query_key", Text),
+            ("user_id", Text),
+            ("read_at", Number),
+            ("inserted_at", Number),
+            ("waits_since", Number),
+            ("refused", Text),
         ],
     },
     Table {
@@ -157,7 +172,12 @@ const TABLES: [Table; 5] = [
     },
     Table {
         name: "habits",
-        columns: &[("account", Text), ("corp_id", Text), ("habits", Text)],
+        columns: &[
+            ("account", Text),
+            ("corp_id", Text),
+            ("chat", Text),
+            ("habits", Text),
+        ],
     },
 ];
 
@@ -210,7 +230,7 @@ pub async fn transfer(
     for statement in [
         "SET LOCAL statement_timeout = 0",
         "SET LOCAL idle_in_transaction_session_timeout = '60s'",
-        "LOCK TABLE messages, readers, suite_tickets, api_calls, habits IN SHARE ROW EXCLUSIVE MODE",
+        "LOCK TABLE messages, readers, read_events, suite_tickets, api_calls, habits IN SHARE ROW EXCLUSIVE MODE",
     ] {
         let done = sqlx::query(statement).execute(&mut *transaction).await;
         done.map_err(|error| failed("messages", error))?;

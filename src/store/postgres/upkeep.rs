@@ -121,7 +121,8 @@ pub(super) const PRUNABLE: &str = "SELECT
     ) + (
         SELECT count(*) FROM orphans AS o JOIN readers AS r ON r.process_query_key = o.process_query_key
         WHERE NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.process_query_key = o.process_query_key)
-    )";
+    ),
+    (SELECT count(*) FROM read_events WHERE waits_since < $1 AND $2::TEXT IS NULL)";
 
 /// Whoever keeps dead rows from being removed longest, in seconds, and how full the queue of notifications is. What other
 /// users' sessions do is shown to members of `pg_read_all_stats` alone.
@@ -226,6 +227,10 @@ impl Upkeep for PostgresStore {
             });
         }
         Ok(pruned)
+    }
+
+    async fn forget_events(&self, before: UnixMs, lately: UnixMs, limit: usize) -> Result<u64> {
+        self.forget(before, lately, limit).await
     }
 
     async fn maintain(&self) -> Result<Health> {

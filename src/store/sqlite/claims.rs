@@ -8,7 +8,7 @@
 use async_trait::async_trait;
 
 use super::rows::{number, read, select_messages, text};
-use super::{SqliteStore, corp_param, ids_json, json, lanes_json, limit_param};
+use super::{SqliteStore, corp_param, events, execute, ids_json, json, lanes_json, limit_param};
 use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
 use crate::store::cells::Unreadable;
 use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
@@ -297,6 +297,13 @@ pub(super) const UNPLACE_WAITING: &str = unplaced!(
     ", last_error = NULL, last_error_at = NULL"
 );
 
+/// ?1: ids, ?2: ids that are left out, ?3: how many.
+pub(super) const UNPLACE_ROWS: &str = unplaced!(
+    "SELECT n.id FROM messages AS n WHERE n.id IN (SELECT value FROM json_each(?1))
+        AND n.state = 'pending' AND n.lane_corp IS NOT NULL AND n.id NOT IN (SELECT value FROM json_each(?2)) LIMIT +?3",
+    ""
+);
+
 /// ?1: claims as `[id, fence, account, corp_id]`.
 pub(super) const STALE: &str = "SELECT json_group_array(json_array(claim.id))
     FROM (
@@ -375,6 +382,7 @@ impl Claims for SqliteStore {
         if places.is_empty() {
             return Ok(());
         }
+        let ids: Vec<MessageId> = places.iter().map(|place| place.message.id).collect();
         let places: Vec<_> = places
             .iter()
             .map(|place| {
@@ -391,8 +399,11 @@ impl Claims for SqliteStore {
                 )
             })
             .collect();
-        self.write(sqlx::query(PLACE).bind(json(&places)?)).await?;
-        Ok(())
+        let mut transaction = self.writer.begin().await?;
+        let connection = &mut transaction.connection;
+        execute(connection, sqlx::query(PLACE).bind(json(&places)?)).await?;
+        events::placed(connection, &ids).await?;
+        transaction.commit().await
     }
 
     async fn due(&self, query: &DueQuery<'_>) -> Result<Vec<Message>> {
@@ -439,6 +450,7 @@ impl Claims for SqliteStore {
         let query = match which {
             Unplace::Lanes(lanes) => sqlx::query(UNPLACE_LANES).bind(lanes_json(lanes)?),
             Unplace::Waiting(account) => sqlx::query(UNPLACE_WAITING).bind(account.as_str()),
+            Unplace::Rows(rows) => sqlx::query(UNPLACE_ROWS).bind(ids_json(rows)),
         };
         let query = query.bind(ids_json(without)).bind(limit_param(limit));
         self.write(query).await

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::rows::{number, read, select_messages, text};
 use super::{SqliteStore, json, limit_param, results, upkeep};
 use crate::receipt::{ConversationId, CorpId, Message, MessageKey, RobotCode, State, UnixMs};
-use crate::store::{Commands, HabitsRow, NewMessage, Pruned, Reader, Result, Selection};
+use crate::store::{Commands, HabitsRow, NewMessage, Pruned, Reader, Result, SeenBy, Selection};
 
 /// ?1: rows as `[process_query_key, account, corp_id, robot_code, open_conversation_id, chat, expected_readers, sent_at,
 /// next_poll_at]`.
@@ -51,14 +51,18 @@ const MESSAGE: &str = select_messages!(" FROM messages AS m WHERE m.process_quer
 
 /// ?1: the key.
 const READERS: &str = concat!(
-    "SELECT json_group_array(json_array(user_id, seen_after, seen_at)) FROM (
+    "SELECT json_group_array(json_array(user_id, seen_after, seen_at, read_at, from_event)) FROM (
         SELECT ",
     text!("user_id"),
     " AS user_id, ",
     number!("seen_after"),
     " AS seen_after, ",
     number!("seen_at"),
-    " AS seen_at
+    " AS seen_at, ",
+    number!("read_at"),
+    " AS read_at, ",
+    number!("from_event"),
+    " AS from_event
         FROM readers WHERE process_query_key = ?1 ORDER BY id
     )"
 );
@@ -119,6 +123,8 @@ impl Commands for SqliteStore {
             user_id: (*cells.required_text("user_id")).into(),
             seen_after: UnixMs(cells.required_number("seen_after")),
             seen_at: UnixMs(cells.required_number("seen_at")),
+            read_at: cells.moment("read_at"),
+            seen_by: SeenBy::of_column(cells.required_number("from_event")),
         });
         Ok(Some((message, readers.await?)))
     }
@@ -135,6 +141,7 @@ impl Commands for SqliteStore {
             messages: cells.count("messages"),
             readers: cells.count("readers"),
             held: 0,
+            events: cells.count("events"),
         });
         Ok(counts.await?.pop().unwrap_or_default())
     }

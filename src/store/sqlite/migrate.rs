@@ -23,6 +23,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "lanes",
         include_str!("../../../migrations/sqlite/0002_lanes.sql"),
     ),
+    (
+        3,
+        "persons",
+        include_str!("../../../migrations/sqlite/0003_persons.sql"),
+    ),
 ];
 
 fn migrator() -> Migrator {
@@ -262,7 +267,7 @@ mod tests {
         assert!(MIGRATIONS.is_sorted_by(|a, b| a.0 < b.0));
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/sqlite");
         assert_eq!(std::fs::read_dir(dir).unwrap().count(), MIGRATIONS.len());
-        assert_eq!(known(), 2);
+        assert_eq!(known(), 3);
     }
 
     /// Whoever opens waits for room, and must hear that there is none.

@@ -9,10 +9,12 @@
 //! | `rows`, `quarantine` | decoding; rows that are no messages |
 //! | `claims`, `results`, `commands`, `upkeep` | the traits, each where its SQL stands |
 //! | `readers` | the readers of a batch |
+//! | `events` | reads that DingTalk pushed to another service |
 
 mod claims;
 mod commands;
 mod error;
+mod events;
 mod lock;
 mod migrate;
 mod open;
@@ -91,6 +93,7 @@ impl SqliteStore {
             ("place", claims::PLACE),
             ("unplace lanes", claims::UNPLACE_LANES),
             ("unplace waiting", claims::UNPLACE_WAITING),
+            ("unplace rows", claims::UNPLACE_ROWS),
             ("pull forward", claims::PULL_FORWARD),
             ("stale", claims::STALE),
             ("rows", results::ROWS),
@@ -104,6 +107,11 @@ impl SqliteStore {
             ("waiting totals", upkeep::WAITING_TOTALS),
             ("final totals", upkeep::FINAL_TOTALS),
             ("finished", upkeep::FINISHED),
+            ("events", events::EVENTS),
+            ("events' messages", events::EVENTS_MESSAGES),
+            ("events of placed messages", events::PLACED),
+            ("events to take up", events::TAKE_UP),
+            ("events to forget", events::FORGET),
         ];
         let mut plans = Vec::new();
         for (name, statement) in statements {

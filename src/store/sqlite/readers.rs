@@ -25,10 +25,17 @@ const COUNTED_READERS: &str = "SELECT json_group_array(json_array(
         (SELECT count(*) FROM readers WHERE process_query_key = k.value)
     )) FROM json_each(?1) AS k";
 
-/// ?1: readers as `[process_query_key, user_id, seen_after, seen_at]`. Who is known already stays as recorded.
-const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1) WHERE true
+/// ?1: readers as `[process_query_key, user_id, seen_after, seen_at, read_at, from_event]`. Who is known already stays as
+/// recorded.
+const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_after, seen_at, read_at, from_event)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM jsonb_each(?1) WHERE true
     ON CONFLICT DO NOTHING";
+
+/// ?1: recorded readers as `[process_query_key, user_id, read_at]`. What is known already stays; what is not lies between
+/// two polls, or the sending and a poll.
+const TIMES: &str = "UPDATE readers SET read_at = max(seen_after, min(seen_at, new.value ->> 2))
+    FROM jsonb_each(?1) AS new
+    WHERE process_query_key = new.value ->> 0 AND user_id = new.value ->> 1 AND read_at IS NULL";
 
 /// Readers a statement: bounds the text that carries them.
 const READERS_A_STATEMENT: usize = 10_000;
@@ -74,26 +81,35 @@ pub(super) async fn record_readers(
         }
     }
     let mut new_rows = Vec::new();
+    let mut times = Vec::new();
     for (&place, known) in counted.iter().zip(&mut known) {
-        let (Some(outcome), Some(row)) = (
-            outcomes.get(place),
-            found.get(place).and_then(|found| found.row.as_ref()),
-        ) else {
+        let (Some(outcome), Some(found)) = (outcomes.get(place), found.get_mut(place)) else {
             continue;
         };
-        let seen_after = row.last_complete_at.unwrap_or(row.sent_at);
+        let Some(row) = &found.row else { continue };
+        let key = outcome.claim.key.as_str();
+        let from_event = u8::from(outcome.end.is_pushed());
         for reader in &outcome.readers {
+            let (user, read_at) = (reader.user_id.as_str(), reader.read_at(row));
             // Of a reader named twice, the first counts.
-            if known.users.insert(Cow::Borrowed(reader.user_id.as_str())) {
+            if known.users.insert(Cow::Borrowed(user)) {
                 known.new += 1;
-                let key = outcome.claim.key.as_str();
-                new_rows.push((key, reader.user_id.as_str(), seen_after.0, reader.seen_at.0));
+                found.read_at.extend(read_at);
+                let read_at = read_at.map(|at| at.0);
+                let (after, at) = (row.seen_until().0, reader.seen_at.0);
+                new_rows.push((key, user, after, at, read_at, from_event));
+            } else if let Some(read) = reader.read_at {
+                times.push((key, user, read.0));
             }
         }
     }
     let mut inserted = 0;
     for rows in new_rows.chunks(READERS_A_STATEMENT) {
         inserted += execute(connection, sqlx::query(READERS).bind(json(rows)?)).await?;
+    }
+    // Behind them, since one that is named twice may be one of them.
+    for rows in times.chunks(READERS_A_STATEMENT) {
+        execute(connection, sqlx::query(TIMES).bind(json(rows)?)).await?;
     }
     let counts = if all_read && inserted == new_rows.len() as u64 {
         known.iter().map(|known| known.count + known.new).collect()
@@ -182,6 +198,7 @@ mod tests {
         let reader = |user: &&str| SeenReader {
             user_id: UserId::from(*user),
             seen_at: UnixMs(2),
+            read_at: None,
         };
         let outcome = Outcome {
             readers: users.iter().map(reader).collect(),

@@ -11,12 +11,13 @@ use super::quarantine::quarantine;
 use super::readers::record_readers;
 use super::rows::{number, read, select_messages, text};
 use super::writer::Transaction;
-use super::{SqliteStore, corp_param, execute, ids_json, json, lanes_json};
+use super::{SqliteStore, corp_param, events, execute, ids_json, json, lanes_json};
 use crate::receipt::{Doubt, ErrorCode, LaneId, Message, MessageId, Outcome, SendStatus, UnixMs};
 use crate::store::batch::{found, pending_and_changed, token};
 use crate::store::cells::Unreadable;
 use crate::store::{
-    Begun, CallCount, Found, HabitsRow, Owed, Result, Results, ResultsTransaction, Writes,
+    Begun, CallCount, Found, HabitsRow, Owed, ReadEvents, Result, Results, ResultsTransaction,
+    Writes,
 };
 
 /// ?1: ids.
@@ -42,7 +43,8 @@ macro_rules! update {
 /// A row that changes its state or its place.
 pub(super) const UPDATE: &str = update!(
     ", state = value ->> 11, finished_at = value ->> 12, admitted_at = value ->> 13, last_chance_at = value ->> 14,
-        failed_walks = value ->> 15, failed_calls = value ->> 16, doubt = value ->> 17, doubt_at = value ->> 18"
+        failed_walks = value ->> 15, failed_calls = value ->> 16, doubt = value ->> 17, doubt_at = value ->> 18,
+        listed = value ->> 19"
 );
 
 /// A row that stays pending, as most do: every column that is left out saves the indexes that depend on it, and the
@@ -59,10 +61,10 @@ const CALLS: &str =
         messages = messages + excluded.messages,
         first_at = min(ifnull(first_at, excluded.first_at), ifnull(excluded.first_at, first_at))";
 
-/// ?1: habits as `[account, corp_id, habits]`.
-const SAVE_HABITS: &str = "INSERT INTO habits (account, corp_id, habits)
-    SELECT value ->> 0, value ->> 1, value ->> 2 FROM jsonb_each(?1) WHERE true
-    ON CONFLICT (account, corp_id) DO UPDATE SET habits = excluded.habits";
+/// ?1: habits as `[account, corp_id, chat, habits]`.
+const SAVE_HABITS: &str = "INSERT INTO habits (account, corp_id, chat, habits)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM jsonb_each(?1) WHERE true
+    ON CONFLICT (account, corp_id, chat) DO UPDATE SET habits = excluded.habits";
 
 /// A row of `habits AS h`. They are longer than other text.
 macro_rules! habits {
@@ -72,6 +74,8 @@ macro_rules! habits {
             text!("h.account"),
             ", ",
             text!("h.corp_id"),
+            ", ",
+            text!("h.chat"),
             ", iif(h.habits >= x'', 0, h.habits)))",
             $tail
         )
@@ -158,6 +162,16 @@ impl Results for SqliteStore {
         })))
     }
 
+    /// A file has one owner: no lane is another's.
+    async fn read_events(
+        &self,
+        _without: &[LaneId],
+        limit: usize,
+        now: UnixMs,
+    ) -> Result<ReadEvents> {
+        self.pushed(limit, now).await
+    }
+
     async fn habits(&self, lanes: &[LaneId]) -> Result<Vec<HabitsRow>> {
         self.read_habits(sqlx::query(HABITS).bind(lanes_json(lanes)?))
             .await
@@ -173,6 +187,7 @@ impl Results for SqliteStore {
                 (
                     row.lane.account.as_str(),
                     corp_param(&row.lane),
+                    row.chat.as_str(),
                     &row.habits,
                 )
             })
@@ -237,6 +252,7 @@ impl SqliteStore {
         let rows = read(&self.readers, query, |cells| {
             let row = HabitsRow {
                 lane: cells.lane(),
+                chat: cells.chat(),
                 habits: cells.required_text("habits").into_owned(),
             };
             cells.valid(row)
@@ -280,6 +296,7 @@ impl ResultsTransaction for Open<'_> {
             let query = sqlx::query(CALLS).bind(call_rows(&writes.calls)?);
             execute(connection, query).await?;
         }
+        events::write(connection, &writes.events).await?;
         execute(connection, sqlx::query(MARK).bind(&*token)).await?;
         fail::fail_point!("store.commit.before", |_| std::process::abort());
         // Before the COMMIT and not after its failure: this future may be dropped while it waits for it.
@@ -367,6 +384,7 @@ struct Owned<'a>(
     u32,
     Option<&'a str>,
     Option<i64>,
+    Option<u32>,
 );
 
 fn owned(row: &Message) -> Owned<'_> {
@@ -391,6 +409,7 @@ fn owned(row: &Message) -> Owned<'_> {
         row.failed_calls,
         row.doubt.as_ref().map(|Doubt { code, .. }| code.as_str()),
         row.doubt.as_ref().map(|doubt| doubt.at.0),
+        row.listed,
     )
 }
 
@@ -399,6 +418,7 @@ mod tests {
     use super::super::testing::{self, claim, commit};
     use super::*;
     use crate::receipt::{Claim, WalkEnd};
+    use crate::store::EventWrites;
 
     /// A COMMIT that failed may have taken place all the same: repeated, its calls must not be counted twice.
     #[tokio::test]
@@ -424,6 +444,7 @@ mod tests {
                 throttled: 1,
                 ..CallCount::nothing(row.lane.clone(), "2026-11".to_owned())
             }],
+            events: EventWrites::default(),
         };
         let counted = async || store.calls_in("2026-11").await.unwrap()[0].calls;
         assert_eq!(commit(&store, &outcomes, &writes).await.len(), 2);

@@ -58,7 +58,7 @@ macro_rules! message {
             number "admitted_at", number "last_polled_at", number "last_complete_at", number "answered_at",
             number "reader_count", number "blocked", text "last_error", number "last_error_at",
             number "failed_walks", number "failed_calls", text "doubt", number "doubt_at", text "send_status",
-            number "call_count", number "last_chance_at", number "finished_at"
+            number "call_count", number "last_chance_at", number "finished_at", number "listed"
         )
     };
     ($($kind:ident $column:literal),+) => {

@@ -156,7 +156,8 @@ pub(super) const PRUNABLE: &str = "SELECT json_array(json_array(
         ) + (
             SELECT count(*) FROM orphans AS o CROSS JOIN readers AS r ON r.process_query_key = o.process_query_key
             WHERE NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.process_query_key = o.process_query_key)
-        )
+        ),
+        (SELECT count(*) FROM read_events INDEXED BY read_events_waited WHERE waits_since < ?1 AND ?2 IS NULL)
     ))";
 
 /// Messages a step of [`Upkeep::prune`]: the write lock is held for some milliseconds.
@@ -232,6 +233,10 @@ impl Upkeep for SqliteStore {
         }
         // No message is left; readers of deleted ones may be.
         self.remove_each(&[]).await
+    }
+
+    async fn forget_events(&self, before: UnixMs, lately: UnixMs, limit: usize) -> Result<u64> {
+        self.forget(before, lately, limit).await
     }
 
     async fn maintain(&self) -> Result<Health> {

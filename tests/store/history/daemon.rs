@@ -439,8 +439,10 @@ fn outcome(row: &Message, walk: &Walk, world: &World) -> Outcome {
             .map(|user| SeenReader {
                 user_id: UserId::from(*user),
                 seen_at: world.now,
+                read_at: None,
             })
             .collect(),
+        listed: None,
         send_status: walk.status.map(SendStatus::parse),
         end: match walk.end {
             End::Complete => WalkEnd::Complete,
@@ -473,5 +475,6 @@ fn decide(outcomes: &[Outcome], found: &[Found]) -> Writes {
     Writes {
         messages: decided(outcomes, found, &SCHEDULE),
         calls: calls.collect(),
+        ..Writes::default()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use receiptd::receipt::{
     LaneId, Message, MessageId, Outcome, Schedule, SendStatus, State, UnixMs, WalkEnd,
 };
-use receiptd::store::{NewMessage, Placement, Pruned, Reader, Selection};
+use receiptd::store::{NewMessage, Placement, Pruned, Reader, SeenBy, Selection};
 
 /// Metered and throttled calls of a lane and month.
 pub(super) type Calls = BTreeMap<(LaneId, String), (u64, u64)>;
@@ -299,6 +299,8 @@ pub(super) fn committed(
                 user_id: seen.user_id.clone(),
                 seen_after: row.last_complete_at.unwrap_or(row.sent_at),
                 seen_at: seen.seen_at,
+                read_at: None,
+                seen_by: SeenBy::Poll,
             };
             readers.push((key.to_owned(), reader));
             *new_readers.entry(row.id).or_default() += 1;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use receiptd::receipt::{Message, UnixMs};
 use receiptd::store::postgres::PostgresStore;
-use receiptd::store::{Reader, Role};
+use receiptd::store::{Reader, Role, SeenBy};
 use sqlx::AssertSqlSafe;
 
 use super::cluster::Cluster;
@@ -115,7 +115,7 @@ impl Backend for PostgresBackend {
     async fn corrupt(&self, key: &str) {
         let key = quoted(key);
         self.run(&format!(
-            "ALTER TABLE messages DROP CONSTRAINT IF EXISTS chat_is_private_or_group;
+            "ALTER TABLE messages DROP CONSTRAINT IF EXISTS chat_is_private_group_or_oto;
             UPDATE messages SET chat = 'neither' WHERE process_query_key = {key}"
         ))
         .await;
@@ -138,18 +138,39 @@ impl Backend for PostgresBackend {
         .await;
     }
 
+    async fn push(&self, key: &str, user: &str, read_at: Option<UnixMs>) {
+        let (key, user) = (quoted(key), quoted(user));
+        let at = read_at.map_or("NULL".to_owned(), |at| at.0.to_string());
+        self.run(&format!(
+            "INSERT INTO read_events (process_query_key, user_id, read_at) VALUES ({key}, {user}, {at})"
+        ))
+        .await;
+    }
+
     async fn readers(&self) -> Vec<(String, Reader)> {
-        let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
-            "SELECT process_query_key, user_id, seen_after, seen_at FROM readers ORDER BY id",
+        let rows: Vec<(String, String, i64, i64, Option<i64>, i64)> = sqlx::query_as(
+            "SELECT process_query_key, user_id, seen_after, seen_at, read_at, from_event FROM readers ORDER BY id",
         )
         .fetch_all(&mut cluster().connect(&self.database).await)
         .await
         .unwrap();
-        let reader = |(key, user, seen_after, seen_at): (_, String, _, _)| {
+        let reader = |(key, user, seen_after, seen_at, read_at, from_event): (
+            _,
+            String,
+            _,
+            _,
+            Option<i64>,
+            i64,
+        )| {
             let reader = Reader {
                 user_id: user.into(),
                 seen_after: UnixMs(seen_after),
                 seen_at: UnixMs(seen_at),
+                read_at: read_at.map(UnixMs),
+                seen_by: match from_event {
+                    0 => SeenBy::Poll,
+                    _ => SeenBy::Event,
+                },
             };
             (key, reader)
         };

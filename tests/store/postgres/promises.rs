@@ -7,8 +7,8 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
 use super::super::{
-    Backend as _, add_placed, at, claim, commit, keys, new, new_rows, settled, show, try_commit,
-    walk,
+    Backend as _, add_placed, at, claim, commit, keys, lane, new, new_rows, settled, show,
+    try_commit, walk,
 };
 use super::{PostgresBackend, available, cluster, open, placed};
 
@@ -53,7 +53,11 @@ async fn a_feeder_is_told_which_column_is_wrong() {
             "''".to_owned(),
             "open_conversation_id_is_null_or_text_of_1_to_512_characters",
         ),
-        ("chat", "'channel'".to_owned(), "chat_is_private_or_group"),
+        (
+            "chat",
+            "'channel'".to_owned(),
+            "chat_is_private_group_or_oto",
+        ),
         (
             "expected_readers",
             "0".to_owned(),
@@ -310,7 +314,7 @@ async fn two_starters_bring_the_schema_up_once() {
         (opened.unwrap(), steps)
     };
     let (first, second) = tokio::join!(start(), start());
-    assert_eq!(first.1 + second.1, 1, "one migration, once");
+    assert_eq!(first.1 + second.1, 2, "each migration, once");
     drop((first, second));
     for role in [Role::Writer, Role::Reader] {
         let opened = PostgresStore::open(&url.parse().unwrap(), role, &mut |_| {
@@ -358,4 +362,39 @@ async fn statements_read_no_more_than_they_need() {
             assert!(!plan.contains("Sort Key"), "{name}\n{plan}");
         }
     }
+}
+
+/// Of messages that another node serves nothing is taken, and they hold up nobody else's.
+#[tokio::test]
+async fn pushed_reads_of_another_nodes_lanes_are_left_to_it() {
+    if !available() {
+        return;
+    }
+    let backend = PostgresBackend::fresh().await;
+    let store = backend.store();
+    add_placed(store, &[("a", "theirs", at(5)), ("b", "ours", at(5))]).await;
+    for number in 0..20 {
+        backend.push("a", &format!("u{number}"), None).await;
+    }
+    backend.push("b", "u", None).await;
+    backend.push("unknown", "u", None).await;
+    let found = store
+        .read_events(&[lane("theirs")], 10, at(9))
+        .await
+        .unwrap();
+    let keys: Vec<&str> = found
+        .events
+        .iter()
+        .map(|event| event.key.as_str())
+        .collect();
+    assert_eq!(keys, ["b", "unknown"]);
+    assert_eq!(
+        store
+            .read_events(&[], 100, at(9))
+            .await
+            .unwrap()
+            .events
+            .len(),
+        22
+    );
 }

@@ -1,5 +1,6 @@
 //! Moving a SQLite file into PostgreSQL: all of it, or nothing.
 
+use receiptd::receipt::Chat;
 use receiptd::settings::SqliteFile;
 use receiptd::store::postgres::{PostgresStore, TransferError, transfer};
 use receiptd::store::{
@@ -8,7 +9,7 @@ use receiptd::store::{
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
-use super::super::sqlite::{SqliteBackend, database};
+use super::super::sqlite::{SqliteBackend, database, execute};
 use super::super::{
     Backend, add_placed, at, claim, commit, lane, new, new_rows, polled, settled, show, walk,
 };
@@ -55,7 +56,10 @@ async fn filled() -> (SqliteBackend, SqliteFile) {
     // The highest id that was ever given is nobody's any more.
     backend.remove_reader("done", "w").await;
     backend.put_ticket("suite", "ticket").await;
+    let event = "INSERT INTO read_events (process_query_key, user_id, read_at) VALUES ('later', 'u', 1700000000001)";
+    execute(&mut backend.foreign().await, event).await.unwrap();
     let habits = HabitsRow {
+        chat: Chat::Oto,
         lane: lane("x"),
         habits: "{\"some\": [1, 2]}".to_owned(),
     };
@@ -89,13 +93,14 @@ async fn everything_is_moved_with_its_ids() {
         [
             "messages",
             "readers",
+            "read_events",
             "suite_tickets",
             "api_calls",
             "habits"
         ]
     );
     let rows: Vec<u64> = moved.iter().map(|(_, rows)| *rows).collect();
-    assert_eq!(rows, [3, 8, 1, 1, 1]);
+    assert_eq!(rows, [3, 8, 1, 1, 1, 1]);
     let store = PostgresStore::open(&url, Role::Owner, &mut |_| ())
         .await
         .unwrap();

@@ -1,0 +1,201 @@
+//! Reads that DingTalk pushed to another service, which inserted them into `read_events`: they become readers as if a poll had
+//! seen them, in the reconciler's own transaction.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::reconciler::{RETRY_DELAY, Reconciler, Settled};
+use super::upkeep::Counts;
+use super::{DaemonError, Shared};
+use crate::receipt::{
+    EventId, LaneId, Message, MessageId, MessageKey, Outcome, SeenReader, State, UnixMs, WalkEnd,
+};
+use crate::store::{EventWrites, Found, ReadEvent, Result};
+use crate::telemetry::LineBudget;
+
+/// Events of one transaction at most.
+const BATCH: usize = 2_000;
+/// They are looked for this often where nobody says that another process wrote.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// From one look to the next at least: what comes together is taken together.
+const GATHERING: Duration = Duration::from_millis(50);
+
+/// When events are looked for.
+pub(super) struct Looks {
+    pub(super) next: Instant,
+    last: Instant,
+}
+
+impl Looks {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            next: now,
+            last: now,
+        }
+    }
+
+    /// Another process may have inserted some.
+    pub(super) fn soon(&mut self) {
+        self.next = self.next.min(self.last + GATHERING);
+    }
+}
+
+/// Events that are taken over together.
+#[derive(Default)]
+pub(super) struct Pushed {
+    /// One for each message.
+    pub(super) outcomes: Vec<Outcome>,
+    /// The events of each.
+    ids: Vec<Vec<EventId>>,
+    /// Events whose message is not known, or not placed yet.
+    waiting: Vec<(EventId, UnixMs)>,
+}
+
+impl Pushed {
+    /// What becomes of the events, now that their rows were found or not: those of a row that is gone are looked at anew.
+    pub(super) fn writes(&self, found: &[Found]) -> EventWrites {
+        let pairs = self.ids.iter().zip(found);
+        let taken = pairs.filter(|(_, found)| found.row.is_some());
+        EventWrites {
+            taken: taken.flat_map(|(ids, _)| ids).copied().collect(),
+            waiting: self.waiting.clone(),
+        }
+    }
+
+    /// Sorts events by their message, of which `in_flight` are being asked for. A final row takes its readers, whether it was
+    /// ever placed or not; one that is new will be placed soon.
+    fn of(
+        events: &[ReadEvent],
+        messages: Vec<Message>,
+        in_flight: &HashSet<MessageId>,
+        now: UnixMs,
+    ) -> Self {
+        let messages: HashMap<MessageKey, Message> = messages
+            .into_iter()
+            .filter(|row| row.admitted_at.is_some() || row.state != State::Pending)
+            .map(|row| (row.key.clone(), row))
+            .collect();
+        let mut pushed = Self::default();
+        let mut places: HashMap<MessageId, usize> = HashMap::new();
+        for event in events {
+            let Some(row) = messages.get(&event.key) else {
+                pushed.waiting.push((event.id, now));
+                continue;
+            };
+            let place = *places.entry(row.id).or_insert_with(|| {
+                let end = WalkEnd::Pushed {
+                    in_flight: in_flight.contains(&row.id),
+                };
+                pushed
+                    .outcomes
+                    .push(Outcome::without_call(row.claim(), now, end));
+                pushed.ids.push(Vec::new());
+                pushed.outcomes.len() - 1
+            });
+            pushed.outcomes[place].readers.push(SeenReader {
+                user_id: event.user_id.clone(),
+                seen_at: now,
+                read_at: event.read_at,
+            });
+            pushed.ids[place].push(event.id);
+        }
+        pushed
+    }
+}
+
+impl Reconciler {
+    /// Takes some events over; after it, `looks` says when more are looked for.
+    pub(super) async fn take_pushed(
+        &self,
+        looks: &mut Looks,
+        lines: &mut LineBudget,
+    ) -> std::result::Result<(), DaemonError> {
+        let began = Instant::now();
+        looks.last = began;
+        looks.next = began + INTERVAL;
+        let (pushed, more) = match find(&self.shared).await {
+            Ok(found) => found,
+            Err(error) if error.is_transient() => {
+                if let Some(again) = self.shared.warnings.admit("pushed reads cannot be read") {
+                    tracing::warn!(
+                        error = %error,
+                        suppressed = again.count(),
+                        "pushed reads cannot be read now: {error}; trying again{again}"
+                    );
+                }
+                looks.next = Instant::now() + RETRY_DELAY;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let taken: usize = pushed.ids.iter().map(Vec::len).sum();
+        if taken + pushed.waiting.len() > 0 {
+            let settled = self.commit(&pushed.outcomes, Some(&pushed)).await?;
+            // No call goes out any more for what is complete, though it was claimed.
+            let is_over = |change: &&Settled| change.after.state.is_final();
+            let over = settled.iter().filter(is_over).map(|change| change.after.id);
+            self.shared.lanes.recall(&over.collect::<Vec<_>>());
+            let counts = Counts {
+                events_taken: taken as u64,
+                ..Counts::default()
+            };
+            self.committed(&pushed.outcomes, &settled, counts, lines);
+        }
+        if more {
+            // However many come, half of the time is the polls'.
+            looks.next = Instant::now() + began.elapsed();
+        }
+        Ok(())
+    }
+}
+
+/// The next events that this process may take, and whether there may be more.
+async fn find(shared: &std::sync::Arc<Shared>) -> Result<(Pushed, bool)> {
+    let mut others: Vec<LaneId> = Vec::new();
+    loop {
+        let now = shared.clock.now();
+        let mut found = shared.store.read_events(&others, BATCH, now).await?;
+        if found.refused > 0
+            && let Some(again) = shared.warnings.admit("a pushed read is malformed")
+        {
+            tracing::warn!(
+                events.refused = found.refused,
+                suppressed = again.count(),
+                "{} rows of read_events cannot be read as reads and were set aside: their column refused says why{again}",
+                found.refused
+            );
+        }
+        // Their messages' lanes are served for the moment: the schedule and what is learned are theirs.
+        let lanes = &shared.lanes;
+        let placed = |row: &&Message| lanes.lane_of(&row.lane).as_ref() == Ok(&row.lane);
+        let wanted: HashSet<LaneId> = found
+            .messages
+            .iter()
+            .filter(placed)
+            .map(|row| row.lane.clone())
+            .collect();
+        let wanted: Vec<LaneId> = wanted.into_iter().collect();
+        lanes.load(&wanted, shared).await?;
+        let before = others.len();
+        let not_ours = wanted.into_iter().filter(|lane| lanes.get(lane).is_none());
+        others.extend(not_ours);
+        if others.len() > before {
+            let theirs: HashSet<MessageKey> = found
+                .messages
+                .iter()
+                .filter(|row| others.contains(&row.lane))
+                .map(|row| row.key.clone())
+                .collect();
+            found.events.retain(|event| !theirs.contains(&event.key));
+            if found.events.is_empty() && found.more {
+                continue;
+            }
+        }
+        let in_flight = lanes.in_flight().into_iter().collect();
+        let pushed = Pushed::of(&found.events, found.messages, &in_flight, now);
+        return Ok((pushed, found.more));
+    }
+}
