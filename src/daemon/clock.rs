@@ -1,7 +1,7 @@
 //! The wall clock, handed in so that tests can step it, and where it was stepped.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,6 +14,8 @@ pub struct Clock(Arc<Inner>);
 
 struct Inner {
     read: Box<dyn Fn() -> UnixMs + Send + Sync>,
+    /// What another clock showed at a moment, which is followed instead.
+    followed: Mutex<Option<(UnixMs, Instant)>>,
     jumps: Mutex<JumpDetector>,
 }
 
@@ -55,13 +57,39 @@ impl Clock {
         let jumps = Mutex::new(JumpDetector::new(read(), Instant::now()));
         Self(Arc::new(Inner {
             read: Box::new(read),
+            followed: Mutex::new(None),
             jumps,
         }))
     }
 
     /// The time of day.
     pub fn now(&self) -> UnixMs {
+        match *self.followed() {
+            Some((shown, at)) => shown + at.elapsed(),
+            None => self.of_machine(),
+        }
+    }
+
+    /// The machine's own time of day, whatever other clock is followed.
+    pub(super) fn of_machine(&self) -> UnixMs {
         (self.0.read)()
+    }
+
+    /// Follows a clock that several machines share, and that showed `shown` at the moment `at`. To begin with that is no
+    /// step.
+    pub(super) fn follow(&self, shown: UnixMs, at: Instant) {
+        let began = self.followed().replace((shown, at)).is_none();
+        if began {
+            let mut jumps = self.0.jumps.lock().unwrap_or_else(PoisonError::into_inner);
+            (jumps.wall, jumps.monotonic) = (shown, at);
+        }
+    }
+
+    fn followed(&self) -> MutexGuard<'_, Option<(UnixMs, Instant)>> {
+        self.0
+            .followed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The time of day, and whether the clock was stepped before it.

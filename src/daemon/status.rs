@@ -36,15 +36,18 @@ pub enum LoopName {
     Upkeep,
     /// The status file.
     Status,
+    /// Signs of life and leases, where several processes serve one database.
+    Nodes,
 }
 
 impl LoopName {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Scheduler,
         Self::Workers,
         Self::Reconciler,
         Self::Upkeep,
         Self::Status,
+        Self::Nodes,
     ];
 
     /// Its name in logs and in the status file.
@@ -55,17 +58,21 @@ impl LoopName {
             Self::Reconciler => "reconciler",
             Self::Upkeep => "upkeep",
             Self::Status => "status",
+            Self::Nodes => "nodes",
         }
     }
 }
 
 /// When each loop turned last.
 #[derive(Debug)]
-pub struct Heartbeats(Mutex<[Instant; LoopName::ALL.len()]>);
+pub struct Heartbeats(Mutex<[Option<Instant>; LoopName::ALL.len()]>);
 
 impl Default for Heartbeats {
     fn default() -> Self {
-        Self(Mutex::new([Instant::now(); LoopName::ALL.len()]))
+        let now = Instant::now();
+        // What one process alone needs not turns once it is needed.
+        let turns = LoopName::ALL.map(|name| (name != LoopName::Nodes).then_some(now));
+        Self(Mutex::new(turns))
     }
 }
 
@@ -77,7 +84,7 @@ impl Heartbeats {
         LoopName::ALL
             .into_iter()
             .zip(beats)
-            .map(move |(name, beat)| (name, now - beat))
+            .filter_map(move |(name, beat)| Some((name, now - beat?)))
     }
 
     /// The loop that turned longest ago.
@@ -90,7 +97,7 @@ impl Heartbeats {
         let mut beats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (which, beat) in LoopName::ALL.into_iter().zip(beats.iter_mut()) {
             if which == name {
-                *beat = Instant::now();
+                *beat = Some(Instant::now());
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What is due now and then rather than at once: policies, budgets' figures, counts over the table and the summary, retention,
-//! leases. No error of housekeeping ends the daemon.
+//! What is due now and then rather than at once: policies, budgets' figures, counts over the table and the summary,
+//! retention. No error of housekeeping ends the daemon.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,8 +91,6 @@ impl Upkeep {
         if looks {
             self.next_look = Instant::now() + TURN_INTERVAL;
             self.reconsider_closed_lanes().await;
-            let checked = self.check_leases().await;
-            self.warn("the leases cannot be checked", checked);
         }
         if Instant::now() >= self.next_summary.min(self.next_count) {
             let counted = self.count_and_plan().await;
@@ -178,14 +176,6 @@ impl Upkeep {
         }
     }
 
-    async fn check_leases(&self) -> Result<()> {
-        let leases = self.shared.lanes.leases();
-        for group in self.shared.store.lost(&leases).await? {
-            self.shared.lanes.lose(&group);
-        }
-        Ok(())
-    }
-
     // --- counts and the summary --------------------------------------------------------------------------------
 
     async fn count_and_plan(&mut self) -> Result<()> {
@@ -260,12 +250,8 @@ impl Upkeep {
 
     /// Lanes without a message to poll are no longer served.
     async fn drop_idle(&self, pending: HashSet<LaneId>) -> Result<()> {
-        let (leases, lanes) = self.shared.lanes.drop_idle(&pending);
-        save_habits(&self.shared, &lanes).await?;
-        if leases.is_empty() {
-            return Ok(());
-        }
-        self.shared.store.release(&leases).await
+        let lanes = self.shared.lanes.drop_idle(&pending);
+        save_habits(&self.shared, &lanes).await
     }
 
     fn warn_of_dropped(&self) {
@@ -340,6 +326,9 @@ impl Upkeep {
         let Some(kept) = settings.retention.finished else {
             return Ok(());
         };
+        if !self.shared.nodes.keeps_house(&self.shared.lanes) {
+            return Ok(());
+        }
         if let Some(jump) = reading.jump
             && matches!(jump.step, Step::Forward(by) if by > SMALL_STEP)
             && jump.noticed.elapsed() < PRUNE_HOLD_AFTER_JUMP
@@ -385,6 +374,7 @@ pub(super) async fn save_habits(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<
         let row = HabitsRow {
             lane: lane.id.clone(),
             habits,
+            lease: lane.lease.clone(),
         };
         Some((lane.clone(), row))
     };

@@ -47,6 +47,7 @@ pub(super) fn found(outcomes: &[Outcome], rows: impl IntoIterator<Item = Message
                 .filter(|row| row.key == outcome.claim.key),
             new_readers: 0,
             recorded: None,
+            fenced: false,
         })
         .collect()
 }

@@ -133,6 +133,7 @@ mod tests {
                 corp: None,
             },
             habits: habits.to_json(),
+            lease: None,
         };
         Learned::of(&row, &rules).unwrap()
     }

@@ -9,11 +9,18 @@ use super::error::failure;
 use crate::store::{Migrating, StoreError};
 
 /// Every migration: version, name, text. One that was released is never changed again: its checksum is in the databases.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "tables",
-    include_str!("../../../migrations/postgres/0001_tables.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "tables",
+        include_str!("../../../migrations/postgres/0001_tables.sql"),
+    ),
+    (
+        3,
+        "nodes",
+        include_str!("../../../migrations/postgres/0003_nodes.sql"),
+    ),
+];
 
 /// Not sqlx's own name for it: another service in the same schema may use that.
 const TABLE: &str = "receiptd_migrations";

@@ -238,6 +238,7 @@ impl SqliteStore {
             let row = HabitsRow {
                 lane: cells.lane(),
                 habits: cells.required_text("habits").into_owned(),
+                lease: None,
             };
             cells.valid(row)
         });

@@ -2,7 +2,7 @@
 
 use receiptd::receipt::{Outcome, State, UserId};
 use receiptd::store::postgres::PostgresStore;
-use receiptd::store::{Claims as _, Commands as _, Results as _, Role, StoreError};
+use receiptd::store::{Claims as _, Commands as _, Results as _, Role, Scope, StoreError};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
@@ -225,7 +225,7 @@ async fn a_locked_table_is_waited_for() {
         try_commit(store, std::slice::from_ref(&outcome), settled)
             .await
             .unwrap_err(),
-        store.lanes(&[]).await.unwrap_err(),
+        store.lanes(Scope::All, &[]).await.unwrap_err(),
         store.add(&[new("b")]).await.unwrap_err(),
     ] {
         assert!(matches!(error, StoreError::Busy), "{error:?}");

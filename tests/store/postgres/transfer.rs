@@ -58,6 +58,7 @@ async fn filled() -> (SqliteBackend, SqliteFile) {
     let habits = HabitsRow {
         lane: lane("x"),
         habits: "{\"some\": [1, 2]}".to_owned(),
+        lease: None,
     };
     store.save_habits(&[habits]).await.unwrap();
     let file = database(&backend.path);
