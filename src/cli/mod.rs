@@ -17,7 +17,6 @@ mod retry;
 mod run;
 mod sandbox;
 mod status;
-mod tokens;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};

@@ -22,6 +22,7 @@ mod nodes;
 mod reconciler;
 mod scheduler;
 mod status;
+mod tokens;
 mod upkeep;
 mod worker;
 
@@ -39,6 +40,8 @@ pub use status::{
     Backlog, BudgetCondition, Handle, Heartbeats, LaneCondition, LoopBeat, LoopName, Published,
     Reloads, status_path,
 };
+
+pub use tokens::ask as ask_for_tokens;
 
 use crate::dingtalk::{Client, ClientError};
 use crate::receipt::QuotaMonth;

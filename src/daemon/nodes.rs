@@ -178,6 +178,8 @@ struct Membership {
     told: i64,
     /// This process stops.
     stops: bool,
+    /// Accounts for which a token was asked since the start.
+    asked: HashSet<AccountName>,
 }
 
 /// Shows signs of life, takes groups and gives them up, until all is committed.
@@ -193,6 +195,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> std::result::Result<(), DaemonEr
         next_give: now,
         told: 0,
         stops: false,
+        asked: HashSet::new(),
     };
     let mut looks = true;
     loop {
@@ -457,15 +460,48 @@ impl Membership {
             return Ok(());
         }
         let granted = self.shared.store.acquire(&wanted).await?;
-        let any = !granted.is_empty();
+        if granted.is_empty() {
+            return Ok(());
+        }
+        let accounts = granted
+            .iter()
+            .filter_map(|granted| groups.get(&granted.lease.group));
+        self.ask_for_tokens(accounts.flat_map(|group| group.accounts.iter().cloned()));
         for granted in granted {
             self.free_since.remove(&granted.lease.group);
             self.shared.lanes.granted(granted, REST);
         }
-        if any {
-            self.shared.wake.notify_one();
-        }
+        self.shared.wake.notify_one();
         Ok(())
+    }
+
+    /// Has a token asked of accounts that are new here: a wrong secret is told before a message is due.
+    fn ask_for_tokens(&mut self, accounts: impl Iterator<Item = AccountName>) {
+        let new: HashSet<AccountName> = accounts
+            .filter(|name| self.asked.insert(name.clone()))
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        let shared = self.shared.clone();
+        let configured = shared.lanes.configured();
+        let gone = shared.stop.graceful.clone();
+        self.shared
+            .tasks
+            .spawn(gone.run_until_cancelled_owned(async move {
+                tokio::time::sleep(REST).await;
+                let settings = configured.settings.clone();
+                let is_ours = |name: &AccountName| {
+                    let lane = LaneId {
+                        account: name.clone(),
+                        corp: None,
+                    };
+                    let (group, _) = Budget::group_of(&settings, &lane);
+                    shared.lanes.has(&group) && shared.nodes.may_call(&shared.clock)
+                };
+                super::tokens::ask_all(configured, |name, _| new.contains(name) && is_ours(name))
+                    .await;
+            }));
     }
 
     /// Gives back what is given up, as soon as all of it is committed and what was learned is stored.

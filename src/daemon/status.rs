@@ -127,6 +127,8 @@ struct Watched {
     heartbeats: Heartbeats,
     published: watch::Sender<Option<Arc<Published>>>,
     in_force: watch::Sender<Option<Arc<Configured>>>,
+    /// Beside which the file is; `None`: beside the database.
+    beside: Option<PathBuf>,
     reloads: watch::Sender<Reloads>,
 }
 
@@ -137,12 +139,21 @@ impl Default for Watched {
             heartbeats: Heartbeats::default(),
             published: watch::Sender::new(None),
             in_force: watch::Sender::new(None),
+            beside: None,
             reloads: watch::Sender::default(),
         }
     }
 }
 
 impl Handle {
+    /// One whose daemon publishes beside `path` and not beside its database.
+    pub fn publishing_at(path: &Path) -> Self {
+        Self(Arc::new(Watched {
+            beside: Some(path.to_owned()),
+            ..Watched::default()
+        }))
+    }
+
     /// Resolves once the first query for due messages was answered. What the endpoint says is no part of it.
     pub async fn ready(&self) {
         self.0.ready.cancelled().await;
@@ -489,7 +500,9 @@ pub fn status_path(database: &Path) -> PathBuf {
 
 /// Publishes every [`HEARTBEAT_INTERVAL`], and where somebody waits for it, until the end.
 pub(super) async fn run(shared: Arc<Shared>) -> Result<(), super::DaemonError> {
-    let path = status_path(&shared.lanes.configured().settings.database.local_path());
+    let beside = shared.handle.0.beside.clone();
+    let database = || shared.lanes.configured().settings.database.local_path();
+    let path = status_path(&beside.unwrap_or_else(database));
     let started_at = shared.clock.now().0;
     let mut reloads = shared.handle.0.reloads.subscribe();
     loop {
