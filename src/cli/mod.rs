@@ -9,6 +9,7 @@ mod demo;
 mod demo_report;
 mod generate;
 mod migrate;
+mod nodes;
 mod notify;
 mod opening;
 mod prune;

@@ -250,40 +250,47 @@ impl Budget {
         Ok(quota_month)
     }
 
-    /// What to promise of a lane until the next sign of life: about twice as much as it used of the last. `None` where nothing
-    /// may be lost.
-    pub(super) fn draft(&self, lane: &LaneId, most: u64) -> Option<Promise> {
-        let ledger = self.ledger();
-        let (month, calls) = (ledger.quota_month?, ledger.calls.get(lane)?);
+    /// What to promise of a lane until the next sign of life: about twice as much as it used of the last, and no more than `most`.
+    /// A sign of life out of turn takes no promise back. `None` where nothing can be lost.
+    pub(super) fn draft(&self, lane: &LaneId, most: u64, out_of_turn: bool) -> Option<Promise> {
+        let mut ledger = self.ledger();
         if !ledger.by_promise || ledger.limit.is_none() {
             return None;
         }
+        let month = ledger.quota_month?;
+        let calls = ledger.calls.get_mut(lane)?;
         let used = calls.made().saturating_sub(calls.then);
-        let more = match used {
-            0 if calls.asked => FIRST_PROMISE,
-            used => used.saturating_mul(2),
-        };
-        if more == 0 && calls.pending == 0 {
-            return None;
+        let at_first = if calls.asked { FIRST_PROMISE } else { 0 };
+        let more = used.saturating_mul(2).max(at_first).min(most);
+        let mut promised = calls.made().saturating_add(more);
+        if out_of_turn {
+            let asked = if calls.asked { promised } else { 0 };
+            promised = calls.promised.max(asked);
         }
-        Some(Promise {
+        // At once where it is less: what goes out meanwhile is not in what the others are told.
+        calls.promised = calls.promised.min(promised);
+        (promised > calls.committed).then(|| Promise {
             lane: lane.clone(),
             month: month.to_string(),
-            calls: calls.made().saturating_add(more.min(most)),
+            calls: promised,
         })
     }
 
-    /// The promises that were made; lanes without one made none.
-    pub(super) fn promised(&self, promises: &HashMap<&LaneId, &Promise>) {
+    /// The other nodes know of these promises now.
+    pub(super) fn promised(&self, promises: &HashMap<&LaneId, &Promise>, out_of_turn: bool) {
         let mut ledger = self.ledger();
         let month = ledger.quota_month.map(|month| month.to_string());
         for (lane, calls) in &mut ledger.calls {
             let promise = promises
                 .get(lane)
                 .filter(|promise| Some(&promise.month) == month.as_ref());
-            calls.promised = promise.map_or(0, |promise| promise.calls);
-            calls.then = calls.made();
-            calls.asked = false;
+            if let Some(promise) = promise {
+                calls.promised = promise.calls;
+                calls.asked = false;
+            }
+            if !out_of_turn {
+                calls.then = calls.made();
+            }
         }
     }
 
@@ -531,23 +538,27 @@ mod tests {
     fn no_call_goes_out_that_was_not_promised() {
         let budget = Budget::new(GroupId::new("account a"), Some(100), true);
         budget.refresh(QuotaMonth::of(LATE), &Figures::default(), LATE);
-        let promise = |most| {
-            let draft = budget.draft(&lane(), most);
+        let promise = |most, out_of_turn| {
+            let draft = budget.draft(&lane(), most, out_of_turn);
             let promises = draft.iter().map(|promise| (&promise.lane, promise));
-            budget.promised(&promises.collect());
+            budget.promised(&promises.collect(), out_of_turn);
             draft.map_or(0, |promise| promise.calls)
         };
         let ask = || budget.take(&lane(), Call::LastChance, LATE);
         assert_eq!(ask(), Err(Refused::NotPromised));
-        assert_eq!(promise(50), FIRST_PROMISE);
+        assert_eq!(promise(50, true), FIRST_PROMISE);
+        // Another lane asked: this one's promise stays until it is used.
+        assert_eq!(promise(50, true), FIRST_PROMISE);
         assert_eq!(granted(&budget, Call::LastChance, LATE), 8);
         assert_eq!(ask(), Err(Refused::NotPromised));
-        assert_eq!(promise(50), 8 + 16, "twice as much as was used");
+        assert_eq!(promise(50, false), 8 + 16, "twice as much as was used");
         assert_eq!(granted(&budget, Call::LastChance, LATE), 16);
-        assert_eq!(promise(20), 24 + 20, "no more than its rate makes");
+        assert_eq!(promise(20, false), 24 + 20, "no more than its rate makes");
         budget.committed(&lane(), QuotaMonth::of(LATE), 24);
-        assert_eq!(promise(20), 0, "idle, and all is written");
+        assert_eq!(promise(20, false), 0, "idle, and all is written");
         assert_eq!(ask(), Err(Refused::NotPromised));
+        assert_eq!(promise(20, true), 24 + FIRST_PROMISE);
+        assert!(ask().is_ok());
     }
 
     #[test]

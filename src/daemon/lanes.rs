@@ -370,24 +370,24 @@ impl Lanes {
     }
 
     /// What to promise of every lane until the next sign of life, in `within` at the latest.
-    pub(super) fn draft_promises(&self, within: Duration) -> Vec<Promise> {
+    pub(super) fn draft_promises(&self, within: Duration, out_of_turn: bool) -> Vec<Promise> {
         let drafts = self.all();
         let drafts = drafts.iter().filter_map(|lane| {
             let setup = lane.setup();
             let most = f64::from(setup.account.calls_per_second) * within.as_secs_f64();
-            setup.budget.draft(&lane.id, rounded_up(most))
+            setup.budget.draft(&lane.id, rounded_up(most), out_of_turn)
         });
         drafts.collect()
     }
 
     /// The other nodes know of these promises now.
-    pub(super) fn promised(&self, promises: &[Promise]) {
+    pub(super) fn promised(&self, promises: &[Promise], out_of_turn: bool) {
         let promises: HashMap<&LaneId, &Promise> = promises
             .iter()
             .map(|promise| (&promise.lane, promise))
             .collect();
         for budget in self.budgets() {
-            budget.promised(&promises);
+            budget.promised(&promises, out_of_turn);
         }
     }
 

@@ -178,6 +178,8 @@ struct Membership {
     told: i64,
     /// This process stops.
     stops: bool,
+    /// When a sign of life is due that is given for no promise's sake.
+    regular_at: Instant,
     /// Accounts for which a token was asked since the start.
     asked: HashSet<AccountName>,
 }
@@ -195,6 +197,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> std::result::Result<(), DaemonEr
         next_give: now,
         told: 0,
         stops: false,
+        regular_at: now,
         asked: HashSet::new(),
     };
     let mut looks = true;
@@ -252,7 +255,8 @@ impl Membership {
             .as_ref()
             .and_then(|published| serde_json::to_string(&**published).ok());
         let interval = lease / BEATS_A_LEASE;
-        let promises = shared.lanes.draft_promises(interval);
+        let out_of_turn = Instant::now() < self.regular_at;
+        let promises = shared.lanes.draft_promises(interval, out_of_turn);
         let draining = self.stops;
         let beat = |promises| Beat {
             node: &node,
@@ -269,7 +273,7 @@ impl Membership {
         }
         let now = match now {
             Some(now) => {
-                shared.lanes.promised(&promises);
+                shared.lanes.promised(&promises, out_of_turn);
                 now
             }
             None => {
@@ -288,7 +292,10 @@ impl Membership {
         shared.clock.follow(now, given + given.elapsed() / 2);
         shared.nodes.joined.cancel();
         self.told = news.map_or(self.told, |published| published.updated_at);
-        self.next_beat = given + interval;
+        if !out_of_turn {
+            self.regular_at = given + interval;
+        }
+        self.next_beat = self.regular_at;
         Ok(())
     }
 

@@ -58,6 +58,8 @@ pub(crate) struct Node {
     pub(crate) number: usize,
     /// The address by which it calls the sandbox.
     pub(crate) host: String,
+    /// Variables of its own.
+    pub(crate) environment: Vec<(&'static str, &'static str)>,
     config: PathBuf,
     log: PathBuf,
     daemon: Option<Child>,
@@ -112,7 +114,7 @@ impl Town {
             let port = town.cluster.port();
             town.add(number, port, &ACCOUNTS, "");
         }
-        let migrated = Command::new(env!("CARGO_BIN_EXE_receiptd"))
+        let migrated = Command::new(binary())
             .args(["migrate", "--config"])
             .arg(&town.nodes[0].config)
             .output()
@@ -169,6 +171,7 @@ monthly_calls = 100000
         let node = Node {
             number,
             host,
+            environment: Vec::new(),
             config,
             log,
             daemon: None,
@@ -327,7 +330,7 @@ monthly_calls = 100000
         let asked = [
             "SELECT process_query_key, account, lane_corp, last_error, admitted_at, last_polled_at, next_poll_at, failed_walks
             FROM messages WHERE state = 'pending' LIMIT 20",
-            "SELECT name, version, heard_of_at, expires_at, promises FROM nodes",
+            "SELECT name, node_id, heard_of_at, expires_at, promises, condition FROM nodes",
             "SELECT name, node_id, epoch, changed_at FROM leases",
             "SELECT account, calls FROM api_calls",
             "SELECT (extract(epoch FROM now()) * 1000)::BIGINT",
@@ -359,10 +362,11 @@ impl Node {
             .append(true)
             .open(&self.log)
             .unwrap();
-        let daemon = Command::new(env!("CARGO_BIN_EXE_receiptd"))
+        let daemon = Command::new(binary())
             .args(["run", "--config"])
             .arg(&self.config)
             .env("TMPDIR", self.config.parent().unwrap())
+            .envs(self.environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn();
@@ -371,7 +375,7 @@ impl Node {
 
     /// A command beside the nodes.
     pub(crate) fn say(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_receiptd"))
+        let output = Command::new(binary())
             .args(arguments)
             .arg("--config")
             .arg(&self.config)
@@ -429,6 +433,14 @@ impl Drop for Node {
             let _ = daemon.wait();
         }
     }
+}
+
+/// The daemon that the tests were built with, or another one.
+fn binary() -> PathBuf {
+    std::env::var_os("NODES_BINARY").map_or_else(
+        || PathBuf::from(env!("CARGO_BIN_EXE_receiptd")),
+        PathBuf::from,
+    )
 }
 
 /// Reads on from a cursor, as any service would, for ever.
