@@ -254,7 +254,7 @@ impl Connector {
         }
     }
 
-    fn refused(&self, reason: String) -> OpenError {
+    pub(super) fn refused(&self, reason: String) -> OpenError {
         OpenError::Refused {
             database: self.database.clone(),
             reason,

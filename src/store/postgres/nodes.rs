@@ -127,8 +127,11 @@ const ACQUIRE: &str = concat!(
     ) AS w
     WHERE NOT EXISTS (
         SELECT 1 FROM leases AS o
-        WHERE o.node_id IS NOT NULL AND o.node_id <> $1 AND o.name <> w.name AND o.accounts && w.accounts
-            AND (o.corp_id = '' OR w.corp_id = '' OR o.corp_id = w.corp_id)
+        WHERE o.node_id IS NOT NULL AND (
+            o.name = w.name
+            OR o.node_id <> $1 AND o.accounts && w.accounts
+                AND (o.corp_id = '' OR w.corp_id = '' OR o.corp_id = w.corp_id)
+        )
     )
     ORDER BY w.name
     ON CONFLICT (name) DO UPDATE
