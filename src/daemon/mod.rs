@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A *lane* is an account at one organisation: all that its calls share, in one object (`lane/`). Lanes that share a month's
-//! calls have one budget (`budget.rs`). Beside the three rooms, `upkeep` does what is due now and then, and `status` publishes
+//! calls have one budget (`budget.rs`) and, where several processes serve one database, one lease (`nodes.rs`). Beside the three rooms, `upkeep` does what is due now and then, and `status` publishes
 //! the daemon's condition.
 //!
 //! Both channels are bounded: a full one is the only back-pressure. What is claimed stays in flight until its outcome
