@@ -155,6 +155,27 @@ impl JumpDetector {
 mod tests {
     use super::*;
 
+    /// However wrong the machine's clock is, and whenever it is stepped; only a step of the followed clock is one.
+    #[test]
+    fn another_clock_is_followed() {
+        let machine = Arc::new(Mutex::new(UnixMs(0)));
+        let reading = machine.clone();
+        let clock = Clock::new(move || *reading.lock().unwrap());
+        let (hour, shown) = (Duration::from_secs(3600), UnixMs(1_800_000_000_000));
+        clock.follow(shown, Instant::now());
+        *machine.lock().unwrap() = UnixMs(0) + hour;
+        let reading = clock.look();
+        assert!(reading.now.since(shown) < hour && reading.jump.is_none());
+        clock.follow(shown + hour, Instant::now());
+        let reading = clock.look();
+        assert!(reading.now >= shown + hour);
+        let step = reading.jump.map(|jump| jump.step);
+        assert!(
+            matches!(step, Some(Step::Forward(by)) if by > hour / 2),
+            "{step:?}"
+        );
+    }
+
     #[test]
     fn a_step_is_noticed_once_and_a_drift_never() {
         let second = Duration::from_secs(1);

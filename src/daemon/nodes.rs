@@ -135,6 +135,12 @@ impl Nodes {
         }
     }
 
+    /// The configuration is another: the other nodes are told, and groups compared.
+    pub(super) fn reloaded(&self) {
+        self.show.notify_one();
+        self.look.notify_one();
+    }
+
     /// A sign of life is due before its time.
     pub(super) fn show_life(&self) {
         self.show.notify_one();
@@ -174,6 +180,8 @@ struct Membership {
     /// Groups that nobody has, and since when.
     free_since: HashMap<GroupId, Instant>,
     next_give: Instant,
+    /// No other node's life is ended before: the clock by which it would be over was set forward.
+    no_deaths_until: Instant,
     /// What was published when it was told last.
     told: i64,
     /// This process stops.
@@ -195,6 +203,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> std::result::Result<(), DaemonEr
         unchanged_since: now,
         free_since: HashMap::new(),
         next_give: now,
+        no_deaths_until: now,
         told: 0,
         stops: false,
         regular_at: now,
@@ -288,6 +297,10 @@ impl Membership {
             given,
             wall,
         });
+        if shared.nodes.joined.is_cancelled() && now.since(shared.clock.now()) > LARGEST_DRIFT {
+            // Every life seems over by a clock that was set forward, and each node still trusts in its own.
+            self.no_deaths_until = Instant::now() + lease;
+        }
         self.warn_of_clock(now, wall + given.elapsed() / 2);
         shared.clock.follow(now, given + given.elapsed() / 2);
         shared.nodes.joined.cancel();
@@ -316,11 +329,13 @@ impl Membership {
     /// Looks who is there and who has what; takes what is free and this node's, and gives up what is another's by now.
     async fn look(&mut self, lease: Duration) -> Result<()> {
         let shared = self.shared.clone();
-        for name in shared.store.reap().await? {
-            tracing::warn!(
-                node.name = name,
-                "node {name}: not heard of for longer than its lease; its accounts go to others"
-            );
+        if Instant::now() >= self.no_deaths_until {
+            for name in shared.store.reap().await? {
+                tracing::warn!(
+                    node.name = name,
+                    "node {name}: not heard of for longer than its lease; its accounts go to others"
+                );
+            }
         }
         let members = shared.store.members().await?;
         self.learn(&members, lease);
@@ -616,4 +631,83 @@ fn winner<'m>(group: &Group, candidates: &[&'m Member]) -> Option<&'m str> {
         .filter(names)
         .max_by(|a, b| number(a).total_cmp(&number(b)))
         .map(|node| &*node.node_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMs = UnixMs(1_800_000_000_000);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A machine that slept: its monotonic clock stood still, and its lease is another's by now.
+    #[test]
+    fn trust_ends_with_the_lease_and_with_any_sleep() {
+        let given = Instant::now();
+        let trust = Trust {
+            until: given + 13 * SECOND,
+            given,
+            wall: NOW,
+        };
+        assert!(trust.holds(given + 12 * SECOND, NOW + 12 * SECOND));
+        assert!(!trust.holds(given + 13 * SECOND, NOW + 13 * SECOND));
+        // A clock that is disciplined, and one that went on while the machine slept.
+        assert!(trust.holds(given + SECOND, NOW + 2 * SECOND));
+        assert!(!trust.holds(given + SECOND, NOW + 60 * SECOND));
+        assert!(!trust.holds(given + 5 * SECOND, NOW - 60 * SECOND));
+    }
+
+    fn member(node_id: &str, accounts: &[&str]) -> Member {
+        Member {
+            node_id: node_id.to_owned(),
+            text: NodeText {
+                name: "same".to_owned(),
+                version: String::new(),
+                settings: String::new(),
+                accounts: accounts.iter().map(|name| (*name).into()).collect(),
+            },
+            draining: false,
+            started_at: NOW,
+            heard_of: Duration::ZERO,
+            expired: false,
+            condition: None,
+        }
+    }
+
+    #[test]
+    fn a_node_that_comes_or_goes_moves_its_own_share_alone() {
+        let all: Vec<String> = (0..300).map(|number| format!("a{number}")).collect();
+        let names: Vec<&str> = all.iter().map(String::as_str).collect();
+        let nodes: Vec<Member> = ["i", "j", "k"].map(|id| member(id, &names)).to_vec();
+        let some = member("l", &names[..100]);
+        let group = |name: &str| Group {
+            id: GroupId::new(format!("account {name}")),
+            accounts: vec![name.into()],
+            corp: None,
+        };
+        let mut shares = [0; 4];
+        for (number, name) in names.iter().enumerate() {
+            let three: Vec<&Member> = nodes.iter().collect();
+            let before = winner(&group(name), &three).unwrap();
+            let two: Vec<&Member> = nodes.iter().filter(|node| node.node_id != before).collect();
+            assert_ne!(winner(&group(name), &two), Some(before));
+            let without_k = winner(&group(name), &three[..2]).unwrap();
+            assert!(
+                before == "k" || before == without_k,
+                "{name} moved between the others"
+            );
+            let four: Vec<&Member> = nodes.iter().chain([&some]).collect();
+            let after = winner(&group(name), &four).unwrap();
+            assert!(after == before || after == "l" && number < 100, "{name}");
+            shares["ijkl".find(after).unwrap()] += 1;
+        }
+        assert!(shares.iter().all(|share| *share > 10), "{shares:?}");
+        // Who names one of two accounts that share a budget cannot have it.
+        let both = Group {
+            accounts: vec!["a0".into(), "a200".into()],
+            ..group("a0")
+        };
+        assert_eq!(winner(&both, &[&some]), None);
+        assert_eq!(winner(&group("nobody's"), &[&some]), None);
+    }
 }

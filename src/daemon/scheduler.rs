@@ -178,6 +178,7 @@ impl Scheduler {
     fn reload(&mut self) {
         let configured = self.configured.borrow_and_update().clone();
         self.shared.lanes.reload(configured.clone(), &self.shared);
+        self.shared.nodes.reloaded();
         self.next_sweep = Instant::now();
         self.next_look = Instant::now();
     }

@@ -32,6 +32,21 @@ async fn nodes_come_and_go() {
         })
         .await;
     }
+    // Both daemons of this machine read their configurations again; one of them no longer names an account that it has.
+    let lost = town.accounts_of(0).remove(0);
+    town.forget(0, &lost);
+    let (code, said) = town.nodes[0].say(&["reload"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(
+        said.matches("has the new configuration in force").count(),
+        2,
+        "{said}"
+    );
+    town.until_true("the other has it", || {
+        town.holders().get(&lost).is_some_and(|node| node == "n1")
+    })
+    .await;
+    town.feed_round(&mut luck).await;
     let (code, said) = town.nodes[0].say(&["status"]);
     assert_eq!(code, Some(0), "{said}");
     for word in ["n0", "n1", "a00", "a11"] {

@@ -37,6 +37,40 @@ async fn the_server_is_restarted_and_away() {
     audit(&mut town, seed, 0, &[]).await;
 }
 
+/// A feeder that locks the table for longer than a lease moves nothing; a server's clock that is set forward ends every life at
+/// once, though each node trusts in its own for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_locked_and_the_server_s_clock_set_forward() {
+    let seed = 7;
+    let mut luck = fastrand::Rng::with_seed(seed);
+    let Some(mut town) = Town::with_clock(2, seed).await else {
+        return;
+    };
+    town.start_all();
+    town.feed_round(&mut luck).await;
+    town.until_all_held().await;
+    let locked = format!(
+        "BEGIN; LOCK TABLE messages; SELECT pg_sleep({}); COMMIT",
+        2 * LEASE.as_secs()
+    );
+    town.sql(&locked);
+    for node in &town.nodes {
+        assert!(!node.log().contains("not heard of"), "{}", town.logs());
+    }
+    town.feed_round(&mut luck).await;
+
+    town.set_clock_forward(3 * LEASE);
+    town.until_true("both begin anew", || {
+        town.nodes
+            .iter()
+            .all(|node| node.log().contains("it begins anew"))
+    })
+    .await;
+    town.feed_round(&mut luck).await;
+    town.until_all_held().await;
+    audit(&mut town, seed, 0, &[]).await;
+}
+
 /// One node's network stops without a word, then works again; another node comes and dies all the time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_cut_off_and_another_flaps() {

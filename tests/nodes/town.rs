@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use receiptd::sandbox::{App, FaultPlan, Sandbox, SandboxConfig};
+use sqlx::AssertSqlSafe;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cluster::Cluster;
@@ -53,6 +54,16 @@ pub(crate) struct Town {
     _consumer: AbortOnDropHandle<()>,
 }
 
+/// A `now()` that is found before the server's own.
+const CLOCK: &str = "
+CREATE SCHEMA fake;
+CREATE TABLE fake.ahead (ms BIGINT NOT NULL);
+INSERT INTO fake.ahead VALUES (0);
+CREATE FUNCTION fake.now() RETURNS TIMESTAMPTZ LANGUAGE sql STABLE AS
+    'SELECT pg_catalog.now() + (SELECT ms FROM fake.ahead) * INTERVAL ''1 millisecond''';
+ALTER DATABASE DATABASE_NAME SET search_path = fake, pg_catalog, public;
+";
+
 /// A daemon that may run.
 pub(crate) struct Node {
     pub(crate) number: usize,
@@ -68,8 +79,25 @@ pub(crate) struct Node {
 impl Town {
     /// `count` nodes, none of which runs. `None` without PostgreSQL.
     pub(crate) async fn new(count: usize, seed: u64, faults: bool) -> Option<Self> {
+        Self::prepared(count, seed, faults, None).await
+    }
+
+    /// As [`Town::new`], with a server whose clock [`Town::set_clock_forward`] can set.
+    pub(crate) async fn with_clock(count: usize, seed: u64) -> Option<Self> {
+        Self::prepared(count, seed, false, Some(CLOCK)).await
+    }
+
+    async fn prepared(count: usize, seed: u64, faults: bool, first: Option<&str>) -> Option<Self> {
         let cluster = Cluster::own()?;
         let database = cluster.database().await;
+        if let Some(first) = first {
+            let mut connection = cluster.connect(&database).await;
+            let statement = AssertSqlSafe(first.replace("DATABASE_NAME", &database));
+            sqlx::raw_sql(statement)
+                .execute(&mut connection)
+                .await
+                .unwrap();
+        }
         let plan = FaultPlan {
             seed,
             rates: ["code=system.error", "drop=before", "html", "hang=300ms"]
@@ -180,6 +208,20 @@ monthly_calls = 100000
             Some(known) => *known = node,
             None => self.nodes.push(node),
         }
+    }
+
+    /// By `now()`, on every session.
+    pub(crate) fn set_clock_forward(&self, by: Duration) {
+        self.sql(&format!("UPDATE fake.ahead SET ms = {}", by.as_millis()));
+    }
+
+    /// Leaves an account out of a node's configuration, which it has yet to read again.
+    pub(crate) fn forget(&self, number: usize, account: &str) {
+        let config = &self.nodes[number].config;
+        let text = std::fs::read_to_string(config).unwrap();
+        let section = self::account(account);
+        assert!(text.contains(&section));
+        std::fs::write(config, text.replace(&section, "")).unwrap();
     }
 
     pub(crate) fn start_all(&mut self) {
