@@ -102,6 +102,11 @@ impl Nodes {
         }
     }
 
+    /// Whether other processes may serve the same database.
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
     /// Resolves once this process is a node, by whose clock it works.
     pub(super) async fn joined(&self) {
         self.joined.cancelled().await;
@@ -211,9 +216,12 @@ pub(super) async fn run(shared: Arc<Shared>) -> std::result::Result<(), DaemonEr
     };
     let mut looks = true;
     loop {
-        shared.handle.heartbeats().beat(LoopName::Nodes);
         let lease = shared.lanes.configured().settings.node.lease;
-        let next = match membership.turn(lease, looks).await {
+        let heartbeats = shared.handle.heartbeats();
+        let turning = membership.turn(lease, looks);
+        // All that it waits for has its time-out.
+        let turned = heartbeats.while_waiting(LoopName::Nodes, turning).await;
+        let next = match turned {
             Ok(()) => {
                 looks = false;
                 let busy = shared.lanes.is_leaving() || shared.claimed.is_cancelled();

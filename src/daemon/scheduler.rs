@@ -430,7 +430,7 @@ impl Scheduler {
                 continue;
             };
             if self.is_too_old(&row) {
-                self.end(&row).await;
+                self.end(&row, Some(lane)).await;
             } else if *free > 0 {
                 *free -= 1;
                 more |= *free == 0;
@@ -516,7 +516,11 @@ impl Scheduler {
         if rows.is_empty() {
             return Ok(());
         }
-        let places: Vec<Placement> = rows.iter().map(|row| self.place(row)).collect();
+        let mut places: Vec<Placement> = rows.iter().map(|row| self.place(row)).collect();
+        if self.shared.nodes.is_shared() {
+            // A lane that was lost just now is another node's to place rows in.
+            places.retain(|place| place.lease.is_some() || place.waits_for.is_some());
+        }
         {
             let _counting = self.shared.lanes.counting().await;
             self.shared.store.place(&places).await?;
@@ -645,11 +649,10 @@ impl Scheduler {
     }
 
     /// Ends a row that is older than `max_age`, without a call.
-    async fn end(&self, row: &Message) {
+    async fn end(&self, row: &Message, lane: Option<&Arc<Lane>>) {
         let mut claim = row.claim();
-        let lane = self.shared.lanes.get(&row.lane);
-        claim.lease = lane.as_ref().and_then(|lane| lane.lease.clone());
-        self.shared.lanes.take(claim.clone(), lane, false);
+        claim.lease = lane.and_then(|lane| lane.lease.clone());
+        self.shared.lanes.take(claim.clone(), lane.cloned(), false);
         let outcome = Outcome::without_call(claim, self.now, WalkEnd::TooOld);
         let heartbeats = self.shared.handle.heartbeats();
         let sending = self.outcomes.send(outcome);
@@ -664,21 +667,26 @@ impl Scheduler {
         let lanes = self.shared.lanes.all();
         let closed = lanes.iter().filter(|lane| closed(lane));
         let house = self.shared.nodes.keeps_house(&self.shared.lanes);
-        let of: Vec<Option<LaneId>> = house
+        let of: Vec<Option<&Arc<Lane>>> = house
             .then_some(None)
             .into_iter()
-            .chain(closed.map(|lane| Some(lane.id.clone())))
+            .chain(closed.map(Some))
             .collect();
         for lane in of {
             self.beat();
             let in_flight = self.shared.lanes.in_flight();
             let store = &self.shared.store;
             let rows = store
-                .overaged(lane.as_ref(), self.now - max_age, &in_flight, SLICE)
+                .overaged(
+                    lane.map(|lane| &lane.id),
+                    self.now - max_age,
+                    &in_flight,
+                    SLICE,
+                )
                 .await?;
             for row in rows {
                 if self.is_too_old(&row) {
-                    self.end(&row).await;
+                    self.end(&row, lane).await;
                 }
             }
         }
