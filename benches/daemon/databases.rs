@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use receiptd::receipt::{LaneId, Message, Outcome, UnixMs};
 use receiptd::settings::{Database, PostgresUrl, SqliteFile, Synchronous};
 use receiptd::store::{
-    Begun, CallCount, DueQuery, NewMessage, Placement, Role, SharedStore, Wanted, Writes, open,
+    Begun, CallCount, DueQuery, NewMessage, Placement, Role, Scope, SharedStore, Wanted, Writes,
+    open,
 };
 
 use super::Effort;
@@ -117,7 +118,7 @@ impl Times {
         feeder.add(&new).await?;
         store.changed().await?;
         self.wake_ups.push(ms(began));
-        let rows = store.new_rows(None, batch, batch).await?.rows;
+        let rows = store.new_rows(Scope::All, None, batch, batch).await?.rows;
         anyhow::ensure!(rows.len() == batch, "only {} rows are new", rows.len());
         let now = receiptd::daemon::Clock::system().now();
         let places: Vec<Placement> = rows
@@ -129,6 +130,7 @@ impl Times {
                     ..row
                 },
                 waits_for: None,
+                lease: None,
             })
             .collect();
         let began = Instant::now();

@@ -25,6 +25,7 @@ mod feeder;
 mod figures;
 mod groups;
 mod meter;
+mod nodes;
 mod peers;
 mod poll;
 mod rig;
@@ -44,6 +45,7 @@ cargo bench --bench daemon -- [TOPIC…] [--quick]
   feeder  a feeder's burst; wake-up; idle
   groups  1,000 readers over 5 pages, again and again
   databases  placing, claims, commits and wake-ups on SQLite and on PostgreSQL
+  nodes   one, two and three nodes with 200 accounts on PostgreSQL
   peers   the same job by a script and by a job queue
 
 RECEIPTD_BENCH_BIN=FILE     another build of receiptd than the one under test
@@ -90,7 +92,8 @@ fn topics(words: &[&str]) -> anyhow::Result<()> {
             // What cargo itself hands over.
             "--bench" => {}
             "--quick" => effort.quick = true,
-            "poll" | "ceiling" | "scale" | "feeder" | "groups" | "databases" | "peers" => {
+            "poll" | "ceiling" | "scale" | "feeder" | "groups" | "databases" | "nodes"
+            | "peers" => {
                 asked.push(*word);
             }
             _ => bail!("{HELP}"),
@@ -118,6 +121,9 @@ fn topics(words: &[&str]) -> anyhow::Result<()> {
         }
         if asks("databases") {
             databases::run(effort).await?;
+        }
+        if asks("nodes") {
+            nodes::run(effort).await?;
         }
         if asks("peers") {
             peers::run(effort).await?;

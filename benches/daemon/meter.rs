@@ -59,16 +59,49 @@ impl Meter {
 
 /// User and system time so far, in seconds, of all threads that live or have lived.
 fn cpu(process: u32) -> anyhow::Result<f64> {
+    let fields = stat(process)?;
+    seconds(&fields, 11..13)
+}
+
+/// The same of a process and its children, those included that have ended and were waited for.
+pub(crate) fn cpu_with_children(process: u32) -> anyhow::Result<f64> {
+    let mut sum = seconds(&stat(process)?, 11..15)?;
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let child = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        // It may have ended meanwhile.
+        let Some(fields) = child.and_then(|child| stat(child).ok()) else {
+            continue;
+        };
+        if fields
+            .get(1)
+            .is_some_and(|parent| *parent == process.to_string())
+        {
+            sum += seconds(&fields, 11..13)?;
+        }
+    }
+    Ok(sum)
+}
+
+/// What stands behind the name in `/proc/PID/stat`: the state first.
+fn stat(process: u32) -> anyhow::Result<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The name, in parentheses, may hold spaces.
     let (_, rest) = stat
         .rsplit_once(')')
         .context("/proc/PID/stat is not as it was")?;
-    let ticks: Vec<f64> = rest
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(str::parse)
+    Ok(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+fn seconds(fields: &[String], which: std::ops::Range<usize>) -> anyhow::Result<f64> {
+    let ticks = fields
+        .get(which)
+        .context("/proc/PID/stat is not as it was")?;
+    let ticks: Vec<f64> = ticks
+        .iter()
+        .map(|text| text.parse())
         .collect::<Result<_, _>>()?;
     Ok(ticks.iter().sum::<f64>() / TICKS_A_SECOND)
 }

@@ -123,7 +123,7 @@ impl Rig {
         self.spawn(&self.config(&database.path, &self.http, rate)?, more)
     }
 
-    fn spawn(&self, config: &Path, more: &[(&str, &str)]) -> anyhow::Result<Daemon> {
+    pub(crate) fn spawn(&self, config: &Path, more: &[(&str, &str)]) -> anyhow::Result<Daemon> {
         let notify = config.with_extension("notify");
         let _ = std::fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify)?;
@@ -171,7 +171,7 @@ impl Daemon {
     }
 
     /// Waits until it tells systemd that it serves.
-    fn until_ready(&self, patience: Duration) -> anyhow::Result<()> {
+    pub(crate) fn until_ready(&self, patience: Duration) -> anyhow::Result<()> {
         self.socket.set_read_timeout(Some(patience))?;
         let mut buffer = [0; 4096];
         loop {

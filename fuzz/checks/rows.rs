@@ -10,7 +10,7 @@ use receiptd::receipt::{LaneId, Message, Outcome, SendStatus, State, UnixMs, Wal
 use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
 use receiptd::store::{
-    Begun, DueQuery, LastChanceFit, NewMessage, Placement, Unplace, Wanted, Writes,
+    Begun, DueQuery, LastChanceFit, NewMessage, Placement, Scope, Unplace, Wanted, Writes,
 };
 use receiptd::store::{Claims as _, Commands as _, Results as _, Upkeep as _};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -189,7 +189,7 @@ async fn corrupt(feeder: &mut SqliteConnection, column: &str, cell: Cell) {
 async fn place(store: &SqliteStore) {
     // A row is quarantined by the first who meets it.
     for _ in 0..3 {
-        let rows = store.new_rows(None, 9, 99).await.unwrap().rows;
+        let rows = store.new_rows(Scope::All, None, 9, 99).await.unwrap().rows;
         let places: Vec<Placement> = rows
             .into_iter()
             .map(|row| Placement {
@@ -199,6 +199,7 @@ async fn place(store: &SqliteStore) {
                     ..row
                 },
                 waits_for: None,
+                lease: None,
             })
             .collect();
         store.place(&places).await.unwrap();
@@ -215,7 +216,7 @@ async fn judge(store: &SqliteStore, claimed: Option<Message>) {
     let mut served = false;
     for _ in 0..3 {
         let lanes: Vec<LaneId> = store
-            .lanes(&[])
+            .lanes(Scope::All, &[])
             .await
             .unwrap()
             .into_iter()

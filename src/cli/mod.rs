@@ -9,6 +9,7 @@ mod demo;
 mod demo_report;
 mod generate;
 mod migrate;
+mod nodes;
 mod notify;
 mod opening;
 mod prune;
@@ -17,7 +18,6 @@ mod retry;
 mod run;
 mod sandbox;
 mod status;
-mod tokens;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -48,21 +48,44 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<ExitCode> {
     // What is refused here the daemon would refuse too; and it says which database is served.
     let loaded = common::settings(config)?;
-    let database = &loaded.settings.database.local_path();
-    let shown = database.display();
-    let holder = match Serving::of(database) {
-        Serving::By(pid) => pid,
-        Serving::Nobody => bail!("no daemon serves {shown}: there is nothing to reload"),
-        Serving::Unknown(error) => bail!(
-            "{}: {error}; run this as the service's user or as root",
-            lock_path(database).display()
-        ),
+    let paths = loaded.settings.database.local_paths();
+    let shown = paths
+        .first()
+        .map_or(Path::new(""), PathBuf::as_path)
+        .display();
+    let mut holders = Vec::new();
+    for path in &paths {
+        match Serving::of(path) {
+            Serving::By(pid) => holders.push((path, pid)),
+            Serving::Nobody => {}
+            Serving::Unknown(error) => bail!(
+                "{}: {error}; run this as the service's user or as root",
+                lock_path(path).display()
+            ),
+        }
+    }
+    let Some((_, first)) = holders.first() else {
+        bail!("no daemon serves {shown}: there is nothing to reload");
     };
-    if let Some(pid) = args.pid.filter(|pid| *pid != holder) {
+    if let Some(pid) = args
+        .pid
+        .filter(|pid| holders.iter().all(|(_, holder)| holder != pid))
+    {
         bail!(
-            "process {pid} does not serve {shown}, process {holder} does; a change of [database] needs a restart"
+            "process {pid} does not serve {shown}, process {first} does; a change of [database] needs a restart"
         );
     }
+    holders.retain(|(_, holder)| args.pid.is_none_or(|pid| pid == *holder));
+    for (path, holder) in holders {
+        reload(path, holder).await?;
+        common::tell(args.json, &Reloaded { pid: holder })?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Has one daemon read its configuration again.
+async fn reload(database: &Path, holder: u32) -> anyhow::Result<()> {
+    let shown = database.display();
     let Some(pid) = signalled(holder, &lock_path(database)) else {
         bail!(
             "a daemon serves {shown}, and its process cannot be told from here (another container, or a disk that was \
@@ -91,8 +114,7 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
             "process {holder} did not say how the reload ended; see its log"
         );
     }
-    common::tell(args.json, &Reloaded { pid: holder })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The process `holder`, where it is certain that it holds the lock: its number in the lock file says nothing in another

@@ -1,6 +1,6 @@
 //! `receiptd run`: the daemon, with its signals.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,12 +9,12 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{FAILED, MISUSED, common, notify, opening, tokens};
+use super::{FAILED, MISUSED, common, notify, opening};
 use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::whole_ms;
-use crate::settings::{DEFAULT_PATH, InForce, Loaded, Place, process_environment};
+use crate::settings::{DEFAULT_PATH, Database, InForce, Loaded, Place, process_environment};
 use crate::store::Role;
-use crate::store::sqlite::DaemonLock;
+use crate::store::sqlite::{DaemonLock, LockError};
 use crate::telemetry::{self, Surroundings, Telemetry};
 
 /// Serve until SIGTERM or SIGINT; SIGHUP reads the configuration again
@@ -67,9 +67,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be watched")?;
     let mut hangup = signal(SignalKind::hangup()).context("signals cannot be watched")?;
-    let path = &settings.database.local_path();
-    let mut lock =
-        DaemonLock::acquire(path).map_err(|error| common::explained(path, Role::Owner, error))?;
+    let (path, mut lock) = lock(&settings.database)?;
     let mut opening = notify::Opening::default();
     let store = tokio::select! {
         store = opening::open(&settings.database, &mut opening) => store?,
@@ -82,7 +80,7 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     let database = settings.database.clone();
     let (now_in_force, watched) = watch::channel(configured);
     let stop = Stop::default();
-    let handle = Handle::default();
+    let handle = Handle::publishing_at(&path);
     let daemon = daemon::run(
         Arc::clone(&store),
         watched,
@@ -99,7 +97,9 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
         "receiptd serves {database}"
     );
     // Kept, since dropping it ends the questions.
-    let mut _asking = tokens::ask(Arc::clone(&now_in_force.borrow()), |_, _| true);
+    // Among several nodes each asks for what it has, once it has it.
+    let asks = !store.is_shared();
+    let mut _asking = daemon::ask_for_tokens(Arc::clone(&now_in_force.borrow()), move |_, _| asks);
     let mut minutes = tokio::time::interval(Duration::from_secs(60));
     let mut is_ready = false;
     // Settings that were read again and that the daemon has yet to take.
@@ -120,8 +120,8 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
                 let running = Arc::clone(&now_in_force.borrow());
                 match reload(config, &now_in_force, telemetry) {
                     Ok(new) => {
-                        _asking = tokens::ask(Arc::clone(&new), |name, account| {
-                            running.settings.accounts.get(name) != Some(account)
+                        _asking = daemon::ask_for_tokens(Arc::clone(&new), move |name, account| {
+                            asks && running.settings.accounts.get(name) != Some(account)
                         });
                         taking = Some(new);
                     }
@@ -143,6 +143,22 @@ async fn serve(config: Option<&Path>, loaded: Loaded, telemetry: &Telemetry) -> 
     drop(lock);
     ended?;
     Ok(())
+}
+
+/// The first free lock of the database's: of a SQLite file there is one.
+fn lock(database: &Database) -> anyhow::Result<(PathBuf, DaemonLock)> {
+    let mut refused = None;
+    for path in database.local_paths() {
+        match DaemonLock::acquire(&path) {
+            Ok(lock) => return Ok((path, lock)),
+            Err(error @ LockError::Held { .. }) => refused = refused.or(Some((path, error))),
+            Err(error) => return Err(common::explained(&path, Role::Owner, error)),
+        }
+    }
+    Err(match refused {
+        Some((path, error)) => common::explained(&path, Role::Owner, error),
+        None => anyhow::anyhow!("{database}: there is no place for a lock"),
+    })
 }
 
 /// The first lines: which receiptd, and what was set, secrets redacted.

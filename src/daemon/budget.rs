@@ -9,9 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::lanes::lane_of;
 use crate::cadence::{Call, Month, Rules, Threshold};
-use crate::receipt::{LaneId, QuotaMonth, UnixMs, real};
-use crate::settings::{Budget as Setting, Settings};
-use crate::store::{CallCount, GroupId, Owed};
+use crate::receipt::{AccountName, LaneId, QuotaMonth, UnixMs, real};
+use crate::settings::{App, Budget as Setting, Settings};
+use crate::store::{CallCount, Group, GroupId, Owed, Promise};
 
 /// The calls of lanes that share a month's budget. A lane without a budget is a group of its own, without a limit.
 #[derive(Debug)]
@@ -33,6 +33,9 @@ struct Ledger {
     spent: u64,
     /// Last chances refused since this was asked last.
     dropped: u64,
+    /// Whether no call may go out that was not promised before: one that is made and lost must be counted by whoever serves the
+    /// group next.
+    by_promise: bool,
 }
 
 /// Metered calls of a lane in the month.
@@ -40,7 +43,22 @@ struct Ledger {
 struct Calls {
     committed: u64,
     pending: u64,
+    /// The month's calls as other nodes know them, at most.
+    promised: u64,
+    /// The month's calls when that was promised.
+    then: u64,
+    /// Whether a call was refused since.
+    asked: bool,
 }
+
+impl Calls {
+    fn made(&self) -> u64 {
+        self.committed.saturating_add(self.pending)
+    }
+}
+
+/// Calls that a lane may make at first, before the next sign of life.
+const FIRST_PROMISE: u64 = 8;
 
 /// Why a call may not go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +67,8 @@ pub(super) enum Refused {
     OverBudget,
     /// The figures of the month are still to be read.
     NotRead,
+    /// The other nodes are to be told of it first.
+    NotPromised,
 }
 
 /// What the tables say of a group's month.
@@ -90,7 +110,41 @@ impl Budget {
         }
     }
 
-    pub(super) fn new(group: GroupId, limit: Option<u64>) -> Self {
+    /// The group of a lane, and whose lanes are in it.
+    pub(super) fn group(settings: &Settings, lane: &LaneId) -> Group {
+        let (id, _) = Self::group_of(settings, lane);
+        let budget = |account: &AccountName| settings.accounts.get(account)?.budget.as_ref();
+        let of = budget(&lane.account);
+        let accounts = match of {
+            Some(Setting::Shared(_)) => {
+                let names = settings.accounts.keys();
+                names.filter(|name| budget(name) == of).cloned().collect()
+            }
+            _ => vec![lane.account.clone()],
+        };
+        let corp = lane.corp.clone().filter(|_| of.is_none());
+        Group { id, accounts, corp }
+    }
+
+    /// The groups that follow from the configuration alone. That of a single organisation follows from its rows.
+    pub(super) fn groups(settings: &Settings) -> HashMap<GroupId, Group> {
+        let named = settings.accounts.iter();
+        let named = named.filter(|(_, account)| {
+            account.budget.is_some() || matches!(account.app, App::Internal { .. })
+        });
+        let groups = named.map(|(name, _)| {
+            let lane = LaneId {
+                account: name.clone(),
+                corp: None,
+            };
+            let group = Self::group(settings, &lane);
+            (group.id.clone(), group)
+        });
+        groups.collect()
+    }
+
+    /// `by_promise`: other nodes may serve the group after this one.
+    pub(super) fn new(group: GroupId, limit: Option<u64>, by_promise: bool) -> Self {
         Self {
             group,
             ledger: Mutex::new(Ledger {
@@ -100,6 +154,7 @@ impl Budget {
                 calls: HashMap::new(),
                 spent: 0,
                 dropped: 0,
+                by_promise,
             }),
         }
     }
@@ -177,7 +232,13 @@ impl Budget {
             ledger.dropped += u64::from(call == Call::LastChance);
             return Err(Refused::OverBudget);
         }
-        ledger.calls.entry(lane.clone()).or_default().pending += 1;
+        let by_promise = ledger.by_promise && ledger.limit.is_some();
+        let calls = ledger.calls.entry(lane.clone()).or_default();
+        if by_promise && calls.made() >= calls.promised {
+            calls.asked = true;
+            return Err(Refused::NotPromised);
+        }
+        calls.pending += 1;
         ledger.spent += 1;
         drop(ledger);
         if let Some(mut month) = before {
@@ -187,6 +248,50 @@ impl Budget {
             }
         }
         Ok(quota_month)
+    }
+
+    /// What to promise of a lane until the next sign of life: about twice as much as it used of the last, and no more than `most`.
+    /// A sign of life out of turn takes no promise back. `None` where nothing can be lost.
+    pub(super) fn draft(&self, lane: &LaneId, most: u64, out_of_turn: bool) -> Option<Promise> {
+        let mut ledger = self.ledger();
+        if !ledger.by_promise || ledger.limit.is_none() {
+            return None;
+        }
+        let month = ledger.quota_month?;
+        let calls = ledger.calls.get_mut(lane)?;
+        let used = calls.made().saturating_sub(calls.then);
+        let at_first = if calls.asked { FIRST_PROMISE } else { 0 };
+        let more = used.saturating_mul(2).max(at_first).min(most);
+        let mut promised = calls.made().saturating_add(more);
+        if out_of_turn {
+            let asked = if calls.asked { promised } else { 0 };
+            promised = calls.promised.max(asked);
+        }
+        // At once where it is less: what goes out meanwhile is not in what the others are told.
+        calls.promised = calls.promised.min(promised);
+        (promised > calls.committed).then(|| Promise {
+            lane: lane.clone(),
+            month: month.to_string(),
+            calls: promised,
+        })
+    }
+
+    /// The other nodes know of these promises now.
+    pub(super) fn promised(&self, promises: &HashMap<&LaneId, &Promise>, out_of_turn: bool) {
+        let mut ledger = self.ledger();
+        let month = ledger.quota_month.map(|month| month.to_string());
+        for (lane, calls) in &mut ledger.calls {
+            let promise = promises
+                .get(lane)
+                .filter(|promise| Some(&promise.month) == month.as_ref());
+            if let Some(promise) = promise {
+                calls.promised = promise.calls;
+                calls.asked = false;
+            }
+            if !out_of_turn {
+                calls.then = calls.made();
+            }
+        }
     }
 
     fn warn_of(&self, threshold: Threshold, month: &Month, quota_month: QuotaMonth) {
@@ -256,7 +361,7 @@ impl Budget {
     pub(super) fn calls_of(&self, lane: &LaneId) -> Option<(QuotaMonth, u64)> {
         let ledger = self.ledger();
         let calls = ledger.calls.get(lane)?;
-        Some((ledger.quota_month?, calls.committed + calls.pending))
+        Some((ledger.quota_month?, calls.made()))
     }
 
     /// How many last chances were refused since this was asked last.
@@ -277,7 +382,7 @@ impl Ledger {
 
     fn add_up(&mut self) {
         let calls = self.calls.values();
-        self.spent = calls.map(|calls| calls.committed + calls.pending).sum();
+        self.spent = calls.map(Calls::made).sum();
     }
 
     /// The month of `now`, if its figures were read.
@@ -367,7 +472,7 @@ mod tests {
     }
 
     fn budget(limit: u64, owed: u64) -> Budget {
-        let budget = Budget::new(GroupId::new("account a"), Some(limit));
+        let budget = Budget::new(GroupId::new("account a"), Some(limit), false);
         let figures = Figures {
             owed,
             ..Figures::default()
@@ -426,6 +531,34 @@ mod tests {
         // A call of December that is committed late is not November's.
         budget.committed(&lane(), QuotaMonth::of(next), 1);
         assert_eq!(budget.calls_of(&lane()), Some((november, 10)));
+    }
+
+    /// What is lost with a node is within what it promised, and counted by who comes after it.
+    #[test]
+    fn no_call_goes_out_that_was_not_promised() {
+        let budget = Budget::new(GroupId::new("account a"), Some(100), true);
+        budget.refresh(QuotaMonth::of(LATE), &Figures::default(), LATE);
+        let promise = |most, out_of_turn| {
+            let draft = budget.draft(&lane(), most, out_of_turn);
+            let promises = draft.iter().map(|promise| (&promise.lane, promise));
+            budget.promised(&promises.collect(), out_of_turn);
+            draft.map_or(0, |promise| promise.calls)
+        };
+        let ask = || budget.take(&lane(), Call::LastChance, LATE);
+        assert_eq!(ask(), Err(Refused::NotPromised));
+        assert_eq!(promise(50, true), FIRST_PROMISE);
+        // Another lane asked: this one's promise stays until it is used.
+        assert_eq!(promise(50, true), FIRST_PROMISE);
+        assert_eq!(granted(&budget, Call::LastChance, LATE), 8);
+        assert_eq!(ask(), Err(Refused::NotPromised));
+        assert_eq!(promise(50, false), 8 + 16, "twice as much as was used");
+        assert_eq!(granted(&budget, Call::LastChance, LATE), 16);
+        assert_eq!(promise(20, false), 24 + 20, "no more than its rate makes");
+        budget.committed(&lane(), QuotaMonth::of(LATE), 24);
+        assert_eq!(promise(20, false), 0, "idle, and all is written");
+        assert_eq!(ask(), Err(Refused::NotPromised));
+        assert_eq!(promise(20, true), 24 + FIRST_PROMISE);
+        assert!(ask().is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The wall clock, handed in so that tests can step it, and where it was stepped.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,6 +14,8 @@ pub struct Clock(Arc<Inner>);
 
 struct Inner {
     read: Box<dyn Fn() -> UnixMs + Send + Sync>,
+    /// What another clock showed at a moment, which is followed instead.
+    followed: Mutex<Option<(UnixMs, Instant)>>,
     jumps: Mutex<JumpDetector>,
 }
 
@@ -55,13 +57,39 @@ impl Clock {
         let jumps = Mutex::new(JumpDetector::new(read(), Instant::now()));
         Self(Arc::new(Inner {
             read: Box::new(read),
+            followed: Mutex::new(None),
             jumps,
         }))
     }
 
     /// The time of day.
     pub fn now(&self) -> UnixMs {
+        match *self.followed() {
+            Some((shown, at)) => shown + at.elapsed(),
+            None => self.of_machine(),
+        }
+    }
+
+    /// The machine's own time of day, whatever other clock is followed.
+    pub(super) fn of_machine(&self) -> UnixMs {
         (self.0.read)()
+    }
+
+    /// Follows a clock that several machines share, and that showed `shown` at the moment `at`. To begin with that is no
+    /// step.
+    pub(super) fn follow(&self, shown: UnixMs, at: Instant) {
+        let began = self.followed().replace((shown, at)).is_none();
+        if began {
+            let mut jumps = self.0.jumps.lock().unwrap_or_else(PoisonError::into_inner);
+            (jumps.wall, jumps.monotonic) = (shown, at);
+        }
+    }
+
+    fn followed(&self) -> MutexGuard<'_, Option<(UnixMs, Instant)>> {
+        self.0
+            .followed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The time of day, and whether the clock was stepped before it.
@@ -126,6 +154,27 @@ impl JumpDetector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However wrong the machine's clock is, and whenever it is stepped; only a step of the followed clock is one.
+    #[test]
+    fn another_clock_is_followed() {
+        let machine = Arc::new(Mutex::new(UnixMs(0)));
+        let reading = machine.clone();
+        let clock = Clock::new(move || *reading.lock().unwrap());
+        let (hour, shown) = (Duration::from_secs(3600), UnixMs(1_800_000_000_000));
+        clock.follow(shown, Instant::now());
+        *machine.lock().unwrap() = UnixMs(0) + hour;
+        let reading = clock.look();
+        assert!(reading.now.since(shown) < hour && reading.jump.is_none());
+        clock.follow(shown + hour, Instant::now());
+        let reading = clock.look();
+        assert!(reading.now >= shown + hour);
+        let step = reading.jump.map(|jump| jump.step);
+        assert!(
+            matches!(step, Some(Step::Forward(by)) if by > hour / 2),
+            "{step:?}"
+        );
+    }
 
     #[test]
     fn a_step_is_noticed_once_and_a_drift_never() {

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, Figures, MonthCounts};
@@ -13,7 +15,7 @@ use crate::receipt::{
     AccountName, Chat, Claim, ErrorCode, LaneId, Message, MessageId, QuotaMonth, Schedule,
 };
 use crate::settings::{App, Settings};
-use crate::store::{GroupId, Lease, Result};
+use crate::store::{Granted, Group, GroupId, Lease, Promise, Result};
 
 /// See the module.
 pub(super) struct Lanes {
@@ -29,7 +31,27 @@ struct State {
     prior: Arc<Schedule>,
     lanes: HashMap<LaneId, Arc<Lane>>,
     budgets: HashMap<GroupId, Arc<Budget>>,
-    leases: HashMap<GroupId, Lease>,
+    /// The groups that are served.
+    leases: HashMap<GroupId, Leased>,
+    /// Those that are given up as soon as what is in flight of them is committed.
+    leaving: HashMap<GroupId, Leaving>,
+    /// Whether other processes may serve groups of the same database.
+    is_shared: bool,
+}
+
+/// The right to serve a group.
+#[derive(Clone, Debug)]
+pub(super) struct Leased {
+    /// `None` where no other process could serve it.
+    pub(super) lease: Option<Lease>,
+    /// No call before: another node may have called just now.
+    pub(super) first_call: Instant,
+}
+
+/// A group that is given up, with what was learned of its lanes.
+pub(super) struct Leaving {
+    pub(super) lease: Lease,
+    pub(super) lanes: Vec<Arc<Lane>>,
 }
 
 /// A claim that is out.
@@ -42,7 +64,7 @@ struct Held {
 }
 
 impl Lanes {
-    pub(super) fn new(configured: Arc<Configured>) -> Self {
+    pub(super) fn new(configured: Arc<Configured>, is_shared: bool) -> Self {
         Self {
             state: Mutex::new(State {
                 prior: Arc::new(Schedule::prior(&configured.settings.cadence)),
@@ -50,6 +72,8 @@ impl Lanes {
                 lanes: HashMap::new(),
                 budgets: HashMap::new(),
                 leases: HashMap::new(),
+                leaving: HashMap::new(),
+                is_shared,
             }),
             in_flight: Mutex::default(),
             counting: tokio::sync::RwLock::new(()),
@@ -98,6 +122,11 @@ impl Lanes {
                 continue;
             }
             lane.policy.reload(&state.prior);
+            if !state.is_leased(&lane) {
+                // Its new group has to be taken first; the old one is given up.
+                lane.gone.cancel();
+                continue;
+            }
             let (group, limit) = Budget::group_of(&settings, &id);
             if let Some(budget) = budgets.get(&group) {
                 budget.set_limit(limit);
@@ -117,7 +146,12 @@ impl Lanes {
                 state.lanes.insert(id, lane);
             } else {
                 lane.gone.cancel();
-                let lane = Lane::new(id.clone(), setup, lane.policy.clone(), shared.clone());
+                let leased = Leased {
+                    lease: lane.lease.clone(),
+                    first_call: Instant::now(),
+                };
+                let policy = lane.policy.clone();
+                let lane = Lane::new(id.clone(), setup, policy, &leased, shared.clone());
                 state.lanes.insert(id, Arc::new(lane));
             }
         }
@@ -151,45 +185,43 @@ impl Lanes {
         self.state().budgets.values().cloned().collect()
     }
 
-    /// Begins to serve lanes that are not served yet: takes the leases of their groups, reads what is stored of them, and
-    /// reads the month's figures of new budgets. Of a group whose lease is another's no lane is served.
+    /// Begins to serve lanes that are not served yet: reads what is stored of them, and reads the month's figures of new
+    /// budgets. Of a group whose lease is another's, or has yet to be taken, no lane is served.
     pub(super) async fn load(&self, wanted: &[LaneId], shared: &Arc<Shared>) -> Result<()> {
-        let (new, groups) = {
-            let state = self.state();
-            let new: Vec<LaneId> = wanted
-                .iter()
-                .filter(|id| !state.lanes.contains_key(*id))
-                .cloned()
-                .collect();
-            let group = |id| Budget::group_of(&state.configured.settings, id).0;
-            let groups: HashSet<GroupId> = new
-                .iter()
-                .map(group)
-                .filter(|group| !state.leases.contains_key(group))
-                .collect();
-            (new, groups.into_iter().collect::<Vec<_>>())
-        };
+        let (mut new, missing) = self.missing(wanted);
         if new.is_empty() {
             return Ok(());
         }
-        let leases = if groups.is_empty() {
-            Vec::new()
-        } else {
-            shared.store.acquire(&groups).await?
-        };
-        let habits = shared.store.habits(&new).await?;
+        if self.is_shared() {
+            shared.nodes.want(missing.into_values());
+        } else if !missing.is_empty() {
+            let groups: Vec<Group> = missing.into_values().collect();
+            for granted in shared.store.acquire(&groups).await? {
+                self.grant(granted.lease.group, None, Instant::now());
+            }
+        }
+        // As of before what is read: a group that is lost and taken meanwhile was another node's.
+        let leased: HashMap<GroupId, Leased> = self.state().leases.clone();
+        new.retain(|(_, group)| leased.contains_key(group));
+        if new.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<LaneId> = new.iter().map(|(id, _)| id.clone()).collect();
+        let habits = shared.store.habits(&ids).await?;
         let stored: HashMap<(&LaneId, Chat), &str> = habits
             .iter()
             .map(|row| ((&row.lane, row.chat), row.habits.as_str()))
             .collect();
         {
             let mut state = self.state();
-            for lease in leases {
-                state.leases.insert(lease.group.clone(), lease);
-            }
-            for id in new {
-                let of_kind = |chat| stored.get(&(&id, chat)).copied();
-                state.serve(&id, of_kind, shared);
+            for (id, group) in new {
+                let now = state.leases.get(&group).cloned();
+                if let (Some(now), Some(then)) = (now, leased.get(&group))
+                    && now.lease == then.lease
+                {
+                    let of_kind = |chat| stored.get(&(&id, chat)).copied();
+                    state.serve(&id, &now, of_kind, shared);
+                }
             }
         }
         let unread = |budget: &Arc<Budget>| !budget.is_read(shared.clock.now());
@@ -199,28 +231,178 @@ impl Lanes {
         Ok(())
     }
 
+    /// The lanes that are not served, each with its group, and the groups that have yet to be taken.
+    fn missing(&self, wanted: &[LaneId]) -> (Vec<(LaneId, GroupId)>, HashMap<GroupId, Group>) {
+        let state = self.state();
+        let settings = &state.configured.settings;
+        let mut groups = HashMap::new();
+        let new = wanted.iter().filter(|id| !state.lanes.contains_key(*id));
+        let new = new.map(|id| {
+            let (group, _) = Budget::group_of(settings, id);
+            if !state.leases.contains_key(&group) {
+                groups
+                    .entry(group.clone())
+                    .or_insert_with(|| Budget::group(settings, id));
+            }
+            (id.clone(), group)
+        });
+        (new.collect(), groups)
+    }
+
+    // --- leases --------------------------------------------------------------------------------------------------
+
+    fn is_shared(&self) -> bool {
+        self.state().is_shared
+    }
+
+    /// A group is this process's from now on.
+    pub(super) fn grant(&self, group: GroupId, lease: Option<Lease>, first_call: Instant) {
+        let leased = Leased { lease, first_call };
+        self.state().leases.insert(group, leased);
+    }
+
+    /// The groups of several processes that took them.
+    pub(super) fn granted(&self, granted: Granted, rest: Duration) {
+        let passed = granted.given_up.unwrap_or(rest);
+        let first_call = Instant::now() + rest.saturating_sub(passed);
+        self.grant(granted.lease.group.clone(), Some(granted.lease), first_call);
+    }
+
     /// Ends to serve a group, at once: its lanes go with their walks, tokens and counters.
     pub(super) fn lose(&self, group: &GroupId) {
         let mut state = self.state();
-        state.leases.remove(group);
-        state.budgets.remove(group);
-        state.lanes.retain(|_, lane| {
-            let lost = lane.setup().budget.group == *group;
-            if lost {
-                lane.gone.cancel();
-            }
-            !lost
-        });
+        state.leaving.remove(group);
+        state.take_lanes(group);
     }
 
-    /// The leases that are held.
+    /// As [`Lanes::lose`], of all groups.
+    pub(super) fn lose_all(&self) {
+        let mut state = self.state();
+        state.leaving.clear();
+        let groups: Vec<GroupId> = state.leases.keys().cloned().collect();
+        for group in groups {
+            state.take_lanes(&group);
+        }
+    }
+
+    /// Begins to give a group up: nothing of it is claimed or called any more.
+    pub(super) fn leave(&self, group: &GroupId) {
+        let mut state = self.state();
+        let lease = state.leases.get(group).and_then(|held| held.lease.clone());
+        let lanes = state.take_lanes(group);
+        if let Some(lease) = lease {
+            state
+                .leaving
+                .insert(group.clone(), Leaving { lease, lanes });
+        }
+    }
+
+    /// As [`Lanes::leave`], of the groups of which nothing is in flight.
+    pub(super) fn leave_unused(&self) {
+        for group in self.leased() {
+            if !self.has_claims(&group) {
+                self.leave(&group);
+            }
+        }
+    }
+
+    /// Groups that are given up and of which nothing is in flight any more: they can be released. Taken out.
+    pub(super) fn left(&self) -> Vec<Leaving> {
+        let mut state = self.state();
+        let done: Vec<GroupId> = state
+            .leaving
+            .keys()
+            .filter(|group| !self.has_claims(group))
+            .cloned()
+            .collect();
+        done.iter()
+            .filter_map(|group| state.leaving.remove(group))
+            .collect()
+    }
+
+    /// A group could not be released: it is tried again.
+    pub(super) fn still_leaving(&self, leaving: Leaving) {
+        let group = leaving.lease.group.clone();
+        self.state().leaving.insert(group, leaving);
+    }
+
+    /// Whether a group is about to be released.
+    pub(super) fn is_leaving(&self) -> bool {
+        !self.state().leaving.is_empty()
+    }
+
+    fn has_claims(&self, group: &GroupId) -> bool {
+        let of_group = |held: &Held| {
+            let lease = held.claim.lease.as_ref();
+            lease.is_some_and(|lease| lease.group == *group)
+        };
+        self.held().values().any(of_group)
+    }
+
+    /// The leases that are held, those included that are about to be released.
     pub(super) fn leases(&self) -> Vec<Lease> {
-        self.state().leases.values().cloned().collect()
+        let state = self.state();
+        let held = state.leases.values().filter_map(|held| held.lease.clone());
+        let leaving = state.leaving.values().map(|leaving| leaving.lease.clone());
+        held.chain(leaving).collect()
+    }
+
+    /// The groups that are served.
+    pub(super) fn leased(&self) -> Vec<GroupId> {
+        self.state().leases.keys().cloned().collect()
+    }
+
+    /// Whether a group is served.
+    pub(super) fn has(&self, group: &GroupId) -> bool {
+        self.state().leases.contains_key(group)
+    }
+
+    /// The accounts whose rows are looked for; `None`: all. Lanes of single organisations are found by their rows.
+    pub(super) fn looked_for(&self) -> Option<Vec<AccountName>> {
+        let state = self.state();
+        if !state.is_shared {
+            return None;
+        }
+        let settings = &state.configured.settings;
+        let looked_for = settings.accounts.iter().filter(|(name, account)| {
+            let lane = LaneId {
+                account: (*name).clone(),
+                corp: None,
+            };
+            let by_corp = account.budget.is_none() && matches!(account.app, App::ThirdParty { .. });
+            by_corp
+                || state
+                    .leases
+                    .contains_key(&Budget::group_of(settings, &lane).0)
+        });
+        Some(looked_for.map(|(name, _)| name.clone()).collect())
+    }
+
+    /// What to promise of every lane until the next sign of life, in `within` at the latest.
+    pub(super) fn draft_promises(&self, within: Duration, out_of_turn: bool) -> Vec<Promise> {
+        let drafts = self.all();
+        let drafts = drafts.iter().filter_map(|lane| {
+            let setup = lane.setup();
+            let most = f64::from(setup.account.calls_per_second) * within.as_secs_f64();
+            setup.budget.draft(&lane.id, rounded_up(most), out_of_turn)
+        });
+        drafts.collect()
+    }
+
+    /// The other nodes know of these promises now.
+    pub(super) fn promised(&self, promises: &[Promise], out_of_turn: bool) {
+        let promises: HashMap<&LaneId, &Promise> = promises
+            .iter()
+            .map(|promise| (&promise.lane, promise))
+            .collect();
+        for budget in self.budgets() {
+            budget.promised(&promises, out_of_turn);
+        }
     }
 
     /// Groups without a pending row that made no claim for long end to be served: they are taken again when a row comes. Gives the
-    /// leases back that may be released, and what was learned of their lanes.
-    pub(super) fn drop_idle(&self, pending: &HashSet<LaneId>) -> (Vec<Lease>, Vec<Arc<Lane>>) {
+    /// lanes, so that what was learned of them is stored. Among several nodes the lease stays.
+    pub(super) fn drop_idle(&self, pending: &HashSet<LaneId>) -> Vec<Arc<Lane>> {
         let mut state = self.state();
         let mut idle: HashMap<GroupId, Vec<Arc<Lane>>> = HashMap::new();
         let mut in_use: HashSet<GroupId> = HashSet::new();
@@ -233,15 +415,16 @@ impl Lanes {
             }
         }
         idle.retain(|group, _| !in_use.contains(group));
-        let mut leases = Vec::new();
         for (group, lanes) in &idle {
-            leases.extend(state.leases.remove(group));
+            if !state.is_shared {
+                state.leases.remove(group);
+            }
             state.budgets.remove(group);
             for lane in lanes {
                 state.lanes.remove(&lane.id);
             }
         }
-        (leases, idle.into_values().flatten().collect())
+        idle.into_values().flatten().collect()
     }
 
     // --- budgets -------------------------------------------------------------------------------------------------
@@ -369,6 +552,19 @@ pub(super) fn lane_of(
     }
 }
 
+/// A number of calls.
+fn rounded_up(number: f64) -> u64 {
+    // Far below 2^32: a million calls a second for ten minutes.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "see above"
+    )]
+    {
+        number.ceil() as u64
+    }
+}
+
 impl State {
     /// What the configuration says of a lane; `None` where it does not name it.
     fn setup(&mut self, id: &LaneId) -> Option<Setup> {
@@ -376,10 +572,9 @@ impl State {
         let account = settings.accounts.get(&id.account)?;
         let credentials = Credentials::of(&account.app, id.corp.as_ref())?;
         let (group, limit) = Budget::group_of(&settings, id);
-        let budget = self
-            .budgets
-            .entry(group)
-            .or_insert_with_key(|group| Arc::new(Budget::new(group.clone(), limit)));
+        let budget = self.budgets.entry(group).or_insert_with_key(|group| {
+            Arc::new(Budget::new(group.clone(), limit, self.is_shared))
+        });
         Some(Setup {
             account: account.clone(),
             credentials,
@@ -388,17 +583,38 @@ impl State {
         })
     }
 
-    /// Makes a lane, unless another node has its group.
+    /// Whether a lane's lease is that of the group to which the configuration counts it now.
+    fn is_leased(&self, lane: &Lane) -> bool {
+        let (group, _) = Budget::group_of(&self.configured.settings, &lane.id);
+        let held = self.leases.get(&group);
+        !self.is_shared || held.is_some_and(|held| held.lease == lane.lease)
+    }
+
+    /// Takes a group's lanes out, with their walks.
+    fn take_lanes(&mut self, group: &GroupId) -> Vec<Arc<Lane>> {
+        self.leases.remove(group);
+        self.budgets.remove(group);
+        let taken: Vec<Arc<Lane>> = self
+            .lanes
+            .values()
+            .filter(|lane| lane.setup().budget.group == *group)
+            .cloned()
+            .collect();
+        for lane in &taken {
+            lane.gone.cancel();
+            self.lanes.remove(&lane.id);
+        }
+        taken
+    }
+
+    /// Makes a lane.
     fn serve<'s>(
         &mut self,
         id: &LaneId,
+        leased: &Leased,
         stored: impl Fn(Chat) -> Option<&'s str>,
         shared: &Arc<Shared>,
     ) {
-        let (group, _) = Budget::group_of(&self.configured.settings, id);
-        if !self.leases.contains_key(&group) {
-            return;
-        }
         let Some(setup) = self.setup(id) else {
             return;
         };
@@ -407,6 +623,7 @@ impl State {
             id.clone(),
             setup,
             Arc::new(policy),
+            leased,
             shared.clone(),
         ));
         if let Err(error) = read {

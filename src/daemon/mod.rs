@@ -9,7 +9,7 @@
 //! What DingTalk pushed to another service (`read_events`) goes to the reconciler alone (`pushed.rs`).
 //!
 //! A *lane* is an account at one organisation: all that its calls share, in one object (`lane/`). Lanes that share a month's
-//! calls have one budget (`budget.rs`). Beside the three rooms, `upkeep` does what is due now and then, and `status` publishes
+//! calls have one budget (`budget.rs`) and, where several processes serve one database, one lease (`nodes.rs`). Beside the three rooms, `upkeep` does what is due now and then, and `status` publishes
 //! the daemon's condition.
 //!
 //! Both channels are bounded: a full one is the only back-pressure. What is claimed stays in flight until its outcome
@@ -20,10 +20,12 @@ mod clock;
 #[macro_use]
 mod lane;
 mod lanes;
+mod nodes;
 mod pushed;
 mod reconciler;
 mod scheduler;
 mod status;
+mod tokens;
 mod upkeep;
 mod worker;
 
@@ -42,6 +44,8 @@ pub use status::{
     Reloads, status_path,
 };
 
+pub use tokens::ask as ask_for_tokens;
+
 use crate::dingtalk::{Client, ClientError};
 use crate::receipt::QuotaMonth;
 use crate::settings::Settings;
@@ -49,6 +53,7 @@ use crate::store::{SharedStore, StoreError};
 use crate::telemetry::Warnings;
 use lane::Address;
 use lanes::Lanes;
+use nodes::Nodes;
 use upkeep::SummaryCounters;
 
 /// Settings with the client that they make: what cannot be called with is never in force.
@@ -98,6 +103,7 @@ struct Shared {
     store: SharedStore,
     clock: Clock,
     lanes: Lanes,
+    nodes: Nodes,
     address: Address,
     /// Calls under way at once.
     concurrency: usize,
@@ -116,6 +122,8 @@ struct Shared {
     tasks: TaskTracker,
     handle: Handle,
     stop: Stop,
+    /// Nothing more is claimed.
+    claimed: CancellationToken,
     /// All is committed: what only publishes may end.
     ended: CancellationToken,
 }
@@ -168,10 +176,12 @@ pub async fn run(
 ) -> Result<(), DaemonError> {
     let now = configured.borrow().clone();
     let concurrency = now.settings.workers.concurrency;
+    let is_shared = store.is_shared();
     let shared = Arc::new(Shared {
         store,
         clock,
-        lanes: Lanes::new(now),
+        lanes: Lanes::new(now, is_shared),
+        nodes: Nodes::new(is_shared),
         address: Address::new(concurrency),
         concurrency,
         warnings: Warnings::default(),
@@ -184,9 +194,12 @@ pub async fn run(
         tasks: TaskTracker::new(),
         handle,
         stop: stop.clone(),
+        claimed: CancellationToken::new(),
         ended: CancellationToken::new(),
     });
-    count_lost_calls(&shared).await?;
+    if !is_shared {
+        count_lost_calls(&shared).await?;
+    }
     let (jobs_in, jobs_out) = mpsc::channel(concurrency);
     let (outcomes_in, outcomes_out) = mpsc::channel(concurrency * 4);
     let scheduler = scheduler::Scheduler::new(
@@ -202,7 +215,16 @@ pub async fn run(
     };
     let workers = worker::pool(jobs_out, outcomes_in, shared.clone());
     let mut loops: JoinSet<(LoopName, Result<(), DaemonError>)> = JoinSet::new();
-    loops.spawn(async { (LoopName::Scheduler, scheduler.run().await) });
+    let claimed = shared.claimed.clone();
+    loops.spawn(async move {
+        let end = scheduler.run().await;
+        claimed.cancel();
+        (LoopName::Scheduler, end)
+    });
+    if is_shared {
+        let nodes = nodes::run(shared.clone());
+        loops.spawn(async { (LoopName::Nodes, nodes.await) });
+    }
     loops.spawn(async {
         workers.await;
         (LoopName::Workers, Ok(()))
@@ -266,6 +288,8 @@ async fn wind_down(
                 let _ = upkeep::save_habits(shared, &shared.lanes.all()).await;
                 shared.tasks.wait().await;
                 while loops.join_next().await.is_some() {}
+                // What is not left now is taken by others when its lease ends.
+                let _ = shared.store.leave().await;
             };
             let _ = tokio::time::timeout(STOP_MARGIN, rest).await;
             return Ok(());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::lanes::Lanes;
 use super::reconciler::{RETRY_DELAY, Reconciler, Settled};
 use super::upkeep::Counts;
 use super::{DaemonError, Shared};
@@ -55,10 +56,11 @@ pub(super) struct Pushed {
 }
 
 impl Pushed {
-    /// What becomes of the events, now that their rows were found or not: those of a row that is gone are looked at anew.
+    /// What becomes of the events, now that their rows were found or not: those of a row that is gone, or whose lane was lost
+    /// to another node, are looked at anew.
     pub(super) fn writes(&self, found: &[Found]) -> EventWrites {
         let pairs = self.ids.iter().zip(found);
-        let taken = pairs.filter(|(_, found)| found.row.is_some());
+        let taken = pairs.filter(|(_, found)| found.row.is_some() && !found.fenced);
         EventWrites {
             taken: taken.flat_map(|(ids, _)| ids).copied().collect(),
             waiting: self.waiting.clone(),
@@ -67,12 +69,8 @@ impl Pushed {
 
     /// Sorts events by their message, of which `in_flight` are being asked for. A final row takes its readers, whether it was
     /// ever placed or not; one that is new will be placed soon.
-    fn of(
-        events: &[ReadEvent],
-        messages: Vec<Message>,
-        in_flight: &HashSet<MessageId>,
-        now: UnixMs,
-    ) -> Self {
+    fn of(events: &[ReadEvent], messages: Vec<Message>, lanes: &Lanes, now: UnixMs) -> Self {
+        let in_flight: HashSet<MessageId> = lanes.in_flight().into_iter().collect();
         let messages: HashMap<MessageKey, Message> = messages
             .into_iter()
             .filter(|row| row.admitted_at.is_some() || row.state != State::Pending)
@@ -89,9 +87,10 @@ impl Pushed {
                 let end = WalkEnd::Pushed {
                     in_flight: in_flight.contains(&row.id),
                 };
-                pushed
-                    .outcomes
-                    .push(Outcome::without_call(row.claim(), now, end));
+                let mut claim = row.claim();
+                claim.lease = lanes.get(&row.lane).and_then(|lane| lane.lease.clone());
+                let outcome = Outcome::without_call(claim, now, end);
+                pushed.outcomes.push(outcome);
                 pushed.ids.push(Vec::new());
                 pushed.outcomes.len() - 1
             });
@@ -170,17 +169,16 @@ async fn find(shared: &std::sync::Arc<Shared>) -> Result<(Pushed, bool)> {
         }
         // Their messages' lanes are served for the moment: the schedule and what is learned are theirs.
         let lanes = &shared.lanes;
-        let placed = |row: &&Message| lanes.lane_of(&row.lane).as_ref() == Ok(&row.lane);
-        let wanted: HashSet<LaneId> = found
+        let served: HashSet<LaneId> = found
             .messages
             .iter()
-            .filter(placed)
-            .map(|row| row.lane.clone())
+            .filter_map(|row| lanes.lane_of(&row.lane).ok())
             .collect();
-        let wanted: Vec<LaneId> = wanted.into_iter().collect();
-        lanes.load(&wanted, shared).await?;
+        let served: Vec<LaneId> = served.into_iter().collect();
+        lanes.load(&served, shared).await?;
+        let not_ours = found.messages.iter().filter(|row| !is_ours(row, shared));
+        let not_ours: HashSet<LaneId> = not_ours.map(|row| row.lane.clone()).collect();
         let before = others.len();
-        let not_ours = wanted.into_iter().filter(|lane| lanes.get(lane).is_none());
         others.extend(not_ours);
         if others.len() > before {
             let theirs: HashSet<MessageKey> = found
@@ -194,8 +192,27 @@ async fn find(shared: &std::sync::Arc<Shared>) -> Result<(Pushed, bool)> {
                 continue;
             }
         }
-        let in_flight = lanes.in_flight().into_iter().collect();
-        let pushed = Pushed::of(&found.events, found.messages, &in_flight, now);
+        if !shared.nodes.keeps_house(lanes) {
+            // What nobody knows is for one node to set aside.
+            let known: HashSet<&MessageKey> = found.messages.iter().map(|row| &row.key).collect();
+            let events = found.events.len();
+            found.events.retain(|event| known.contains(&event.key));
+            found.more &= !found.events.is_empty() || events == 0;
+        }
+        let pushed = Pushed::of(&found.events, found.messages, lanes, now);
         return Ok((pushed, found.more));
+    }
+}
+
+/// Whether a message's events are for this process: it serves the lane, or no lane serves it and nobody else names its account.
+fn is_ours(row: &Message, shared: &Shared) -> bool {
+    let lanes = &shared.lanes;
+    match lanes.lane_of(&row.lane) {
+        Ok(lane) => lanes.get(&lane).is_some(),
+        Err(_) if !shared.nodes.is_shared() || lanes.accounts().contains(&row.lane.account) => true,
+        Err(_) => {
+            let named = shared.nodes.named(lanes);
+            named.is_some_and(|named| !named.contains(&row.lane.account))
+        }
     }
 }

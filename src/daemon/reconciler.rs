@@ -1,6 +1,6 @@
 //! The only writer of results: outcomes become rows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub(super) struct Settled {
     before: Message,
     pub(super) after: Message,
     new_readers: u32,
+    /// Its lane was another node's by then.
+    fenced: bool,
     /// What its walk taught.
     lesson: Option<Observation>,
 }
@@ -149,7 +151,7 @@ impl Reconciler {
             *settled = self.settle_all(batch, transaction.found());
             let writes = Writes {
                 messages: settled.iter().map(|change| change.after.clone()).collect(),
-                calls: count_calls(batch, settled),
+                calls: self.count_calls(batch, settled),
                 events: pushed.map_or_else(EventWrites::default, |pushed| {
                     pushed.writes(transaction.found())
                 }),
@@ -174,6 +176,8 @@ impl Reconciler {
                 };
                 lane.map_or_else(|| lanes.prior(), |lane| lane.policy.schedule(before.chat))
             });
+            let fenced = found.fenced.then(|| fenced(outcome));
+            let outcome = fenced.as_ref().unwrap_or(outcome);
             let after = settle(
                 &before,
                 outcome,
@@ -183,12 +187,34 @@ impl Reconciler {
             );
             Some(Settled {
                 lesson: observe(&before, outcome, found.new_readers, &found.read_at, &after),
+                fenced: found.fenced,
                 new_readers: found.new_readers,
                 before,
                 after,
             })
         });
         settled.collect()
+    }
+
+    fn count_calls(&self, batch: &[Outcome], settled: &[Settled]) -> Vec<CallCount> {
+        let fenced: HashSet<MessageId> = settled
+            .iter()
+            .filter(|change| change.fenced)
+            .map(|change| change.after.id)
+            .collect();
+        if fenced.is_empty() {
+            return count_calls(batch, settled);
+        }
+        // What was promised was counted by whoever ended this node's life.
+        let is_counted = |outcome: &&Outcome| {
+            let limited = || {
+                let lane = self.shared.lanes.claimed_for(outcome.claim.id);
+                lane.is_some_and(|lane| lane.setup().budget.limit().is_some())
+            };
+            !(fenced.contains(&outcome.claim.id) && limited())
+        };
+        let uncounted: Vec<Outcome> = batch.iter().filter(is_counted).cloned().collect();
+        count_calls(&uncounted, settled)
     }
 
     /// The budgets count what was committed.
@@ -203,7 +229,7 @@ impl Reconciler {
             }
         }
         let now = self.shared.clock.now();
-        for change in settled {
+        for change in settled.iter().filter(|change| !change.fenced) {
             let Some(lane) = lanes.get(&change.after.lane) else {
                 continue;
             };
@@ -272,6 +298,13 @@ impl Settled {
         let first = self.before.last_polled_at.is_none();
         self.after.last_polled_at.filter(|_| first)
     }
+}
+
+/// An outcome of which nothing but its readers and calls may be written: its claim matches no row.
+fn fenced(outcome: &Outcome) -> Outcome {
+    let mut outcome = outcome.clone();
+    outcome.claim.fence = Some(UnixMs(i64::MIN));
+    outcome
 }
 
 fn count(batch: &[Outcome], settled: &[Settled], mut counts: Counts) -> Counts {

@@ -16,8 +16,8 @@ use super::lane::{Lane, Leave, has_robot};
 use super::status::{HEARTBEAT_INTERVAL, LoopName};
 use super::worker::Job;
 use super::{Configured, DaemonError, Shared};
-use crate::receipt::{ErrorCode, LaneId, Message, Outcome, UnixMs, WalkEnd, whole_ms};
-use crate::store::{DueQuery, LaneDue, Placement, Result, Unplace, Wanted};
+use crate::receipt::{AccountName, ErrorCode, LaneId, Message, Outcome, UnixMs, WalkEnd, whole_ms};
+use crate::store::{DueQuery, LaneDue, Placement, Result, Scope, Unplace, Wanted};
 
 pub(super) struct Scheduler {
     shared: Arc<Shared>,
@@ -35,6 +35,11 @@ pub(super) struct Scheduler {
     next_stale_check: Instant,
     /// Behind which lane the next slice of new rows begins.
     place_after: Option<LaneId>,
+    /// Whether a row was placed since the slices began with the first lane.
+    placed: bool,
+    next_house: Instant,
+    /// The accounts that some node names, as of the last look at what nobody names.
+    named: HashSet<AccountName>,
 }
 
 /// New rows placed in one transaction, and of one account and organisation at most.
@@ -85,6 +90,9 @@ impl Scheduler {
             next_sweep: now,
             next_stale_check: now,
             place_after: None,
+            placed: false,
+            next_house: now,
+            named: HashSet::new(),
         }
     }
 
@@ -92,6 +100,11 @@ impl Scheduler {
         let shared = self.shared.clone();
         let mut wake = Instant::now();
         let mut placed_anew = false;
+        let heartbeats = shared.handle.heartbeats();
+        tokio::select! {
+            () = shared.stop.graceful.cancelled() => {}
+            () = heartbeats.while_waiting(LoopName::Scheduler, shared.nodes.joined()) => {}
+        }
         // `changed` resolves at once the first time, so registering before the query loses nothing.
         while !shared.stop.graceful.is_cancelled() {
             self.beat();
@@ -163,6 +176,7 @@ impl Scheduler {
     fn reload(&mut self) {
         let configured = self.configured.borrow_and_update().clone();
         self.shared.lanes.reload(configured.clone(), &self.shared);
+        self.shared.nodes.reloaded();
         self.next_sweep = Instant::now();
         self.next_look = Instant::now();
     }
@@ -213,6 +227,7 @@ impl Scheduler {
             self.next_sweep = Instant::now() + SWEEP_INTERVAL;
             self.sweep().await?;
         }
+        self.keep_house().await?;
         Ok(wake)
     }
 
@@ -222,7 +237,9 @@ impl Scheduler {
     async fn claim_due(&mut self) -> Result<Instant> {
         let without = self.shared.lanes.in_flight();
         let began = Instant::now();
-        let due = self.shared.store.lanes(&without).await?;
+        let accounts = self.shared.lanes.looked_for();
+        let scope = accounts.as_deref().map_or(Scope::All, Scope::Of);
+        let due = self.shared.store.lanes(scope, &without).await?;
         self.next_look = Instant::now() + began.elapsed() * (LOOK_SHARE - 1);
         let served = self.served(due).await?;
         let share = (self.capacity() / served.len().max(1)).max(1);
@@ -384,7 +401,7 @@ impl Scheduler {
                 continue;
             };
             if self.is_too_old(&row) {
-                self.end(&row).await;
+                self.end(&row, Some(lane)).await;
             } else if !has_robot(&row, &lane.setup().account) {
                 without_robot.push(row.id);
             } else if *free > 0 {
@@ -408,7 +425,8 @@ impl Scheduler {
 
     /// Sends a row to the workers.
     async fn start(&self, row: Message, lane: &Arc<Lane>, out_of_turn: bool) {
-        let claim = row.claim();
+        let mut claim = row.claim();
+        claim.lease.clone_from(&lane.lease);
         let id = claim.id;
         let is_failing = row.failed_walks > 0;
         let recall = self
@@ -437,30 +455,103 @@ impl Scheduler {
         let after = self.place_after.take();
         let began_behind = after.is_some();
         let store = &self.shared.store;
-        let new = store
-            .new_rows(after.as_ref(), PLACED_A_LANE, PLACED_A_ROUND)
+        let accounts = self.shared.lanes.looked_for();
+        let scope = accounts.as_deref().map_or(Scope::All, Scope::Of);
+        let mut new = store
+            .new_rows(scope, after.as_ref(), PLACED_A_LANE, PLACED_A_ROUND)
             .await?;
-        let more = new.next.is_some() || began_behind || new.rows.len() >= PLACED_A_LANE;
-        self.place_after = new.next;
-        if new.rows.is_empty() {
-            return Ok(more);
+        self.load_for(&new.rows).await?;
+        if accounts.is_some() {
+            new.rows.retain(|row| self.is_ours_to_place(row));
         }
+        self.placed |= !new.rows.is_empty();
+        // Rows of other nodes' lanes stay as they are: to look at them again at once is of no use.
+        let more =
+            new.next.is_some() || self.placed && began_behind || new.rows.len() >= PLACED_A_LANE;
+        self.placed &= new.next.is_some();
+        self.place_after = new.next;
+        self.write_places(&new.rows).await?;
+        Ok(more)
+    }
+
+    /// Makes sure that the lanes of rows are served, if that is for this process to do.
+    async fn load_for(&self, rows: &[Message]) -> Result<()> {
         let lanes = &self.shared.lanes;
-        let wanted: HashSet<LaneId> = new
-            .rows
+        let wanted: HashSet<LaneId> = rows
             .iter()
             .filter_map(|row| lanes.lane_of(&row.lane).ok())
             .collect();
         let wanted: Vec<LaneId> = wanted.into_iter().collect();
-        lanes.load(&wanted, &self.shared).await?;
-        let places: Vec<Placement> = new.rows.iter().map(|row| self.place(row)).collect();
+        lanes.load(&wanted, &self.shared).await
+    }
+
+    /// Whether a new row's place is this node's to decide: it serves its lane, or no lane serves it.
+    fn is_ours_to_place(&self, row: &Message) -> bool {
+        let lanes = &self.shared.lanes;
+        match lanes.lane_of(&row.lane) {
+            Ok(id) => lanes.get(&id).is_some(),
+            Err(_) => true,
+        }
+    }
+
+    /// Gives new rows their first place.
+    async fn write_places(&self, rows: &[Message]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut places: Vec<Placement> = rows.iter().map(|row| self.place(row)).collect();
+        if self.shared.nodes.is_shared() {
+            // A lane that was lost just now is another node's to place rows in.
+            places.retain(|place| place.lease.is_some() || place.waits_for.is_some());
+        }
         {
-            let _counting = lanes.counting().await;
+            let _counting = self.shared.lanes.counting().await;
             self.shared.store.place(&places).await?;
             self.count_owed(&places);
         }
         self.warn_of_waiting(&places);
-        Ok(more)
+        Ok(())
+    }
+
+    /// Rows of accounts that no node names are one node's to mark, and to make new again where a node comes that names
+    /// theirs. Among several nodes only: one process alone meets them as all others.
+    async fn keep_house(&mut self) -> Result<()> {
+        if Instant::now() < self.next_house {
+            return Ok(());
+        }
+        self.next_house = Instant::now() + HEARTBEAT_INTERVAL;
+        let Some(named) = self.shared.nodes.named(&self.shared.lanes) else {
+            self.named.clear();
+            return Ok(());
+        };
+        let accounts: Vec<AccountName> = named.iter().cloned().collect();
+        for account in named.difference(&self.named) {
+            let which = Unplace::Waiting(account.clone());
+            while self.shared.store.unplace(&which, &[], SLICE).await? > 0 {
+                self.beat();
+            }
+        }
+        self.named = named;
+        let nobodys = Scope::Except(&accounts);
+        let placed = self.shared.store.lanes(nobodys, &[]).await?;
+        if !placed.is_empty() {
+            let lanes = placed.into_iter().map(|due| due.lane).collect();
+            let which = Unplace::Lanes(lanes);
+            while self.shared.store.unplace(&which, &[], SLICE).await? > 0 {
+                self.beat();
+            }
+        }
+        loop {
+            self.beat();
+            let store = &self.shared.store;
+            let new = store
+                .new_rows(nobodys, None, PLACED_A_LANE, PLACED_A_ROUND)
+                .await?;
+            if new.rows.is_empty() {
+                return Ok(());
+            }
+            self.write_places(&new.rows).await?;
+        }
     }
 
     /// The place of a new row in its lane's schedule, or why it waits.
@@ -474,7 +565,8 @@ impl Scheduler {
             Ok(id) => (id, None),
             Err(code) => (row.lane.clone(), Some(code)),
         };
-        let schedule = match lanes.get(&id) {
+        let lane = lanes.get(&id);
+        let schedule = match &lane {
             Some(lane) => lane.policy.schedule(row.chat),
             None => lanes.prior(),
         };
@@ -483,7 +575,11 @@ impl Scheduler {
         if waits_for.is_some() {
             message.last_chance_at = None;
         }
-        Placement { message, waits_for }
+        Placement {
+            message,
+            waits_for,
+            lease: lane.and_then(|lane| lane.lease.clone()),
+        }
     }
 
     /// Last chances that placed rows owe their budgets.
@@ -543,10 +639,10 @@ impl Scheduler {
     }
 
     /// Ends a row that is older than `max_age`, without a call.
-    async fn end(&self, row: &Message) {
-        let claim = row.claim();
-        let lane = self.shared.lanes.get(&row.lane);
-        self.shared.lanes.take(claim.clone(), lane, false);
+    async fn end(&self, row: &Message, lane: Option<&Arc<Lane>>) {
+        let mut claim = row.claim();
+        claim.lease = lane.and_then(|lane| lane.lease.clone());
+        self.shared.lanes.take(claim.clone(), lane.cloned(), false);
         let outcome = Outcome::without_call(claim, self.now, WalkEnd::TooOld);
         let heartbeats = self.shared.handle.heartbeats();
         let sending = self.outcomes.send(outcome);
@@ -560,19 +656,27 @@ impl Scheduler {
         let closed = |lane: &Arc<Lane>| lane.health().leave(Instant::now()) != Leave::Open;
         let lanes = self.shared.lanes.all();
         let closed = lanes.iter().filter(|lane| closed(lane));
-        let of: Vec<Option<LaneId>> = std::iter::once(None)
-            .chain(closed.map(|lane| Some(lane.id.clone())))
+        let house = self.shared.nodes.keeps_house(&self.shared.lanes);
+        let of: Vec<Option<&Arc<Lane>>> = house
+            .then_some(None)
+            .into_iter()
+            .chain(closed.map(Some))
             .collect();
         for lane in of {
             self.beat();
             let in_flight = self.shared.lanes.in_flight();
             let store = &self.shared.store;
             let rows = store
-                .overaged(lane.as_ref(), self.now - max_age, &in_flight, SLICE)
+                .overaged(
+                    lane.map(|lane| &lane.id),
+                    self.now - max_age,
+                    &in_flight,
+                    SLICE,
+                )
                 .await?;
             for row in rows {
                 if self.is_too_old(&row) {
-                    self.end(&row).await;
+                    self.end(&row, lane).await;
                 }
             }
         }

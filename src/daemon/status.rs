@@ -36,15 +36,18 @@ pub enum LoopName {
     Upkeep,
     /// The status file.
     Status,
+    /// Signs of life and leases, where several processes serve one database.
+    Nodes,
 }
 
 impl LoopName {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Scheduler,
         Self::Workers,
         Self::Reconciler,
         Self::Upkeep,
         Self::Status,
+        Self::Nodes,
     ];
 
     /// Its name in logs and in the status file.
@@ -55,17 +58,21 @@ impl LoopName {
             Self::Reconciler => "reconciler",
             Self::Upkeep => "upkeep",
             Self::Status => "status",
+            Self::Nodes => "nodes",
         }
     }
 }
 
 /// When each loop turned last.
 #[derive(Debug)]
-pub struct Heartbeats(Mutex<[Instant; LoopName::ALL.len()]>);
+pub struct Heartbeats(Mutex<[Option<Instant>; LoopName::ALL.len()]>);
 
 impl Default for Heartbeats {
     fn default() -> Self {
-        Self(Mutex::new([Instant::now(); LoopName::ALL.len()]))
+        let now = Instant::now();
+        // What one process alone needs not turns once it is needed.
+        let turns = LoopName::ALL.map(|name| (name != LoopName::Nodes).then_some(now));
+        Self(Mutex::new(turns))
     }
 }
 
@@ -77,7 +84,7 @@ impl Heartbeats {
         LoopName::ALL
             .into_iter()
             .zip(beats)
-            .map(move |(name, beat)| (name, now - beat))
+            .filter_map(move |(name, beat)| Some((name, now - beat?)))
     }
 
     /// The loop that turned longest ago.
@@ -91,7 +98,7 @@ impl Heartbeats {
         let mut beats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (which, beat) in LoopName::ALL.into_iter().zip(beats.iter_mut()) {
             if which == name {
-                *beat = Instant::now();
+                *beat = Some(Instant::now());
             }
         }
     }
@@ -121,6 +128,8 @@ struct Watched {
     heartbeats: Heartbeats,
     published: watch::Sender<Option<Arc<Published>>>,
     in_force: watch::Sender<Option<Arc<Configured>>>,
+    /// Beside which the file is; `None`: beside the database.
+    beside: Option<PathBuf>,
     reloads: watch::Sender<Reloads>,
 }
 
@@ -131,12 +140,21 @@ impl Default for Watched {
             heartbeats: Heartbeats::default(),
             published: watch::Sender::new(None),
             in_force: watch::Sender::new(None),
+            beside: None,
             reloads: watch::Sender::default(),
         }
     }
 }
 
 impl Handle {
+    /// One whose daemon publishes beside `path` and not beside its database.
+    pub fn publishing_at(path: &Path) -> Self {
+        Self(Arc::new(Watched {
+            beside: Some(path.to_owned()),
+            ..Watched::default()
+        }))
+    }
+
     /// Resolves once the first query for due messages was answered. What the endpoint says is no part of it.
     pub async fn ready(&self) {
         self.0.ready.cancelled().await;
@@ -483,7 +501,9 @@ pub fn status_path(database: &Path) -> PathBuf {
 
 /// Publishes every [`HEARTBEAT_INTERVAL`], and where somebody waits for it, until the end.
 pub(super) async fn run(shared: Arc<Shared>) -> Result<(), super::DaemonError> {
-    let path = status_path(&shared.lanes.configured().settings.database.local_path());
+    let beside = shared.handle.0.beside.clone();
+    let database = || shared.lanes.configured().settings.database.local_path();
+    let path = status_path(&beside.unwrap_or_else(database));
     let started_at = shared.clock.now().0;
     let mut reloads = shared.handle.0.reloads.subscribe();
     loop {

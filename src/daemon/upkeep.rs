@@ -1,5 +1,5 @@
-//! What is due now and then rather than at once: policies, budgets' figures, counts over the table and the summary, retention,
-//! leases. No error of housekeeping ends the daemon.
+//! What is due now and then rather than at once: policies, budgets' figures, counts over the table and the summary,
+//! retention. No error of housekeeping ends the daemon.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,8 +99,6 @@ impl Upkeep {
         if looks {
             self.next_look = Instant::now() + TURN_INTERVAL;
             self.reconsider_closed_lanes().await;
-            let checked = self.check_leases().await;
-            self.warn("the leases cannot be checked", checked);
         }
         if Instant::now() >= self.next_summary.min(self.next_count) {
             let counted = self.count_and_plan().await;
@@ -193,14 +191,6 @@ impl Upkeep {
         }
     }
 
-    async fn check_leases(&self) -> Result<()> {
-        let leases = self.shared.lanes.leases();
-        for group in self.shared.store.lost(&leases).await? {
-            self.shared.lanes.lose(&group);
-        }
-        Ok(())
-    }
-
     // --- counts and the summary --------------------------------------------------------------------------------
 
     async fn count_and_plan(&mut self) -> Result<()> {
@@ -275,12 +265,8 @@ impl Upkeep {
 
     /// Lanes without a message to poll are no longer served.
     async fn drop_idle(&self, pending: HashSet<LaneId>) -> Result<()> {
-        let (leases, lanes) = self.shared.lanes.drop_idle(&pending);
-        save_habits(&self.shared, &lanes).await?;
-        if leases.is_empty() {
-            return Ok(());
-        }
-        self.shared.store.release(&leases).await
+        let lanes = self.shared.lanes.drop_idle(&pending);
+        save_habits(&self.shared, &lanes).await
     }
 
     fn warn_of_dropped(&self) {
@@ -356,7 +342,7 @@ impl Upkeep {
         let interval = self.shared.lanes.configured().settings.log.summary_interval;
         self.next_forget = began + interval;
         let reading = self.shared.clock.look();
-        if was_set_forward(&reading) {
+        if was_set_forward(&reading) || !self.shared.nodes.keeps_house(&self.shared.lanes) {
             return Ok(());
         }
         let lately = reading.now - 2 * interval.max(INTERVAL_LOOKED_BACK);
@@ -382,7 +368,7 @@ impl Upkeep {
         let Some(kept) = settings.retention.finished else {
             return Ok(());
         };
-        if was_set_forward(&reading) {
+        if was_set_forward(&reading) || !self.shared.nodes.keeps_house(&self.shared.lanes) {
             return Ok(());
         }
         let pruned = self.prune_before(reading.now - kept).await?;
@@ -435,6 +421,7 @@ pub(super) async fn save_habits(shared: &Shared, lanes: &[Arc<Lane>]) -> Result<
             lane: lane.id.clone(),
             chat,
             habits,
+            lease: lane.lease.clone(),
         }));
         rows.len() > before
     });

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ConversationId, ErrorCode, LaneId, MessageId, MessageKey, RobotCode, UnixMs};
+use super::{ConversationId, ErrorCode, LaneId, Lease, MessageId, MessageKey, RobotCode, UnixMs};
 use crate::cadence::{Missing, Pending};
 
 /// Where a message stands. See the module's picture of the states.
@@ -267,13 +267,14 @@ impl Message {
         !self.state.is_final() && self.last_chance_at.is_some_and(|at| at < until)
     }
 
-    /// The fenced claim of this row.
+    /// The fenced claim of this row, without a lease.
     pub fn claim(&self) -> Claim {
         Claim {
             id: self.id,
             key: self.key.clone(),
             lane: self.lane.clone(),
             fence: self.next_poll_at,
+            lease: None,
         }
     }
 }
@@ -299,4 +300,6 @@ pub struct Claim {
     pub lane: LaneId,
     /// The row's `next_poll_at` when it was claimed.
     pub fence: Option<UnixMs>,
+    /// Under which lease it was claimed; `None` where none is needed.
+    pub lease: Option<Lease>,
 }

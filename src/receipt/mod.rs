@@ -11,6 +11,7 @@
 
 mod disposition;
 mod ids;
+mod lease;
 mod message;
 mod observation;
 mod outcome;
@@ -24,6 +25,7 @@ pub use ids::{
     AccountName, ConversationId, CorpId, ErrorCode, EventId, LaneId, MessageId, MessageKey,
     RobotCode, UserId,
 };
+pub use lease::{GroupId, Lease};
 pub use message::{Chat, Claim, Doubt, Message, SendStatus, State};
 pub use observation::observe;
 pub use outcome::{Outcome, SeenReader, WalkEnd};

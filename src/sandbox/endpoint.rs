@@ -81,6 +81,7 @@ pub(super) fn endpoint(shared: &Shared, request: &Request) -> Reply {
     let mut call = Call {
         seq: inner.log.next_seq(),
         at: shared.now_ms(),
+        host: request.host.clone(),
         path: request.path.clone(),
         outcome: "ok".to_owned(),
         ..Call::default()

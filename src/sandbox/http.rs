@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Limited, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, LOCATION};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
@@ -32,6 +32,7 @@ pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
     pub(super) query: String,
+    pub(super) host: String,
     pub(super) content_type: String,
     /// `x-acs-dingtalk-access-token`
     pub(super) token: Option<String>,
@@ -96,6 +97,7 @@ async fn respond(
         method: head.method.to_string(),
         path,
         query: head.uri.query().unwrap_or_default().to_owned(),
+        host: text(HOST.as_str()).unwrap_or_default(),
         content_type: text(CONTENT_TYPE.as_str()).unwrap_or_default(),
         token: text("x-acs-dingtalk-access-token"),
         body: body.to_bytes(),

@@ -12,6 +12,8 @@ pub struct Call {
     pub seq: u64,
     /// When it came, Unix milliseconds of the sandbox's clock.
     pub at: i64,
+    /// The address that was called, as its caller wrote it: clients that use different ones are told apart.
+    pub host: String,
     /// The path.
     pub path: String,
     /// Whose it is: `appKey`, or `suiteKey/corpId`; empty where the call did not get so far.

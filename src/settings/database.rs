@@ -126,6 +126,27 @@ impl Database {
     }
 }
 
+impl Database {
+    /// Where a daemon on this machine may keep its lock and its status: one place for a SQLite file, which one daemon serves;
+    /// for a server [`Database::local_path`] and as many more as there may be daemons on one machine.
+    pub fn local_paths(&self) -> Vec<PathBuf> {
+        let first = self.local_path();
+        let more = match self {
+            Self::Sqlite(_) => 1,
+            Self::Postgres(_) => MOST_ON_A_MACHINE,
+        };
+        let others = (2..=more).map(|number| {
+            let mut name = first.as_os_str().to_owned();
+            name.push(format!("-{number}"));
+            PathBuf::from(name)
+        });
+        std::iter::once(first.clone()).chain(others).collect()
+    }
+}
+
+/// Daemons of one database on one machine: more would be of no use to anybody.
+const MOST_ON_A_MACHINE: usize = 32;
+
 /// As a person may see it.
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

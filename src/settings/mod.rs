@@ -31,7 +31,7 @@ pub(crate) use filter::LIBRARIES;
 pub use layers::DEFAULTS;
 pub use load::{DEFAULT_PATH, Loaded, from_text, load, process_environment};
 pub use model::{
-    Account, App, Budget, Endpoint, Log, LogFormat, Retention, Retry, Settings, Workers,
+    Account, App, Budget, Endpoint, Log, LogFormat, Node, Retention, Retry, Settings, Workers,
 };
 pub use secret::{Secret, SecretError};
 pub use show::{Change, InForce};

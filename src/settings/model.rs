@@ -19,6 +19,8 @@ use crate::receipt::{AccountName, RobotCode};
 pub struct Settings {
     /// `[database]`
     pub database: Database,
+    /// `[node]`
+    pub node: Node,
     /// `[endpoint]`
     pub endpoint: Endpoint,
     /// `[workers]`
@@ -38,6 +40,21 @@ pub struct Settings {
     pub log: Log,
     /// `[retention]`
     pub retention: Retention,
+}
+
+/// `[node]`: this process among others that serve the same database.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// For people; `None`: the host's name.
+    #[serde(default, deserialize_with = "types::some_text")]
+    pub name: Option<String>,
+    /// A node that is not heard of for so long loses its accounts.
+    #[serde(with = "types::lease")]
+    pub lease: Duration,
+    /// The nodes call from one public address.
+    #[serde(deserialize_with = "types::flag")]
+    pub shared_egress: bool,
 }
 
 /// `[endpoint]`

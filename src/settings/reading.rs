@@ -13,14 +13,15 @@ use super::layers::{DEFAULTS, Origins};
 use super::model::{AccountText, Cadence, SharedBudget};
 use super::rules::{self, Mistake};
 use super::secret::Places;
-use super::{Endpoint, Log, Retention, Retry, Settings, Workers};
+use super::{Endpoint, Log, Node, Retention, Retry, Settings, Workers};
 use crate::receipt::AccountName;
 
 /// A section on its way through serde, which says at which key it failed.
 type Tracked<'a, 'b> = serde_path_to_error::Deserializer<'a, 'b, Table>;
 
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 10] = [
     "database",
+    "node",
     "endpoint",
     "workers",
     "retry",
@@ -83,6 +84,7 @@ impl Reading<'_> {
                 None
             }
         });
+        let node = self.section(&["node"], |from| Node::deserialize(from));
         let endpoint = self.section(&["endpoint"], |from| Endpoint::deserialize(from));
         let workers = self.section(&["workers"], |from| Workers::deserialize(from));
         let retry = self.section(&["retry"], |from| Retry::deserialize(from));
@@ -122,6 +124,7 @@ impl Reading<'_> {
         endpoint.ca_file = endpoint.ca_file.map(|named| places.find(&named).0);
         Some(Settings {
             database,
+            node: node?,
             endpoint,
             workers: workers?,
             retry: retry?,

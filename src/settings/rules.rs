@@ -1,6 +1,7 @@
 //! What single values cannot show: what contradicts another setting is refused, what is merely unwise is a warning.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use humantime::format_duration;
 use reqwest::Url;
@@ -9,7 +10,7 @@ use super::model::{AccountText, Kind};
 use super::reading::nearest;
 use super::secret::{Places, Secret};
 use super::types::is_loopback;
-use super::{Account, App, Budget, Database, Settings};
+use super::{Account, App, Budget, Database, Node, Settings};
 use crate::cadence::Rules;
 
 /// Above it the vendor bans the address for five minutes: 10,000 calls in 20 s, from its documentation.
@@ -189,6 +190,16 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
             text(retry.initial_interval),
             text(retry.max_interval)
         ),
+    );
+    let Node {
+        name,
+        lease,
+        shared_egress,
+    } = &settings.node;
+    let is_said = name.is_some() || *shared_egress || *lease != Duration::from_secs(15);
+    warn(
+        is_said && matches!(settings.database, Database::Sqlite(_)),
+        "[node] has no effect, since a SQLite file is served by one process".to_owned(),
     );
     let life = cadence.key_lifetime.as_secs_f64();
     // The most and the fewest polls of a message that the bounds leave room for in a key's life.

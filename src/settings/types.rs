@@ -192,6 +192,39 @@ pub(super) mod span {
     }
 }
 
+/// Yes or no; in text too: in the environment all is text.
+pub(super) fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    let value = Value::deserialize(from)?;
+    let text = value.as_str().map(str::trim);
+    match (&value, text) {
+        (Value::Boolean(flag), _) => Ok(*flag),
+        (_, Some("true")) => Ok(true),
+        (_, Some("false")) => Ok(false),
+        _ => Err(wrong(
+            format_args!("cannot be {}", shown(&value)),
+            "write true or false",
+        )),
+    }
+}
+
+/// How long a node is believed to live. Less would be lost to a busy machine's pauses, and for more nobody would wait.
+pub(super) mod lease {
+    use super::*;
+
+    pub(in super::super) use super::span::serialize;
+
+    pub(in super::super) fn deserialize<'de, D>(from: D) -> Result<Duration, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        let span = super::span::deserialize(from)?;
+        match span.as_secs() {
+            3..=600 => Ok(span),
+            _ => Err(wrong("is out of range", r#"write "3s" to "10m""#)),
+        }
+    }
+}
+
 /// A span of time longer than nothing.
 pub(super) mod some_span {
     use super::*;

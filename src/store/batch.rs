@@ -48,6 +48,7 @@ pub(super) fn found(outcomes: &[Outcome], rows: impl IntoIterator<Item = Message
             new_readers: 0,
             read_at: Vec::new(),
             recorded: None,
+            fenced: false,
         })
         .collect()
 }

@@ -7,6 +7,7 @@ mod batch;
 mod cells;
 mod due;
 mod last_chances;
+mod leases;
 mod open;
 pub mod postgres;
 pub mod sqlite;
@@ -17,12 +18,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use leases::{Beat, Granted, Group, Holding, Leases, Member, Members, NodeText, Promise};
 pub use open::{Migrating, OpenError, Role, open, schema_version};
 
 use crate::receipt::{
     AccountName, Chat, Claim, ConversationId, CorpId, ErrorCode, EventId, LaneId, Message,
     MessageId, MessageKey, Outcome, RobotCode, State, UnixMs, UserId,
 };
+pub use crate::receipt::{GroupId, Lease};
 
 /// What went wrong, named by what the caller can do about it. A backend maps its own errors to these.
 #[derive(Debug, thiserror::Error)]
@@ -70,63 +73,6 @@ pub trait Store: Leases + Claims + Results + Commands + Upkeep {}
 
 impl<S: Leases + Claims + Results + Commands + Upkeep> Store for S {}
 
-/// The name of lanes that are served together, since they share a month's budget: see
-/// [`Leases`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GroupId(Arc<str>);
-
-impl GroupId {
-    /// Wraps the name.
-    pub fn new(name: impl Into<Arc<str>>) -> Self {
-        Self(name.into())
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for GroupId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The right to serve a group. What is written for the group's lanes names its epoch, which grows whenever the group
-/// changes hands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Of which group.
-    pub group: GroupId,
-    /// Which time the group was taken.
-    pub epoch: i64,
-}
-
-/// Who serves which group of lanes. Unless a backend says otherwise one process serves the database: every lease is granted
-/// at once and never lost.
-#[async_trait]
-pub trait Leases: Send + Sync + 'static {
-    /// Takes what is free of `groups`.
-    async fn acquire(&self, groups: &[GroupId]) -> Result<Vec<Lease>> {
-        let leases = groups.iter().map(|group| Lease {
-            group: group.clone(),
-            epoch: 0,
-        });
-        Ok(leases.collect())
-    }
-
-    /// The groups of these leases that are no longer ours.
-    async fn lost(&self, _leases: &[Lease]) -> Result<Vec<GroupId>> {
-        Ok(Vec::new())
-    }
-
-    /// Gives leases back.
-    async fn release(&self, _leases: &[Lease]) -> Result<()> {
-        Ok(())
-    }
-}
-
 /// A lane with placed rows beyond those that were asked to be left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneDue {
@@ -156,6 +102,8 @@ pub struct Placement {
     /// Why no lane serves it for now; it becomes the row's `last_error`, and the row is not due until
     /// [`Claims::unplace`] makes it new again.
     pub waits_for: Option<ErrorCode>,
+    /// The lease of its lane. Nothing is written where it is no longer ours.
+    pub lease: Option<Lease>,
 }
 
 /// Which rows of a lane a claim wants. Of one round the first are asked for first.
@@ -199,6 +147,27 @@ pub enum Unplace {
     Rows(Vec<MessageId>),
 }
 
+/// Whose rows a scheduler looks for.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'a> {
+    /// Of every account.
+    All,
+    /// Of these accounts.
+    Of(&'a [AccountName]),
+    /// Of all but these.
+    Except(&'a [AccountName]),
+}
+
+impl Scope<'_> {
+    fn holds(&self, lane: &LaneId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(accounts) => accounts.contains(&lane.account),
+            Self::Except(accounts) => !accounts.contains(&lane.account),
+        }
+    }
+}
+
 /// What the scheduler asks. A claim is not written: who holds the lease remembers what is in flight, and after a crash
 /// everything due is simply due.
 ///
@@ -206,13 +175,15 @@ pub enum Unplace {
 /// every answer.
 #[async_trait]
 pub trait Claims: Send + Sync + 'static {
-    /// Lanes with placed pending rows beyond those `without`. Costs the same for a lane with one row or a million.
-    async fn lanes(&self, without: &[MessageId]) -> Result<Vec<LaneDue>>;
+    /// Lanes in `scope` with placed pending rows beyond those `without`. Costs the same for a lane with one row or a
+    /// million.
+    async fn lanes(&self, scope: Scope<'_>, without: &[MessageId]) -> Result<Vec<LaneDue>>;
 
-    /// Pending rows that were never placed: lane by lane behind `after`, oldest first, `per_lane` of each and `limit` in
+    /// Pending rows in `scope` that were never placed: lane by lane behind `after`, oldest first, `per_lane` of each and `limit` in
     /// all at most.
     async fn new_rows(
         &self,
+        scope: Scope<'_>,
         after: Option<&LaneId>,
         per_lane: usize,
         limit: usize,
@@ -261,6 +232,8 @@ pub struct Found {
     pub read_at: Vec<UnixMs>,
     /// How many readers are recorded in all, counted where the message may be complete with them.
     pub recorded: Option<u32>,
+    /// The claim's lease is another's by now: its readers are facts, its state and its schedule are not ours to write.
+    pub fenced: bool,
 }
 
 /// What is to be written with the readers, all or nothing.
@@ -480,6 +453,8 @@ pub struct HabitsRow {
     pub chat: Chat,
     /// JSON, written and read by the cadence.
     pub habits: String,
+    /// The lease of the lane, where it is written: nothing is where it is no longer ours.
+    pub lease: Option<Lease>,
 }
 
 /// A message to be added, as a feeder would insert it.

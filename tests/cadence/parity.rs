@@ -11,7 +11,7 @@ use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
 use receiptd::store::{
     Begun, Claims as _, Commands as _, DueQuery, HabitsRow, NewMessage, Placement, Results as _,
-    Wanted, Writes,
+    Scope, Wanted, Writes,
 };
 
 use super::crowd::Crowd;
@@ -80,7 +80,7 @@ impl Daemon {
         let mut sent = 0;
         loop {
             let arrival = from + GAP * u32::try_from(sent).unwrap();
-            let due = self.store.lanes(&[]).await.unwrap();
+            let due = self.store.lanes(Scope::All, &[]).await.unwrap();
             let due = due.first().and_then(|lane| lane.sound_at);
             if sent < MESSAGES && due.is_none_or(|due| arrival <= due) {
                 self.reads.push(crowd.reads(random, arrival.0));
@@ -103,12 +103,18 @@ impl Daemon {
             ..NewMessage::new(format!("key-{number}"), self.lane.account.clone())
         };
         assert_eq!(self.store.add(&[message]).await.unwrap(), 1);
-        let arrived = self.store.new_rows(None, 10, 10).await.unwrap().rows;
+        let arrived = self
+            .store
+            .new_rows(Scope::All, None, 10, 10)
+            .await
+            .unwrap()
+            .rows;
         let places: Vec<_> = arrived
             .iter()
             .map(|row| Placement {
                 message: self.schedule().place(row, now),
                 waits_for: None,
+                lease: None,
             })
             .collect();
         assert_eq!(places.len(), 1);
@@ -288,6 +294,7 @@ async fn the_stores_rows_go_the_same_way_through_daemon_and_simulator() {
         chat: Chat::Private,
         lane: daemon.lane.clone(),
         habits: learned.clone(),
+        lease: None,
     };
     daemon.store.save_habits(&[row]).await.unwrap();
     let kept = daemon.store.all_habits().await.unwrap();

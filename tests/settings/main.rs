@@ -83,6 +83,8 @@ fn the_defaults_load_and_are_the_contract() {
     let contract = [
         ("database.url", "sqlite:///var/lib/receiptd/receiptd.db"),
         ("database.synchronous", "full"),
+        ("node.lease", "15s"),
+        ("node.shared_egress", "false"),
         ("endpoint.base_url", "https://api.dingtalk.io"),
         ("endpoint.connect_timeout", "5s"),
         ("endpoint.request_timeout", "10s"),

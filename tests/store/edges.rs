@@ -5,7 +5,7 @@ use receiptd::receipt::{
     WalkEnd,
 };
 use receiptd::store::{
-    CallCount, Found, NewMessage, Placement, Pruned, Selection, Unplace, Writes,
+    CallCount, Found, NewMessage, Placement, Pruned, Scope, Selection, Unplace, Writes,
 };
 use receiptd::store::{Claims as _, Commands as _, Results as _, Upkeep as _};
 
@@ -82,6 +82,7 @@ async fn text_comes_back_as_it_went_in<B: Backend>() {
                 ..message
             },
             waits_for: Some(odd.into()),
+            lease: None,
         };
         store.place(&[waits]).await.unwrap();
         let (row, _) = show(store, &key).await;
@@ -101,7 +102,7 @@ async fn text_comes_back_as_it_went_in<B: Backend>() {
         let ticket = store.suite_ticket(odd).await.unwrap();
         assert_eq!(ticket.as_deref(), Some(odd));
     }
-    assert_eq!(store.lanes(&[]).await.unwrap().len(), ODD.len());
+    assert_eq!(store.lanes(Scope::All, &[]).await.unwrap().len(), ODD.len());
 }
 
 async fn organisations_of_an_account_are_lanes_apart<B: Backend>() {

@@ -45,7 +45,8 @@ use receiptd::receipt::{
     UserId, WalkEnd, settle,
 };
 use receiptd::store::{
-    self, Begun, DueQuery, Found, NewMessage, Placement, Pruned, Reader, Store, Wanted, Writes,
+    self, Begun, DueQuery, Found, NewMessage, Placement, Pruned, Reader, Scope, Store, Wanted,
+    Writes,
 };
 
 /// A store, and what other processes do to its tables.
@@ -112,7 +113,10 @@ pub(crate) fn keys(rows: &[Message]) -> Vec<&str> {
 
 /// The first `limit` rows of all lanes that were never placed, in the order of their insert.
 pub(crate) async fn new_rows<S: Store>(store: &S, limit: usize) -> Vec<Message> {
-    let found = store.new_rows(None, limit, 10_000).await.unwrap();
+    let found = store
+        .new_rows(Scope::All, None, limit, 10_000)
+        .await
+        .unwrap();
     assert_eq!(found.next, None);
     let mut rows = found.rows;
     rows.sort_by_key(|row| row.id);
@@ -125,6 +129,7 @@ pub(crate) async fn place<S: Store>(store: &S, rows: &[Message]) {
     let place = |message: &Message| Placement {
         message: message.clone(),
         waits_for: None,
+        lease: None,
     };
     let places: Vec<Placement> = rows.iter().map(place).collect();
     store.place(&places).await.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use receiptd::receipt::{Chat, Message, State, UnixMs};
 use receiptd::store::sqlite::{APPLICATION_ID, Migrating, OpenError, Role, SqliteStore};
 use receiptd::store::{
-    Claims as _, Commands as _, Results as _, Selection, StoreError, Upkeep as _,
+    Claims as _, Commands as _, Results as _, Scope, Selection, StoreError, Upkeep as _,
 };
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -183,7 +183,7 @@ async fn a_database_of_the_first_version_goes_on() {
     ] {
         assert_eq!(show(&store, key).await.0.state, state, "{key}");
     }
-    let lanes = store.lanes(&[]).await.unwrap();
+    let lanes = store.lanes(Scope::All, &[]).await.unwrap();
     let names: Vec<String> = lanes.iter().map(|due| due.lane.to_string()).collect();
     assert_eq!(names, ["default", "default/corpX", "vendor/corp1"]);
     let waiting = store.overaged(None, now, &[], 9).await.unwrap();

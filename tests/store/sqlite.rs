@@ -7,7 +7,8 @@ use receiptd::receipt::{ErrorCode, State, UnixMs};
 use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
 use receiptd::store::{
-    Claims as _, Commands as _, Pruned, Reader, Results as _, SeenBy, StoreError, Upkeep as _,
+    Claims as _, Commands as _, Pruned, Reader, Results as _, Scope, SeenBy, StoreError,
+    Upkeep as _,
 };
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -347,11 +348,11 @@ async fn rows_that_went_round_the_checks_are_quarantined_and_stop_nobody() {
         assert_eq!(execute(&mut feeder, &change).await.unwrap(), 1, "{change}");
     }
     assert_eq!(new_rows(store, 9).await, []);
-    let first: Vec<_> = store.lanes(&[]).await.unwrap();
+    let first: Vec<_> = store.lanes(Scope::All, &[]).await.unwrap();
     for due in &first {
         due_rows(store, &due.lane, at(9), at(9), &[], 100).await;
     }
-    let lanes = store.lanes(&[]).await.unwrap();
+    let lanes = store.lanes(Scope::All, &[]).await.unwrap();
     let names: Vec<_> = lanes.iter().map(|due| due.lane.to_string()).collect();
     assert_eq!(names, ["x", "zz"]);
     assert_eq!(

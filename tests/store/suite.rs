@@ -9,8 +9,8 @@ use receiptd::receipt::{
 };
 use receiptd::store::{
     CallCount, DueQuery, EventWrites, Found, HabitsRow, LastChanceFit, NewMessage, NewRows, Owed,
-    Placement, Pruned, ReadEvent, ReadEvents, Reader, SeenBy, Selection, Store, Unplace, Wanted,
-    Writes,
+    Placement, Pruned, ReadEvent, ReadEvents, Reader, Scope, SeenBy, Selection, Store, Unplace,
+    Wanted, Writes,
 };
 use receiptd::store::{Claims as _, Commands as _, Results as _, Upkeep as _};
 
@@ -45,7 +45,7 @@ async fn an_added_message_arrives_once<B: Backend>() {
     assert_eq!(b.chat, full.chat);
     assert_eq!(b.expected_readers, Some(3));
     assert_eq!(b.next_poll_at, Some(at(60)));
-    assert_eq!(store.lanes(&[]).await.unwrap(), []);
+    assert_eq!(store.lanes(Scope::All, &[]).await.unwrap(), []);
     let placed = Message {
         next_poll_at: Some(at(5)),
         admitted_at: Some(at(1)),
@@ -87,7 +87,7 @@ async fn new_rows_are_asked_for_lane_by_lane<B: Backend>() {
     };
     let ask = async |after: Option<LaneId>, per_lane, limit| {
         let NewRows { rows, next } = store
-            .new_rows(after.as_ref(), per_lane, limit)
+            .new_rows(Scope::All, after.as_ref(), per_lane, limit)
             .await
             .unwrap();
         let keys: Vec<String> = rows.iter().map(|row| row.key.to_string()).collect();
@@ -192,7 +192,7 @@ async fn lanes_tell_their_first_due_row_beyond_those_in_flight<B: Backend>() {
     };
     let word = str::to_owned;
     assert_eq!(
-        due(store.lanes(&[]).await.unwrap()),
+        due(store.lanes(Scope::All, &[]).await.unwrap()),
         [
             (word("x"), at(3)),
             (word("x/1"), at(9)),
@@ -204,7 +204,7 @@ async fn lanes_tell_their_first_due_row_beyond_those_in_flight<B: Backend>() {
     let (c, _) = show(store, "c").await;
     let in_flight = [b.id, c.id, placed[0].id];
     assert_eq!(
-        due(store.lanes(&in_flight).await.unwrap()),
+        due(store.lanes(Scope::All, &in_flight).await.unwrap()),
         [(word("x"), at(5)), (word("x/2"), at(9))]
     );
 }
@@ -405,6 +405,7 @@ async fn one_commit_settles_many_and_counts_calls_and_habits<B: Backend>() {
             lane: corp.clone(),
             chat: Chat::Group,
             habits: format!("{{\"round\":{round}}}"),
+            lease: None,
         };
         store.save_habits(&[habits]).await.unwrap();
         let mut calls = store.calls_in("2023-11").await.unwrap();
@@ -615,7 +616,7 @@ async fn a_final_row_leaves_the_claims<B: Backend>() {
         row.last_error,
         Some(ErrorCode::from("invalid.processQueryKey"))
     );
-    let lanes = store.lanes(&[]).await.unwrap();
+    let lanes = store.lanes(Scope::All, &[]).await.unwrap();
     assert_eq!(
         (lanes[0].sound_at, lanes[0].failing_at),
         (Some(at(6)), None)
@@ -706,11 +707,12 @@ async fn rows_wait_for_the_configuration<B: Backend>() {
                 ..message
             },
             waits_for: Some("account.unknown".into()),
+            lease: None,
         })
         .collect();
     store.place(&places).await.unwrap();
     assert_eq!(new_rows(store, 9).await, []);
-    assert_eq!(store.lanes(&[]).await.unwrap(), []);
+    assert_eq!(store.lanes(Scope::All, &[]).await.unwrap(), []);
     let nobody = lane("nobody");
     assert_eq!(due_rows(store, &nobody, at(99), at(99), &[], 9).await, []);
     let old = store.overaged(None, at(9), &[], 9).await.unwrap();
@@ -757,7 +759,7 @@ async fn a_lane_is_where_a_row_was_placed<B: Backend>() {
         })
         .collect();
     place(store, &placed).await;
-    let lanes = store.lanes(&[]).await.unwrap();
+    let lanes = store.lanes(Scope::All, &[]).await.unwrap();
     assert_eq!(lanes.len(), 1);
     assert_eq!(
         (&lanes[0].lane, lanes[0].sound_at),
@@ -805,7 +807,7 @@ async fn a_lane_is_where_a_row_was_placed<B: Backend>() {
         })
         .collect();
     place(store, &placed).await;
-    assert_eq!(store.lanes(&[]).await.unwrap().len(), 2);
+    assert_eq!(store.lanes(Scope::All, &[]).await.unwrap().len(), 2);
     // A result of the lane before brings facts alone.
     commit(store, &[walk(&due[1], at(9), &["v"])], settled).await;
     let (row, readers) = show(store, "2").await;
@@ -825,7 +827,7 @@ async fn a_row_given_to_another_account_is_placed_anew<B: Backend>() {
     let (before, _) = show(store, "a").await;
     backend.give_to("a", "y").await;
     assert_eq!(store.stale(&[before.claim()]).await.unwrap(), [before.id]);
-    assert_eq!(store.lanes(&[]).await.unwrap(), []);
+    assert_eq!(store.lanes(Scope::All, &[]).await.unwrap(), []);
     let fed = new_rows(store, 9).await;
     let expected = Message {
         lane: lane("y"),
@@ -876,7 +878,7 @@ async fn sound_and_failing_rows_are_asked_for_apart<B: Backend>() {
             .collect::<Vec<_>>()
     };
     let both = [x.clone(), lane("y"), lane("z")];
-    let lanes = store.lanes(&[]).await.unwrap();
+    let lanes = store.lanes(Scope::All, &[]).await.unwrap();
     let of_x = lanes.iter().find(|due| due.lane == x).unwrap();
     assert_eq!(of_x.sound_at, Some(at(4)));
     let (k0, _) = show(store, "k0").await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use humantime::format_duration;
 
-use super::super::common;
+use super::super::{common, nodes};
 use super::Findings;
 use crate::daemon::Published;
 use crate::dingtalk::{AccessToken, Client, Credentials, Failure, Query, remedy};
@@ -26,7 +26,14 @@ pub(super) struct Accounts<'a> {
 
 impl Accounts<'_> {
     pub(super) async fn look(&self, found: &mut Findings) {
-        let published = common::published(&self.settings.database.local_path());
+        let database = &self.settings.database;
+        let published = match self.store {
+            Some(store) => nodes::look(database, store)
+                .await
+                .ok()
+                .and_then(|found| found.published),
+            None => common::published(&database.local_path()),
+        };
         let corps = self.corps(found).await;
         self.without_robot(found).await;
         for (name, account) in &self.settings.accounts {

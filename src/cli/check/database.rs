@@ -1,5 +1,6 @@
 //! Whether the database opens, who may write it, and whether there is room.
 
+use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
@@ -7,6 +8,7 @@ use std::path::Path;
 
 use super::super::access::{self, Denied, Who, beside, directory_of};
 use super::super::common::{self, Serving};
+use super::super::nodes::{self, NodeStatus};
 use super::{Findings, server};
 use crate::settings::Database;
 use crate::store::sqlite::JOURNAL_SIZE_LIMIT;
@@ -71,7 +73,18 @@ pub(super) async fn look(
         (None, Database::Postgres(url), Some(store)) => server::look(url, &**store, found).await,
         (None, ..) => {}
     }
+    let nodes = match &store {
+        Some(store) if store.is_shared() => {
+            match nodes::look(database, &**store).await {
+                Ok(looked) => told_nodes(&looked.nodes, found),
+                Err(error) => found.fails("nodes", error.with_source(), "try again"),
+            }
+            true
+        }
+        _ => false,
+    };
     match Serving::of(path) {
+        _ if nodes => {}
         Serving::By(pid) => found.works("daemon", format!("runs (process {pid})")),
         Serving::Nobody => found.note("daemon", "none runs; `receiptd run` starts one"),
         Serving::Unknown(error) => found.note(
@@ -80,6 +93,32 @@ pub(super) async fn look(
         ),
     }
     store
+}
+
+/// The daemons that serve a database together.
+fn told_nodes(nodes: &[NodeStatus], found: &mut Findings) {
+    const WHAT: &str = "nodes";
+    if nodes.iter().all(|node| !node.alive) {
+        found.note(WHAT, "none runs; `receiptd run` starts one");
+    }
+    for node in nodes.iter().filter(|node| node.alive) {
+        found.works(WHAT, node.line(common::now()));
+    }
+    for node in nodes.iter().filter(|node| !node.alive) {
+        found.warns(
+            WHAT,
+            node.line(common::now()),
+            "nothing, if others run; else start one",
+        );
+    }
+    let settings: BTreeSet<&String> = nodes.iter().map(|node| &node.settings).collect();
+    if settings.len() > 1 {
+        found.warns(
+            WHAT,
+            "their settings differ (accounts, budgets, cadence, retention or lease)",
+            "give all of them the same",
+        );
+    }
 }
 
 /// Whether this process, and the service's user, can write what `receiptd run` writes.

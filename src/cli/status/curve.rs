@@ -135,6 +135,7 @@ mod tests {
             },
             chat: Chat::Private,
             habits: habits.to_json(),
+            lease: None,
         };
         Learned::of(&row, &rules).unwrap()
     }

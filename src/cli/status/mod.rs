@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use self::view::Status;
 use super::STALE;
-use super::common::{self, DatabaseArg, Serving};
+use super::common::{self, DatabaseArg};
+use super::nodes;
 use crate::receipt::MessageKey;
 use crate::settings::Settings;
 use crate::store::{Role, Store};
@@ -56,7 +57,7 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
 }
 
 async fn all(store: &dyn Store, settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
-    let database = &settings.database.local_path();
+    let found = nodes::look(&settings.database, store).await?;
     let now = common::now();
     let asked = view::Asked {
         settings,
@@ -66,8 +67,9 @@ async fn all(store: &dyn Store, settings: &Settings, args: &Args) -> anyhow::Res
             true => store.all_habits().await?,
             false => Vec::new(),
         },
-        serving: Serving::of(database),
-        published: common::published(database),
+        serving: found.serving,
+        published: found.published,
+        nodes: found.nodes,
         stale_after: args.stale_after,
         now,
     };

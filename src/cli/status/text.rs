@@ -31,6 +31,15 @@ impl fmt::Display for Status {
                     self.due
                 )?;
             }
+            (Some(true), ..) if self.nodes.len() > 1 => {
+                let nodes = self.nodes.iter().filter(|node| node.alive).count();
+                writeln!(
+                    f,
+                    "{} of this database {}.",
+                    counted(nodes as u64, "node"),
+                    if nodes == 1 { "runs" } else { "run" }
+                )?;
+            }
             (Some(true), Some(pid), _) => writeln!(f, "A daemon runs (process {pid}).")?,
             (Some(true), None, _) => writeln!(f, "A daemon runs.")?,
             (None, _, _) => writeln!(
@@ -43,6 +52,16 @@ impl fmt::Display for Status {
             daemon.write(f, self.pid, UnixMs(self.now))?;
         } else if self.running == Some(true) {
             writeln!(f, "  It has not published its status yet.")?;
+        }
+        for node in &self.nodes {
+            writeln!(f, "  node {}", node.line(UnixMs(self.now)))?;
+        }
+        let settings = self.nodes.iter().map(|node| &node.settings);
+        if settings.collect::<std::collections::BTreeSet<_>>().len() > 1 {
+            writeln!(
+                f,
+                "  their settings differ: an account goes by those of the node that has it"
+            )?;
         }
         self.write_accounts(f)?;
         for budget in &self.budgets {
@@ -264,6 +283,7 @@ mod tests {
             habits: Vec::new(),
             serving,
             published,
+            nodes: Vec::new(),
             stale_after: Duration::from_secs(100),
             now: UnixMs(100_000),
         })

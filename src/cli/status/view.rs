@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::super::common::{self, Serving};
+use super::super::nodes::NodeStatus;
 use super::curve::Learned;
 use crate::daemon::{LoopBeat, Published, Reloads};
 use crate::receipt::{CorpId, State, UnixMs};
@@ -21,6 +22,7 @@ pub(super) struct Asked<'a> {
     pub(super) habits: Vec<HabitsRow>,
     pub(super) serving: Serving,
     pub(super) published: Option<Published>,
+    pub(super) nodes: Vec<NodeStatus>,
     pub(super) stale_after: Duration,
     pub(super) now: UnixMs,
 }
@@ -40,6 +42,9 @@ pub(super) struct Status {
     pub(super) accounts: Vec<AccountStatus>,
     pub(super) budgets: Vec<BudgetStatus>,
     pub(super) daemon: Option<DaemonStatus>,
+    /// Of a database that several may serve.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) nodes: Vec<NodeStatus>,
     #[serde(skip)]
     pub(super) hint: Option<String>,
 }
@@ -125,6 +130,7 @@ impl Status {
                 wal_held_bytes: found.backlog.as_ref().map(|backlog| backlog.wal_held_bytes),
                 reloads: found.reloads,
             }),
+            nodes: asked.nodes,
             hint,
         }
     }

@@ -31,10 +31,13 @@ pub(super) use pace::Address;
 pub(super) use policy::LanePolicy;
 
 use super::budget::{Budget, Refused};
+use super::lanes::Leased;
 use super::{Configured, Shared};
 use crate::cadence::{Call, KeyHash};
 use crate::dingtalk::{AccessToken, Credentials, Failure, OwnCode, TokenRefusal, remedy};
-use crate::receipt::{Chat, Disposition, ErrorCode, LaneId, Message, QuotaMonth, UnixMs, whole_ms};
+use crate::receipt::{
+    Chat, Disposition, ErrorCode, LaneId, Lease, Message, QuotaMonth, UnixMs, whole_ms,
+};
 use crate::settings::Account;
 use crate::telemetry::Again;
 use pace::{LanePlaces, Place, RateLimiter};
@@ -57,6 +60,8 @@ pub(super) fn has_robot(row: &Message, account: &Account) -> bool {
 /// See the module.
 pub(super) struct Lane {
     pub(super) id: LaneId,
+    /// Under which it is served; `None` where no other process could.
+    pub(super) lease: Option<Lease>,
     pub(super) policy: Arc<LanePolicy>,
     /// Cancelled when this process ends to serve the lane: its walks give their rows back.
     pub(super) gone: CancellationToken,
@@ -127,15 +132,19 @@ const PAUSE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_FRESH_WAIT: Duration = Duration::from_secs(2);
 /// Between two looks whether the month's figures were read.
 const BUDGET_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// Between two looks whether the lane is still ours, while that is not known.
+const TRUST_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Lane {
     pub(super) fn new(
         id: LaneId,
         setup: Setup,
         policy: Arc<LanePolicy>,
+        leased: &Leased,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
+            lease: leased.lease.clone(),
             policy,
             gone: CancellationToken::new(),
             claims: AtomicUsize::new(0),
@@ -144,7 +153,7 @@ impl Lane {
             used_at: StdMutex::new(Instant::now()),
             setup: RwLock::new(Arc::new(setup)),
             token: Token::default(),
-            limiter: Mutex::new(RateLimiter::new()),
+            limiter: Mutex::new(RateLimiter::new(leased.first_call)),
             places: shared.address.lane_places(),
             health: StdMutex::new(Health::new(Instant::now())),
             spread: KeyHash::of(&id.to_string()).fraction(0),
@@ -240,9 +249,12 @@ impl Lane {
                     });
                 }
                 Err(Refused::OverBudget) => return Err(Denied::OverBudget),
-                Err(Refused::NotRead) => {
+                Err(refused @ (Refused::NotRead | Refused::NotPromised)) => {
                     drop((place, limiter));
-                    self.shared.wake_upkeep.notify_one();
+                    match refused {
+                        Refused::NotPromised => self.shared.nodes.show_life(),
+                        _ => self.shared.wake_upkeep.notify_one(),
+                    }
                     tokio::time::sleep(BUDGET_CHECK_INTERVAL).await;
                 }
             }
@@ -295,13 +307,20 @@ impl Lane {
         &self,
         setup: &Setup,
     ) -> Option<(tokio::sync::MutexGuard<'_, RateLimiter>, Place)> {
-        let limiter = self.limiter.lock().await;
-        if let Some(due) = limiter.due(Instant::now(), setup.account.calls_per_second) {
-            tokio::time::sleep_until(due).await;
+        loop {
+            let limiter = self.limiter.lock().await;
+            if let Some(due) = limiter.due(Instant::now(), setup.account.calls_per_second) {
+                tokio::time::sleep_until(due).await;
+            }
+            let ceiling = self.shared.nodes.ceiling(&setup.configured.settings);
+            let place = self.shared.address.enter(&self.places, ceiling).await?;
+            // Last of all: this process may have been stopped while it waited.
+            if self.shared.nodes.may_call(&self.shared.clock) {
+                return Some((limiter, place));
+            }
+            drop((place, limiter));
+            tokio::time::sleep(TRUST_CHECK_INTERVAL).await;
         }
-        let ceiling = setup.configured.settings.endpoint.calls_per_second;
-        let place = self.shared.address.enter(&self.places, ceiling).await?;
-        Some((limiter, place))
     }
 
     fn denied_by(&self, refusal: TokenRefusal) -> Denied {

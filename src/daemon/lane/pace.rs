@@ -20,10 +20,9 @@ const USED_SHARE: f64 = 0.95;
 const GRAIN: Duration = Duration::from_millis(20);
 
 impl RateLimiter {
-    pub(super) fn new() -> Self {
-        Self {
-            next: Instant::now(),
-        }
+    /// The first call goes out at `first`.
+    pub(super) fn new(first: Instant) -> Self {
+        Self { next: first }
     }
 
     /// When the next call may go out, if not at once: a timer takes a millisecond at least. Who has to wait at all waits
@@ -100,7 +99,7 @@ impl LanePlaces {
 impl Address {
     pub(in crate::daemon) fn new(concurrency: usize) -> Self {
         Self {
-            limiter: Mutex::new(RateLimiter::new()),
+            limiter: Mutex::new(RateLimiter::new(Instant::now())),
             places: Arc::new(Semaphore::new(concurrency)),
             of_hanging: Arc::new(Semaphore::new((concurrency / 2).max(1))),
             concurrency,
@@ -169,7 +168,7 @@ mod tests {
         println!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
         for rate in [1_u32, 7, 20, 50, 100, 400, 500] {
-            let mut pace = RateLimiter::new();
+            let mut pace = RateLimiter::new(Instant::now());
             let mut now = Instant::now();
             let mut calls: Vec<Instant> = Vec::new();
             for _ in 0..10 * rate {
@@ -195,7 +194,7 @@ mod tests {
     #[test]
     fn calls_that_are_due_together_go_out_together() {
         for (rate, bursts) in [(10, 99), (50, 99), (500, 12)] {
-            let mut pace = RateLimiter::new();
+            let mut pace = RateLimiter::new(Instant::now());
             let mut now = Instant::now();
             let mut moments = 0;
             for _ in 0..100 {

@@ -8,12 +8,13 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 
+use super::nodes::fence;
 use super::rows::{Cells, columns};
 use super::sessions::{Query, Sessions, Transaction};
 use super::{PostgresStore, accounts, corp_param, corps, events, ids, limit_param, moment};
-use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
+use crate::receipt::{AccountName, Claim, ErrorCode, LaneId, Lease, Message, MessageId, UnixMs};
 use crate::store::cells::Unreadable;
-use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
+use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Scope, Unplace, Wanted};
 
 /// Placed rows whose last walk did not fail, as the index has them.
 macro_rules! sound {
@@ -76,6 +77,46 @@ macro_rules! lanes_of {
     };
 }
 
+/// As [`lanes_of`], of the accounts `$accounts` alone.
+macro_rules! lanes_of_accounts {
+    ($name:literal, $rows:expr, $corp:literal, $accounts:literal, $first:literal) => {
+        concat!(
+            $name,
+            " (account, corp) AS (
+                SELECT n.account, n.corp FROM unnest(",
+            $accounts,
+            "::TEXT[]) AS a(account) CROSS JOIN LATERAL (
+                    SELECT account, ",
+            $corp,
+            " AS corp FROM messages WHERE ",
+            $rows,
+            " AND account = a.account",
+            $first,
+            " ORDER BY account, ",
+            $corp,
+            " LIMIT 1
+                ) AS n
+                UNION ALL
+                SELECT n.account, n.corp FROM ",
+            $name,
+            " AS l CROSS JOIN LATERAL (
+                    SELECT account, ",
+            $corp,
+            " AS corp FROM messages
+                    WHERE ",
+            $rows,
+            " AND account = l.account AND ",
+            $corp,
+            " > l.corp
+                    ORDER BY account, ",
+            $corp,
+            " LIMIT 1
+                ) AS n
+            )"
+        )
+    };
+}
+
 /// The lanes with placed rows, as `lane`.
 macro_rules! placed_lanes {
     () => {
@@ -104,19 +145,39 @@ macro_rules! first_due {
     };
 }
 
-/// $1: ids that are left out.
+/// Of each `lane`, which of the two kinds of rows is due when. $1: ids that are left out.
+macro_rules! lanes_due {
+    () => {
+        concat!(
+            " SELECT l.account, l.corp, s.next_poll_at, f.next_poll_at FROM lane AS l ",
+            first_due!(sound!()),
+            " AS s ON true ",
+            first_due!(failing!()),
+            " AS f ON true
+    WHERE (s.next_poll_at IS NOT NULL OR f.next_poll_at IS NOT NULL)"
+        )
+    };
+}
+
+/// $2: accounts that are left out.
 pub(super) const LANES: &str = concat!(
     placed_lanes!(),
-    " SELECT l.account, l.corp, s.next_poll_at, f.next_poll_at FROM lane AS l ",
-    first_due!(sound!()),
-    " AS s ON true ",
-    first_due!(failing!()),
-    " AS f ON true
-    WHERE s.next_poll_at IS NOT NULL OR f.next_poll_at IS NOT NULL"
+    lanes_due!(),
+    " AND l.account <> ALL($2::TEXT[])"
+);
+
+/// $2: accounts.
+pub(super) const LANES_OF: &str = concat!(
+    "WITH RECURSIVE ",
+    lanes_of_accounts!("sound", sound!(), "lane_corp", "$2", ""),
+    ", ",
+    lanes_of_accounts!("failing", failing!(), "lane_corp", "$2", ""),
+    ", lane AS (SELECT account, corp FROM sound UNION SELECT account, corp FROM failing)",
+    lanes_due!()
 );
 
 /// $1, $2: the lane behind which to begin, $3: how many of each, $4: how many in all. Empty text, which names no account,
-/// to begin with the first lane.
+/// to begin with the first lane. $5: accounts that are left out.
 pub(super) const NEW_ROWS: &str = concat!(
     "WITH RECURSIVE ",
     lanes_of!(
@@ -126,6 +187,24 @@ pub(super) const NEW_ROWS: &str = concat!(
         " AND (account, coalesce(corp_id, '')) > ($1, $2)"
     ),
     " SELECT m.* FROM lane AS l CROSS JOIN LATERAL (
+        SELECT ", columns!(), " FROM messages
+        WHERE state = 'pending' AND admitted_at IS NULL AND account = l.account AND coalesce(corp_id, '') = l.corp
+        ORDER BY id LIMIT $3
+    ) AS m WHERE l.account <> ALL($5::TEXT[]) LIMIT $4"
+);
+
+/// As [`NEW_ROWS`]; $5: the accounts.
+pub(super) const NEW_ROWS_OF: &str = concat!(
+    "WITH RECURSIVE ",
+    lanes_of_accounts!(
+        "lane",
+        "state = 'pending' AND admitted_at IS NULL",
+        "coalesce(corp_id, '')",
+        "$5",
+        " AND (account, coalesce(corp_id, '')) > ($1, $2)"
+    ),
+    ", sorted AS MATERIALIZED (SELECT account, corp FROM lane ORDER BY account, corp)
+    SELECT m.* FROM sorted AS l CROSS JOIN LATERAL (
         SELECT ", columns!(), " FROM messages
         WHERE state = 'pending' AND admitted_at IS NULL AND account = l.account AND coalesce(corp_id, '') = l.corp
         ORDER BY id LIMIT $3
@@ -357,10 +436,25 @@ const QUARANTINE: &str = "UPDATE messages AS m
     FROM unnest($1::BIGINT[], $2::TEXT[]) AS new(id, invalid)
     WHERE m.id = new.id AND m.state = 'pending'";
 
+/// The accounts that a statement takes or leaves out.
+fn scope_accounts(scope: Scope<'_>) -> Vec<&str> {
+    let accounts = match scope {
+        Scope::All => &[],
+        Scope::Of(accounts) | Scope::Except(accounts) => accounts,
+    };
+    accounts.iter().map(AccountName::as_str).collect()
+}
+
 #[async_trait]
 impl Claims for PostgresStore {
-    async fn lanes(&self, without: &[MessageId]) -> Result<Vec<LaneDue>> {
-        let query = sqlx::query(LANES).bind(ids(without));
+    async fn lanes(&self, scope: Scope<'_>, without: &[MessageId]) -> Result<Vec<LaneDue>> {
+        let statement = match scope {
+            Scope::All | Scope::Except(_) => LANES,
+            Scope::Of(_) => LANES_OF,
+        };
+        let query = sqlx::query(statement)
+            .bind(ids(without))
+            .bind(scope_accounts(scope));
         let rows = self.readers.fetch(query).await?;
         let lanes = rows.iter().filter_map(|row| {
             let mut cells = Cells::of(row);
@@ -376,15 +470,21 @@ impl Claims for PostgresStore {
 
     async fn new_rows(
         &self,
+        scope: Scope<'_>,
         after: Option<&LaneId>,
         per_lane: usize,
         limit: usize,
     ) -> Result<NewRows> {
-        let query = sqlx::query(NEW_ROWS)
+        let statement = match scope {
+            Scope::All | Scope::Except(_) => NEW_ROWS,
+            Scope::Of(_) => NEW_ROWS_OF,
+        };
+        let query = sqlx::query(statement)
             .bind(after.map_or("", |lane| lane.account.as_str()).to_owned())
             .bind(after.map_or("", corp_param).to_owned())
             .bind(limit_param(per_lane))
-            .bind(limit_param(limit));
+            .bind(limit_param(limit))
+            .bind(scope_accounts(scope));
         let (rows, found) = self.messages(&self.readers, query, None).await?;
         Ok(NewRows::of(rows, found >= limit, after))
     }
@@ -393,7 +493,17 @@ impl Claims for PostgresStore {
         if places.is_empty() {
             return Ok(());
         }
-        let mut places: Vec<&Placement> = places.iter().collect();
+        let mut transaction = self.writer.begin().await?;
+        let leases: HashSet<&Lease> = places
+            .iter()
+            .filter_map(|place| place.lease.as_ref())
+            .collect();
+        let held = fence(&mut transaction, &self.node_id(), leases).await?;
+        let ours = |place: &&Placement| {
+            let lease = place.lease.as_ref();
+            lease.is_none_or(|lease| held.contains(&lease.group))
+        };
+        let mut places: Vec<&Placement> = places.iter().filter(ours).collect();
         places.sort_unstable_by_key(|place| place.message.id);
         let rows = || places.iter().map(|place| &place.message);
         let query = sqlx::query(PLACE)
@@ -425,7 +535,6 @@ impl Claims for PostgresStore {
                     .map(|place| place.waits_for.as_ref().map(ErrorCode::as_str))
                     .collect::<Vec<_>>(),
             );
-        let mut transaction = self.writer.begin().await?;
         transaction.execute(query).await?;
         let placed: Vec<MessageId> = rows().map(|row| row.id).collect();
         events::placed(&mut transaction, &placed).await?;

@@ -156,7 +156,7 @@ impl Commands for PostgresStore {
 
     async fn close(&self) {
         self.wakeup.close();
-        for sessions in [&self.readers, &self.counting, &self.writer] {
+        for sessions in [&self.readers, &self.counting, &self.writer, &self.leasing] {
             sessions.close().await;
         }
     }

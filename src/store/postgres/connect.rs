@@ -190,7 +190,7 @@ impl Connector {
     }
 
     /// A listener on a session of its own, which it opens again when it is lost.
-    pub(super) async fn listen(&self, channel: &str) -> Result<PgListener, StoreError> {
+    pub(super) async fn listen(&self, channels: &[&str]) -> Result<PgListener, StoreError> {
         let options = self.with_password().map_err(|error| {
             StoreError::Unavailable(sqlx::Error::Configuration(error.to_string().into()))
         })?;
@@ -211,7 +211,7 @@ impl Connector {
                 .connect_lazy_with(options);
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.ignore_pool_close_event(true);
-            listener.listen(channel).await?;
+            listener.listen_all(channels.iter().copied()).await?;
             Ok(listener)
         };
         match tokio::time::timeout(CONNECT, listening).await {
@@ -224,7 +224,7 @@ impl Connector {
     pub(super) async fn check_pooler(&self) -> Result<(), OpenError> {
         let channel = format!("receiptd_check_{:016x}", fastrand::u64(..));
         let checking = async {
-            let mut listener = self.listen(&channel).await?;
+            let mut listener = self.listen(&[&channel]).await?;
             let mut other = self.reconnect(Purpose::Serving).await?;
             let first = backend(&mut other).await?;
             sqlx::query("SELECT pg_notify($1, '')")
@@ -254,7 +254,7 @@ impl Connector {
         }
     }
 
-    fn refused(&self, reason: String) -> OpenError {
+    pub(super) fn refused(&self, reason: String) -> OpenError {
         OpenError::Refused {
             database: self.database.clone(),
             reason,

@@ -40,7 +40,7 @@ const FACTS: &str = "SELECT current_setting('server_version'),
     coalesce((SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = to_regclass('messages')), 0)";
 
 /// What the daemon does to which table.
-const NEEDS: [(&str, &[&str]); 8] = [
+const NEEDS: [(&str, &[&str]); 10] = [
     ("messages", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("readers", &["SELECT", "INSERT", "DELETE"]),
     ("orphans", &["SELECT", "DELETE"]),
@@ -49,6 +49,8 @@ const NEEDS: [(&str, &[&str]); 8] = [
     ("habits", &["SELECT", "INSERT", "UPDATE"]),
     ("turn", &["SELECT", "UPDATE"]),
     ("commits", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("nodes", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("leases", &["SELECT", "INSERT", "UPDATE"]),
 ];
 
 /// Looks at a server whose tables are there.

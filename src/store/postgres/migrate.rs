@@ -20,6 +20,18 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "persons",
         include_str!("../../../migrations/postgres/0002_persons.sql"),
     ),
+    (
+        3,
+        "nodes",
+        include_str!("../../../migrations/postgres/0003_nodes.sql"),
+    ),
+];
+
+/// Versions that a daemon of an older one cannot work with: it is not migrated under its feet. What adds columns, tables or
+/// indexes that an older daemon need not know is none of these.
+const NOT_ADDITIVE: &[i64] = &[
+    // Before, one daemon had all accounts and asked for no lease.
+    3,
 ];
 
 /// Not sqlx's own name for it: another service in the same schema may use that.
@@ -80,6 +92,17 @@ pub(super) async fn migrate(
         if applied.contains(&migration.version) {
             continue;
         }
+        if NOT_ADDITIVE.contains(&migration.version) {
+            let older = older(&mut transaction, migration.version).await;
+            let older = older.map_err(refused)?;
+            if !older.is_empty() {
+                return Err(connector.refused(format!(
+                    "its tables cannot be brought to version {} while older receiptds serve it ({}): stop them first",
+                    migration.version,
+                    older.join(", ")
+                )));
+            }
+        }
         migrating(Migrating {
             version: migration.version,
             description: &migration.description,
@@ -106,6 +129,35 @@ pub(super) async fn migrate(
         }
     }
     transaction.commit().await.map_err(refused)
+}
+
+/// $1: a version. Nodes whose programs know less.
+const OLDER_NODES: &str = "SELECT name || ', version ' || version FROM nodes
+    WHERE schema_version < $1 AND expires_at >= (extract(epoch FROM now()) * 1000)::BIGINT";
+
+/// Daemons that are no nodes: of before there were any. They listen, and who only starts does not yet.
+const BEFORE_NODES: &str = "SELECT 'of before version 3, on ' || coalesce(host(client_addr), 'this machine')
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name LIKE 'receiptd/%' AND query = 'LISTEN \"receiptd\"'";
+
+/// The daemons of versions before `version` that serve the database now.
+async fn older(connection: &mut PgConnection, version: i64) -> Result<Vec<String>, sqlx::Error> {
+    let nodes: bool = sqlx::query("SELECT to_regclass('nodes') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get(0)?;
+    let rows = match nodes {
+        true => {
+            let query = sqlx::query(OLDER_NODES).bind(version);
+            query.fetch_all(&mut *connection).await?
+        }
+        false => {
+            sqlx::query(BEFORE_NODES)
+                .fetch_all(&mut *connection)
+                .await?
+        }
+    };
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// Refuses a schema that is not today's.

@@ -2,7 +2,8 @@
 //!
 //! One connection writes, a few read, one listens. `connect` (TLS, the session's settings, what is refused), `migrate` (the
 //! schema), `sessions` (connections and transactions), `rows` (decoding), `claims`, `results`, `commands`, `upkeep` (the traits,
-//! each where its SQL stands), `events` (reads that DingTalk pushed), `wakeup`, `examine` (for `check`), `transfer` (from a SQLite file), `error`.
+//! each where its SQL stands), `events` (reads that DingTalk pushed), `wakeup`, `nodes` (leases), `examine` (for `check`),
+//! `transfer` (from a SQLite file), `error`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -16,6 +17,7 @@ mod error;
 mod events;
 mod examine;
 mod migrate;
+mod nodes;
 mod results;
 mod rows;
 mod sessions;
@@ -24,6 +26,8 @@ mod upkeep;
 mod wakeup;
 
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
@@ -33,12 +37,15 @@ pub use transfer::{Moved, TransferError, transfer};
 
 use crate::receipt::{LaneId, MessageId, UnixMs};
 use crate::settings::PostgresUrl;
-use crate::store::{Leases, Migrating, Result, Role, corp_param, limit_param};
+use crate::store::{Migrating, Result, Role, corp_param, limit_param};
 use connect::{ANSWER, Connector, LONG_ANSWER, Purpose};
 use sessions::{Losses, Sessions};
 
 /// Connections that read at once: the scheduler and what logs and commands ask meanwhile.
 const READERS: usize = 3;
+
+/// For a sign of life: one that comes later is tried again sooner.
+const LEASE_ANSWER: Duration = Duration::from_secs(3);
 
 /// The store in a PostgreSQL database.
 #[derive(Debug)]
@@ -47,9 +54,13 @@ pub struct PostgresStore {
     /// For what reads a whole table.
     counting: Sessions,
     writer: Sessions,
+    /// For signs of life and leases, which wait for nothing else.
+    leasing: Sessions,
     wakeup: wakeup::Wakeup,
     /// This process: another one at each start.
     node: String,
+    /// This process's life as a node, to which its leases belong; empty before the first.
+    node_id: std::sync::Mutex<Arc<str>>,
     /// Whether it is not known if the last commit of results took place.
     unsure: AtomicBool,
     /// Where retention goes on.
@@ -67,7 +78,7 @@ impl PostgresStore {
         role: Role,
         migrating: &mut (dyn FnMut(Migrating<'_>) + Send),
     ) -> std::result::Result<Self, OpenError> {
-        let node = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let node = new_id();
         let connector = Connector::new(url, role, &node)?;
         if let Some(warning) = connector.exposed() {
             tracing::warn!("{warning}");
@@ -88,11 +99,23 @@ impl PostgresStore {
             readers: sessions(Purpose::Serving, ANSWER, READERS),
             counting: sessions(Purpose::Counting, LONG_ANSWER, 1),
             writer: sessions(Purpose::Serving, ANSWER, 1),
+            leasing: sessions(Purpose::Serving, LEASE_ANSWER, 1),
             wakeup: wakeup::Wakeup::new(connector),
             node,
+            node_id: std::sync::Mutex::new("".into()),
             unsure: AtomicBool::new(false),
             held: Mutex::new(None),
         })
+    }
+
+    fn node_id(&self) -> Arc<str> {
+        let node_id = self.node_id.lock();
+        Arc::clone(&node_id.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_node_id(&self, id: String) {
+        let node_id = self.node_id.lock();
+        *node_id.unwrap_or_else(PoisonError::into_inner) = id.into();
     }
 
     /// The query plan of each statement that must not read or sort more than it needs, for tests.
@@ -100,7 +123,9 @@ impl PostgresStore {
     pub async fn plans(&self) -> Result<Vec<(&'static str, String)>> {
         let statements = [
             ("lanes", claims::LANES),
+            ("lanes of accounts", claims::LANES_OF),
             ("new rows", claims::NEW_ROWS),
+            ("new rows of accounts", claims::NEW_ROWS_OF),
             ("due", claims::DUE),
             ("due shuffled", claims::DUE_SHUFFLED),
             ("due failing", claims::DUE_FAILING),
@@ -152,8 +177,10 @@ impl PostgresStore {
     }
 }
 
-/// One daemon serves a database: every group is its own.
-impl Leases for PostgresStore {}
+/// A name that nobody else bears.
+fn new_id() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
+}
 
 fn accounts(lanes: &[LaneId]) -> Vec<&str> {
     lanes.iter().map(|lane| lane.account.as_str()).collect()

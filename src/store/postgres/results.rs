@@ -1,6 +1,7 @@
 //! The reconciler's group commit: many outcomes, one transaction, a handful of statements.
 //!
-//! Locks are taken in one order by everybody: the daemon's row of `commits`, messages, `api_calls`, `read_events`, `turn`, readers. The turn
+//! Locks are taken in one order by everybody: the daemon's row of `commits`, leases with their node, messages, `api_calls`,
+//! `read_events`, `turn`, readers. The turn
 //! comes last, since nobody else can record readers while it is held.
 
 use std::collections::{HashMap, HashSet};
@@ -9,10 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 
 use super::claims::quarantine;
+use super::nodes::fence;
 use super::rows::{Cells, columns};
 use super::sessions::{Query, Sessions, Transaction};
 use super::{PostgresStore, accounts, clean, corp_param, corps, events, ids, limit_param, moment};
-use crate::receipt::{LaneId, Message, MessageId, Outcome, UnixMs};
+use crate::receipt::{LaneId, Lease, Message, MessageId, Outcome, UnixMs};
 use crate::store::batch::{counted, found, pending_and_changed, token};
 use crate::store::cells::Unreadable;
 use crate::store::{
@@ -169,7 +171,16 @@ impl Results for PostgresStore {
             return Ok(Begun::AlreadyCommitted);
         }
         self.unsure.store(false, Ordering::Release);
+        let leases: HashSet<&Lease> = outcomes
+            .iter()
+            .filter_map(|outcome| outcome.claim.lease.as_ref())
+            .collect();
+        let held = fence(&mut transaction, &self.node_id(), leases).await?;
         let mut found = find(&mut transaction, outcomes).await?;
+        for (outcome, found) in outcomes.iter().zip(&mut found) {
+            let lease = outcome.claim.lease.as_ref();
+            found.fenced = lease.is_some_and(|lease| !held.contains(&lease.group));
+        }
         let new_readers = new_readers(&mut transaction, outcomes, &mut found).await?;
         Ok(Begun::Open(Box::new(Open {
             transaction,
@@ -199,7 +210,14 @@ impl Results for PostgresStore {
         if habits.is_empty() {
             return Ok(());
         }
-        let mut habits: Vec<&HabitsRow> = habits.iter().collect();
+        let mut transaction = self.writer.begin().await?;
+        let leases: HashSet<&Lease> = habits.iter().filter_map(|row| row.lease.as_ref()).collect();
+        let held = fence(&mut transaction, &self.node_id(), leases).await?;
+        let ours = |row: &&HabitsRow| {
+            let lease = row.lease.as_ref();
+            lease.is_none_or(|lease| held.contains(&lease.group))
+        };
+        let mut habits: Vec<&HabitsRow> = habits.iter().filter(ours).collect();
         habits.sort_unstable_by_key(|row| (&row.lane, row.chat.as_str()));
         let query = sqlx::query(SAVE_HABITS)
             .bind(
@@ -226,8 +244,8 @@ impl Results for PostgresStore {
                     .map(|row| row.habits.as_str())
                     .collect::<Vec<_>>(),
             );
-        self.writer.execute(query).await?;
-        Ok(())
+        transaction.execute(query).await?;
+        transaction.commit().await
     }
 
     async fn calls_in(&self, month: &str) -> Result<Vec<CallCount>> {
@@ -297,6 +315,7 @@ impl PostgresStore {
                 lane: cells.lane(),
                 chat: cells.chat(),
                 habits: cells.required_text("habits").to_owned(),
+                lease: None,
             };
             cells.valid(row)
         });

@@ -6,10 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::postgres::PgNotification;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::connect::Connector;
+use super::nodes;
 
 /// The channel of the triggers.
 const CHANNEL: &str = "receiptd";
@@ -24,6 +26,8 @@ const LONGEST_AGAIN: Duration = Duration::from_secs(10);
 pub(super) struct Wakeup {
     /// Holds one hint for whoever waits next.
     changed: Arc<Notify>,
+    /// The same for nodes that came or went.
+    members: Arc<Notify>,
     listening: JoinHandle<()>,
 }
 
@@ -32,13 +36,24 @@ impl Wakeup {
     pub(super) fn new(connector: Connector) -> Self {
         let changed = Arc::new(Notify::new());
         changed.notify_one();
-        let listening = tokio::spawn(listen(connector, Arc::clone(&changed)));
-        Self { changed, listening }
+        let members = Arc::new(Notify::new());
+        let hints = (Arc::clone(&changed), Arc::clone(&members));
+        let listening = tokio::spawn(listen(connector, hints.0, hints.1));
+        Self {
+            changed,
+            members,
+            listening,
+        }
     }
 
     /// See [`crate::store::Claims::changed`].
     pub(super) async fn changed(&self) {
         let _ = tokio::time::timeout(LOOK, self.changed.notified()).await;
+    }
+
+    /// See [`crate::store::Leases::members_changed`].
+    pub(super) async fn members_changed(&self) {
+        self.members.notified().await;
     }
 
     pub(super) fn close(&self) {
@@ -53,15 +68,22 @@ impl Drop for Wakeup {
 }
 
 /// Hands hints on, for ever: never waits for who takes them, and is never within a transaction.
-async fn listen(connector: Connector, changed: Arc<Notify>) {
+async fn listen(connector: Connector, changed: Arc<Notify>, members: Arc<Notify>) {
     let mut again = AGAIN;
     loop {
-        if let Ok(mut listener) = connector.listen(CHANNEL).await {
+        if let Ok(mut listener) = connector.listen(&[CHANNEL, nodes::CHANNEL]).await {
             // What was written before is no longer announced.
             changed.notify_one();
-            // `None` is a connection that was lost and opened again.
-            while listener.try_recv().await.is_ok() {
-                changed.notify_one();
+            members.notify_one();
+            while let Ok(heard) = listener.try_recv().await {
+                let channel = heard.as_ref().map(PgNotification::channel);
+                if channel != Some(CHANNEL) {
+                    members.notify_one();
+                }
+                // `None` is a connection that was lost and opened again.
+                if channel != Some(nodes::CHANNEL) {
+                    changed.notify_one();
+                }
                 again = AGAIN;
             }
             changed.notify_one();

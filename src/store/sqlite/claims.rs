@@ -11,7 +11,7 @@ use super::rows::{number, read, select_messages, text};
 use super::{SqliteStore, corp_param, events, execute, ids_json, json, lanes_json, limit_param};
 use crate::receipt::{Claim, ErrorCode, LaneId, Message, MessageId, UnixMs};
 use crate::store::cells::Unreadable;
-use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Unplace, Wanted};
+use crate::store::{Claims, DueQuery, LaneDue, NewRows, Placement, Result, Scope, Unplace, Wanted};
 
 /// The first row of each lane in an index that begins with the lane, as `head(id)`: stepping from lane to lane and skipping
 /// what lies between, so that a lane costs the same with one row or a million. `$first` is the step that leads to the
@@ -328,7 +328,7 @@ pub(super) const PULL_FORWARD: &str = concat!(
 
 #[async_trait]
 impl Claims for SqliteStore {
-    async fn lanes(&self, without: &[MessageId]) -> Result<Vec<LaneDue>> {
+    async fn lanes(&self, scope: Scope<'_>, without: &[MessageId]) -> Result<Vec<LaneDue>> {
         let mut lanes = Vec::new();
         let mut bad = Unreadable::new();
         let query = sqlx::query(LANES).bind(ids_json(without));
@@ -349,7 +349,7 @@ impl Claims for SqliteStore {
                 at
             };
             let (sound_at, failing_at) = (first(), first());
-            if sound_at.is_some() || failing_at.is_some() {
+            if scope.holds(&lane) && (sound_at.is_some() || failing_at.is_some()) {
                 lanes.push(LaneDue {
                     lane,
                     sound_at,
@@ -364,6 +364,7 @@ impl Claims for SqliteStore {
 
     async fn new_rows(
         &self,
+        scope: Scope<'_>,
         after: Option<&LaneId>,
         per_lane: usize,
         limit: usize,
@@ -375,7 +376,9 @@ impl Claims for SqliteStore {
         };
         let query = query.bind(limit_param(per_lane)).bind(limit_param(limit));
         let (rows, found) = self.messages(query, None).await?;
-        Ok(NewRows::of(rows, found >= limit, after))
+        let mut new = NewRows::of(rows, found >= limit, after);
+        new.rows.retain(|row| scope.holds(&row.lane));
+        Ok(new)
     }
 
     async fn place(&self, places: &[Placement]) -> Result<()> {

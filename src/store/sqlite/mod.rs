@@ -199,7 +199,12 @@ mod testing {
     /// The only message of a store, and its claim.
     pub(super) async fn claim(store: &SqliteStore) -> (Message, Claim) {
         store.add(&[new("a")]).await.unwrap();
-        let row = store.new_rows(None, 1, 1).await.unwrap().rows.remove(0);
+        let row = store
+            .new_rows(crate::store::Scope::All, None, 1, 1)
+            .await
+            .unwrap()
+            .rows
+            .remove(0);
         let claim = row.claim();
         (row, claim)
     }

@@ -254,6 +254,7 @@ impl SqliteStore {
                 lane: cells.lane(),
                 chat: cells.chat(),
                 habits: cells.required_text("habits").into_owned(),
+                lease: None,
             };
             cells.valid(row)
         });

@@ -12,7 +12,7 @@ use receiptd::receipt::{
     UnixMs, UserId, WalkEnd,
 };
 use receiptd::store::{
-    CallCount, DueQuery, Found, NewMessage, Placement, Selection, Unplace, Wanted, Writes,
+    CallCount, DueQuery, Found, NewMessage, Placement, Scope, Selection, Unplace, Wanted, Writes,
 };
 use receiptd::store::{Claims as _, Commands as _, Results as _};
 
@@ -288,6 +288,7 @@ impl<B: Backend> Daemon<B> {
             let place = |(place, row): (usize, &Message)| Placement {
                 message: SCHEDULE.place(row, now),
                 waits_for: waits(place).then(|| ErrorCode::from(UNKNOWN)),
+                lease: None,
             };
             let places: Vec<Placement> = rows.iter().enumerate().map(place).collect();
             self.store().place(&places).await.unwrap();
@@ -384,7 +385,9 @@ impl<B: Backend> Daemon<B> {
                 return;
             }
             self.place(100, false, world.now);
-            let lanes = self.wait(self.store().lanes(&self.ids())).unwrap();
+            let lanes = self
+                .wait(self.store().lanes(Scope::All, &self.ids()))
+                .unwrap();
             let claimed = self.in_flight.values().next().cloned();
             let row = claimed.or_else(|| {
                 let moments = lanes.iter().flat_map(|due| [due.sound_at, due.failing_at]);

@@ -1,6 +1,7 @@
 //! The suite's backend on PostgreSQL, and PostgreSQL's own promises.
 
 mod cursor;
+mod nodes;
 mod outages;
 mod promises;
 mod readme;

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use receiptd::settings::{PostgresUrl, Secret};
 use receiptd::store::postgres::{OpenError, PostgresStore};
-use receiptd::store::{Claims as _, Role};
+use receiptd::store::{Claims as _, Role, Scope};
 
 use super::{available, cluster};
 use crate::cluster::Cluster;
@@ -223,7 +223,7 @@ async fn a_certificate_of_somebody_else_is_refused() {
     )
     .await
     .unwrap();
-    assert_eq!(store.lanes(&[]).await.unwrap(), []);
+    assert_eq!(store.lanes(Scope::All, &[]).await.unwrap(), []);
     let mut owner = cluster.connect(&database).await;
     let (encrypted,): (i64,) = sqlx::query_as(
         "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)

@@ -62,6 +62,7 @@ async fn filled() -> (SqliteBackend, SqliteFile) {
         chat: Chat::Oto,
         lane: lane("x"),
         habits: "{\"some\": [1, 2]}".to_owned(),
+        lease: None,
     };
     store.save_habits(&[habits]).await.unwrap();
     let file = database(&backend.path);
