@@ -8,6 +8,7 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use receiptd::sandbox::{App, SandboxConfig};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
@@ -217,13 +218,14 @@ async fn a_ca_file_that_was_replaced_in_place_is_read_again() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
     let ca_file = house.dir.path().join("ca.pem");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let url = format!("https://localhost:{}", address.port());
+    let port = listener.local_addr().unwrap().port();
+    let url = format!("https://localhost:{port}");
     house.set("RECEIPTD__ENDPOINT__BASE_URL", &url);
     house.set("RECEIPTD__ENDPOINT__CA_FILE", ca_file.to_str().unwrap());
     let sandbox = house.sandbox.base_url();
     let sandbox: SocketAddr = sandbox.trim_start_matches("http://").parse().unwrap();
-    let front = tokio::spawn(tls_front(listener, authority(&ca_file), sandbox));
+    let (acceptor, acceptors) = watch::channel(authority(&ca_file));
+    tokio::spawn(tls_front(listener, acceptors, sandbox));
     house.start();
     let insert = |name: &str| {
         house.sql(&format!(
@@ -233,11 +235,7 @@ async fn a_ca_file_that_was_replaced_in_place_is_read_again() {
     insert("before");
     house.until(&complete("before"), "complete").await;
     // The endpoint is vouched for by another authority, under the same names.
-    front.abort();
-    let _ = front.await;
-    let acceptor = authority(&ca_file);
-    let listener = TcpListener::bind(address).await.unwrap();
-    tokio::spawn(tls_front(listener, acceptor, sandbox));
+    acceptor.send(authority(&ca_file)).unwrap();
     reload(&house, DEFAULT_ACCOUNT).await;
     assert!(
         house.log().contains("read again, 0 changes"),
@@ -279,11 +277,23 @@ fn authority(ca_file: &Path) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Passes what comes encrypted on to `sandbox`; its connections end with it.
-async fn tls_front(listener: TcpListener, acceptor: TlsAcceptor, sandbox: SocketAddr) {
+/// Passes what comes encrypted on to `sandbox`; its connections end where another acceptor comes.
+async fn tls_front(
+    listener: TcpListener,
+    mut acceptors: watch::Receiver<TlsAcceptor>,
+    sandbox: SocketAddr,
+) {
     let mut connections = JoinSet::new();
-    while let Ok((client, _)) = listener.accept().await {
-        let acceptor = acceptor.clone();
+    loop {
+        let client = tokio::select! {
+            biased;
+            Ok(()) = acceptors.changed() => {
+                connections.shutdown().await;
+                continue;
+            }
+            accepted = listener.accept() => accepted.unwrap().0,
+        };
+        let acceptor = acceptors.borrow().clone();
         connections.spawn(async move {
             let mut client = acceptor.accept(client).await?;
             let mut behind = TcpStream::connect(sandbox).await?;
