@@ -34,23 +34,30 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Curve {
     pub(super) kind: Kind,
-    /// At each edge of the grid: the cumulative hazard of a reader, or the mean number of reads of a message.
-    cumulative: Vec<f64>,
+    /// At each edge of the grid: the share of readers that are not ready by then, or minus the mean number of a message's reads.
+    rest: Vec<f64>,
 }
 
 impl Curve {
     /// The share of readers that are ready by `age` seconds, or the mean number of reads of a message by then.
     pub(super) fn mass(&self, grid: &Grid, age: f64) -> f64 {
-        let sum = self.within(grid, grid.bin_of(age), age);
-        match self.kind {
-            Kind::PerReader => -(-sum).exp_m1(),
-            Kind::PerMessage => sum,
-        }
+        self.rest[0] - self.rest_at(grid, grid.bin_of(age), age)
     }
 
-    fn within(&self, grid: &Grid, bin: usize, age: f64) -> f64 {
-        let within = ((age - grid.edges()[bin]) / grid.width(bin)).clamp(0.0, 1.0);
-        self.cumulative[bin] + within * (self.cumulative[bin + 1] - self.cumulative[bin])
+    /// What is left at an age in seconds that lies in a bin, all through which the hazard is the same.
+    fn rest_at(&self, grid: &Grid, bin: usize, age: f64) -> f64 {
+        let (first, last) = (self.rest[bin], self.rest[bin + 1]);
+        let within = (age - grid.edges()[bin]) / grid.width(bin);
+        if within <= 0.0 {
+            first
+        } else if within >= 1.0 || first == last {
+            last
+        } else {
+            match self.kind {
+                Kind::PerReader => first * (last / first).powf(within),
+                Kind::PerMessage => first + within * (last - first),
+            }
+        }
     }
 }
 
@@ -355,7 +362,7 @@ fn cells(grid: &Grid, curve: &Curve, sent_at: i64, begin: f64, from: f64, to: f6
     let mut hour = hour_of_week(sent_at, begin);
     let mut next_hour = HOUR - into_hour(sent_at, begin) + begin;
     let mut start = begin;
-    let mut sum = curve.within(grid, bins.start, begin);
+    let mut rest = curve.rest_at(grid, bins.start, begin);
     for bin in bins {
         let bin_end = grid.edges()[bin + 1].min(to);
         while start < bin_end {
@@ -363,22 +370,18 @@ fn cells(grid: &Grid, curve: &Curve, sent_at: i64, begin: f64, from: f64, to: f6
             if start < from {
                 end = end.min(from);
             }
-            let sum_then = curve.within(grid, bin, end);
-            let ready = match curve.kind {
-                Kind::PerReader => (-sum).exp() * -(sum - sum_then).exp_m1(),
-                Kind::PerMessage => sum_then - sum,
-            };
+            let rest_then = curve.rest_at(grid, bin, end);
             cells.push(Cell {
                 bin,
                 hour,
                 start,
                 end,
                 // Where the estimate sees nothing at all, any place is as good as another.
-                ready: ready.max(1e-12 * (end - start)),
+                ready: (rest - rest_then).max(1e-12 * (end - start)),
                 by_from: 0.0,
                 by_to: 1.0,
             });
-            (start, sum) = (end, sum_then);
+            (start, rest) = (end, rest_then);
             if end >= next_hour {
                 hour = (hour + 1) % HOURS;
                 next_hour += HOUR;
@@ -469,16 +472,18 @@ impl Table {
             .map(|bin| self.exposure[bin] / grid.width(bin) * prior[bin])
             .collect();
         let mut sum = 0.0;
-        let sums = prior
-            .iter()
-            .zip(fit(&self.events, &expected))
-            .map(|(prior, log)| {
-                sum += prior * log.exp();
-                sum
-            });
+        let logs = fit(&self.events, &expected);
+        let sums = prior.iter().zip(logs).map(|(prior, log)| {
+            sum += prior * log.exp();
+            sum
+        });
+        let rest = |sum: f64| match self.kind {
+            Kind::PerReader => (-sum).exp(),
+            Kind::PerMessage => -sum,
+        };
         Curve {
             kind: self.kind,
-            cumulative: std::iter::once(0.0).chain(sums).collect(),
+            rest: std::iter::once(0.0).chain(sums).map(rest).collect(),
         }
     }
 

@@ -24,6 +24,8 @@ const PRIOR_WALKS: f64 = 20.0;
 
 /// The estimate that reads are spread by is computed anew after this many polls at first, later after a larger number.
 const REFRESH_FIRST: u32 = 16;
+/// At the latest after so many.
+const REFRESH_LAST: u32 = 1_000;
 /// The recent table forgets this many times as fast: five days of the usual thirty, so that a night or a Sunday is no change.
 const RECENT_FASTER: f64 = 6.0;
 /// Hours are forgotten this many times as fast: there are few of them, and a rhythm that ended keeps calls back.
@@ -59,13 +61,26 @@ impl Default for Refresh {
 }
 
 impl Refresh {
-    /// Counts a poll. A tenth more polls each time, up to a thousand.
+    /// Counts a poll. A tenth more polls each time.
     fn is_due(&mut self) -> bool {
         self.since += 1;
         let due = self.since >= self.until;
         if due {
             self.since = 0;
-            self.until = (self.until + self.until / 10 + 1).min(1_000);
+            self.until = (self.until + self.until / 10 + 1).min(REFRESH_LAST);
+        }
+        due
+    }
+
+    /// As [`Self::is_due`], for what is forgotten fast: after a tenth of the reads that `table` remembers.
+    fn is_due_for(&mut self, table: &Table) -> bool {
+        let due = self.is_due();
+        if due {
+            let tenth = table.weight() / 10.0;
+            // Both ends are whole numbers above zero.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let until = tenth.clamp(f64::from(REFRESH_FIRST), f64::from(REFRESH_LAST)) as u32;
+            self.until = until;
         }
         due
     }
@@ -86,7 +101,7 @@ struct Learned {
     refresh: Refresh,
     recent: Table,
     recent_curve: Curve,
-    recent_polls: u32,
+    recent_refresh: Refresh,
     /// By how many nats the recent table has lately foretold better; never below zero.
     cusum: f64,
     /// The same before the present day, and that day.
@@ -102,7 +117,7 @@ impl Learned {
             refresh: Refresh::default(),
             recent_curve: recent.curve(grid),
             recent,
-            recent_polls: 0,
+            recent_refresh: Refresh::default(),
             cusum,
             before_today: cusum,
             day: 0,
@@ -153,8 +168,7 @@ impl Learned {
             let cusum = self.cusum + llr.clamp(-MOST_SAID, MOST_SAID);
             self.cusum = cusum.clamp(0.0, self.before_today + MOST_A_DAY);
         }
-        self.recent_polls += 1;
-        if self.recent_polls.is_multiple_of(REFRESH_FIRST) {
+        if self.recent_refresh.is_due_for(&self.recent) {
             self.recent_curve = self.recent.curve(grid);
         }
         if self.refresh.is_due() {
