@@ -30,7 +30,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `store/sqlite/claims.rs` | finds new and due rows of all lanes |
-//! | `daemon/scheduler.rs` | decides whose turn it is: rows become jobs |
+//! | `daemon/scheduler/` | decides whose turn it is: rows become jobs |
 //! | `daemon/lanes.rs` | the lanes that this process serves, and what is in flight |
 //! | `daemon/nodes.rs` | which of several processes has which groups of lanes (PostgreSQL) |
 //! | `daemon/worker.rs` | asks for one key, page by page: a job becomes an outcome |

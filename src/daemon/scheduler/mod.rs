@@ -2,6 +2,11 @@
 //!
 //! A round claims due rows of all lanes first, then places a slice of the new rows of all lanes in one transaction. So neither
 //! a lane with a million rows nor ten thousand lanes with a row each delay another's first.
+//!
+//! Here are the loop and the choice of due rows; `placing` has new rows, `ends` those that end by their age.
+
+mod ends;
+mod placing;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,13 +16,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::clock::{Jump, Step};
+use super::clock::Jump;
 use super::lane::{Lane, Leave, has_robot};
 use super::status::{HEARTBEAT_INTERVAL, LoopName};
 use super::worker::Job;
 use super::{Configured, DaemonError, Shared};
-use crate::receipt::{AccountName, ErrorCode, LaneId, Message, Outcome, UnixMs, WalkEnd, whole_ms};
-use crate::store::{DueQuery, LaneDue, Placement, Result, Scope, Unplace, Wanted};
+use crate::receipt::{AccountName, LaneId, Message, Outcome, UnixMs};
+use crate::store::{DueQuery, LaneDue, Result, Scope, Unplace, Wanted};
 
 pub(super) struct Scheduler {
     shared: Arc<Shared>,
@@ -42,9 +47,6 @@ pub(super) struct Scheduler {
     named: HashSet<AccountName>,
 }
 
-/// New rows placed in one transaction, and of one account and organisation at most.
-const PLACED_A_ROUND: usize = 1000;
-const PLACED_A_LANE: usize = 500;
 /// Rows ended by their age, or made new again, in one step.
 const SLICE: usize = 500;
 /// Claims that are out of all lanes together, for each place among the calls under way. A lane with nothing in
@@ -446,269 +448,5 @@ impl Scheduler {
         if sent.is_err() {
             self.shared.lanes.free(std::iter::once(id));
         }
-    }
-
-    // --- new rows ------------------------------------------------------------------------------------------------
-
-    /// Gives a slice of the new rows, of all lanes in turn, their first place; whether there may be more.
-    async fn place_new(&mut self) -> Result<bool> {
-        let after = self.place_after.take();
-        let began_behind = after.is_some();
-        let store = &self.shared.store;
-        let accounts = self.shared.lanes.looked_for();
-        let scope = accounts.as_deref().map_or(Scope::All, Scope::Of);
-        let mut new = store
-            .new_rows(scope, after.as_ref(), PLACED_A_LANE, PLACED_A_ROUND)
-            .await?;
-        self.load_for(&new.rows).await?;
-        if accounts.is_some() {
-            new.rows.retain(|row| self.is_ours_to_place(row));
-        }
-        self.placed |= !new.rows.is_empty();
-        // Rows of other nodes' lanes stay as they are: to look at them again at once is of no use.
-        let more =
-            new.next.is_some() || self.placed && began_behind || new.rows.len() >= PLACED_A_LANE;
-        self.placed &= new.next.is_some();
-        self.place_after = new.next;
-        self.write_places(&new.rows).await?;
-        Ok(more)
-    }
-
-    /// Makes sure that the lanes of rows are served, if that is for this process to do.
-    async fn load_for(&self, rows: &[Message]) -> Result<()> {
-        let lanes = &self.shared.lanes;
-        let wanted: HashSet<LaneId> = rows
-            .iter()
-            .filter_map(|row| lanes.lane_of(&row.lane).ok())
-            .collect();
-        let wanted: Vec<LaneId> = wanted.into_iter().collect();
-        lanes.load(&wanted, &self.shared).await
-    }
-
-    /// Whether a new row's place is this node's to decide: it serves its lane, or no lane serves it.
-    fn is_ours_to_place(&self, row: &Message) -> bool {
-        let lanes = &self.shared.lanes;
-        match lanes.lane_of(&row.lane) {
-            Ok(id) => lanes.get(&id).is_some(),
-            Err(_) => true,
-        }
-    }
-
-    /// Gives new rows their first place.
-    async fn write_places(&self, rows: &[Message]) -> Result<()> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let mut places: Vec<Placement> = rows.iter().map(|row| self.place(row)).collect();
-        if self.shared.nodes.is_shared() {
-            // A lane that was lost just now is another node's to place rows in.
-            places.retain(|place| place.lease.is_some() || place.waits_for.is_some());
-        }
-        {
-            let _counting = self.shared.lanes.counting().await;
-            self.shared.store.place(&places).await?;
-            self.count_owed(&places);
-        }
-        self.warn_of_waiting(&places);
-        Ok(())
-    }
-
-    /// Rows of accounts that no node names are one node's to mark, and to make new again where a node comes that names
-    /// theirs. Among several nodes only: one process alone meets them as all others.
-    async fn keep_house(&mut self) -> Result<()> {
-        if Instant::now() < self.next_house {
-            return Ok(());
-        }
-        self.next_house = Instant::now() + HEARTBEAT_INTERVAL;
-        let Some(named) = self.shared.nodes.named(&self.shared.lanes) else {
-            self.named.clear();
-            return Ok(());
-        };
-        let accounts: Vec<AccountName> = named.iter().cloned().collect();
-        for account in named.difference(&self.named) {
-            let which = Unplace::Waiting(account.clone());
-            while self.shared.store.unplace(&which, &[], SLICE).await? > 0 {
-                self.beat();
-            }
-        }
-        self.named = named;
-        let nobodys = Scope::Except(&accounts);
-        let placed = self.shared.store.lanes(nobodys, &[]).await?;
-        if !placed.is_empty() {
-            let lanes = placed.into_iter().map(|due| due.lane).collect();
-            let which = Unplace::Lanes(lanes);
-            while self.shared.store.unplace(&which, &[], SLICE).await? > 0 {
-                self.beat();
-            }
-        }
-        loop {
-            self.beat();
-            let store = &self.shared.store;
-            let new = store
-                .new_rows(nobodys, None, PLACED_A_LANE, PLACED_A_ROUND)
-                .await?;
-            if new.rows.is_empty() {
-                return Ok(());
-            }
-            self.write_places(&new.rows).await?;
-        }
-    }
-
-    /// The place of a new row in its lane's schedule, or why it waits.
-    fn place(&self, row: &Message) -> Placement {
-        let lanes = &self.shared.lanes;
-        let (id, waits_for) = match lanes.lane_of(&row.lane) {
-            Ok(_) if !lanes.has_robot(row) => (
-                row.lane.clone(),
-                Some(ErrorCode::from("robot_code.missing")),
-            ),
-            Ok(id) => (id, None),
-            Err(code) => (row.lane.clone(), Some(code)),
-        };
-        let lane = lanes.get(&id);
-        let schedule = match &lane {
-            Some(lane) => lane.policy.schedule(row.chat),
-            None => lanes.prior(),
-        };
-        let mut message = schedule.place(row, self.now);
-        message.lane = id;
-        if waits_for.is_some() {
-            message.last_chance_at = None;
-        }
-        Placement {
-            message,
-            waits_for,
-            lease: lane.and_then(|lane| lane.lease.clone()),
-        }
-    }
-
-    /// Last chances that placed rows owe their budgets.
-    fn count_owed(&self, places: &[Placement]) {
-        for place in places.iter().filter(|place| place.waits_for.is_none()) {
-            if let Some(lane) = self.shared.lanes.get(&place.message.lane) {
-                let budget = &lane.setup().budget;
-                if let Some(month) = budget.month(self.now) {
-                    let owes = place.message.owes_last_chance(UnixMs(month.ends_at));
-                    budget.shift_owed(u64::from(owes), 0);
-                }
-            }
-        }
-    }
-
-    /// One warning for each reason, whatever the number of accounts.
-    fn warn_of_waiting(&self, places: &[Placement]) {
-        let mut waiting: BTreeMap<&str, Vec<&Placement>> = BTreeMap::new();
-        for place in places {
-            if let Some(code) = &place.waits_for {
-                waiting.entry(code.as_str()).or_default().push(place);
-            }
-        }
-        for (code, places) in waiting {
-            let Some(again) = self.shared.warnings.admit(code) else {
-                continue;
-            };
-            let what = match code {
-                "account.unknown" => {
-                    "no [accounts] section of the configuration has this name; add it and reload"
-                }
-                "robot_code.missing" => {
-                    "messages of chat oto are asked for with their bot's code; give the rows one, or the account, and reload"
-                }
-                _ => "rows of a third-party app need a corp_id",
-            };
-            let (lane, messages) = (&places[0].message.lane, places.len());
-            tracing::warn!(
-                account = %lane.account,
-                corp_id = lane.corp.as_ref().map(tracing::field::display),
-                error.code = %ErrorCode::from(code),
-                messages.waiting = messages,
-                suppressed = again.count(),
-                "account {lane}: {code}: {what}; {messages} new messages wait, of this account or others{again}"
-            );
-        }
-    }
-
-    // --- the end by age, and clocks that cannot be trusted with it -----------------------------------------------
-
-    /// Whether `row` is ended without a call. After a jump of the wall clock no age can be trusted that no poll confirms.
-    fn is_too_old(&self, row: &Message) -> bool {
-        let trusted = self
-            .jump
-            .is_none_or(|jump| row.last_polled_at.is_some_and(|polled| polled >= jump.at));
-        trusted && self.now >= self.shared.lanes.prior().end_of_life(row)
-    }
-
-    /// Ends a row that is older than `max_age`, without a call.
-    async fn end(&self, row: &Message, lane: Option<&Arc<Lane>>) {
-        let mut claim = row.claim();
-        claim.lease = lane.and_then(|lane| lane.lease.clone());
-        self.shared.lanes.take(claim.clone(), lane.cloned(), false);
-        let outcome = Outcome::without_call(claim, self.now, WalkEnd::TooOld);
-        let heartbeats = self.shared.handle.heartbeats();
-        let sending = self.outcomes.send(outcome);
-        // A closed channel means that the reconciler is gone, which ends the daemon.
-        let _ = heartbeats.while_waiting(LoopName::Scheduler, sending).await;
-    }
-
-    /// Ends what outlived its age in lanes that may not call, and among rows that wait for the configuration.
-    async fn sweep(&mut self) -> Result<()> {
-        let max_age = self.shared.lanes.configured().settings.cadence.max_age;
-        let closed = |lane: &Arc<Lane>| lane.health().leave(Instant::now()) != Leave::Open;
-        let lanes = self.shared.lanes.all();
-        let closed = lanes.iter().filter(|lane| closed(lane));
-        let house = self.shared.nodes.keeps_house(&self.shared.lanes);
-        let of: Vec<Option<&Arc<Lane>>> = house
-            .then_some(None)
-            .into_iter()
-            .chain(closed.map(Some))
-            .collect();
-        for lane in of {
-            self.beat();
-            let in_flight = self.shared.lanes.in_flight();
-            let store = &self.shared.store;
-            let rows = store
-                .overaged(
-                    lane.map(|lane| &lane.id),
-                    self.now - max_age,
-                    &in_flight,
-                    SLICE,
-                )
-                .await?;
-            for row in rows {
-                if self.is_too_old(&row) {
-                    self.end(&row, lane).await;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// After a step back, what was scheduled by the old clock must not wait for it to come round again; after any step the
-    /// budgets' figures are of another moment.
-    async fn handle_clock_jump(&mut self) -> Result<()> {
-        let reading = self.shared.clock.look();
-        self.now = reading.now;
-        let Some(jump) = reading.jump.filter(|jump| Some(*jump) != self.jump) else {
-            return Ok(());
-        };
-        match jump.step {
-            Step::Forward(by) => tracing::warn!(
-                step_ms = whole_ms(by),
-                "the wall clock was set forward by {}, or the machine slept: no message ends by its age before a poll",
-                humantime::format_duration(Duration::from_secs(by.as_secs()))
-            ),
-            Step::Back(by) => tracing::warn!(
-                step_ms = whole_ms(by),
-                "the wall clock was set back by {}: polls that lie too far ahead are pulled forward",
-                humantime::format_duration(Duration::from_secs(by.as_secs()))
-            ),
-        }
-        self.jump = Some(jump);
-        self.shared.lanes.refresh_budgets(&self.shared).await?;
-        let latest = self.now + self.shared.lanes.configured().settings.cadence.max_interval;
-        while self.shared.store.pull_forward(latest, SLICE).await? > 0 {
-            self.beat();
-        }
-        Ok(())
     }
 }
