@@ -55,6 +55,11 @@ async fn the_server_s_clock_is_set_forward() {
     };
     town.start_all();
     town.feed_round(&mut luck).await;
+    // One that joins later knows of no other clock.
+    town.until_true("both have accounts", || {
+        (0..2).all(|node| !town.accounts_of(node).is_empty())
+    })
+    .await;
     town.until_all_held().await;
     town.set_clock_forward(2 * LEASE);
     town.feed_round(&mut luck).await;
