@@ -18,8 +18,8 @@ use crate::telemetry::LineBudget;
 
 /// Events of one transaction at most.
 const BATCH: usize = 2_000;
-/// They are looked for this often where nobody says that another process wrote.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// They are looked for this often where nobody says that another process wrote, or that their messages were placed.
+const INTERVAL: Duration = Duration::from_secs(5);
 /// From one look to the next at least: what comes together is taken together.
 const GATHERING: Duration = Duration::from_millis(50);
 
@@ -38,7 +38,7 @@ impl Looks {
         }
     }
 
-    /// Another process may have inserted some.
+    /// Another process may have inserted some, or their messages were placed.
     pub(super) fn soon(&mut self) {
         self.next = self.next.min(self.last + GATHERING);
     }
