@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use receiptd::sandbox::{Sandbox, SandboxConfig};
 
 /// How long a condition may take at the most.
-pub(crate) const BOUND: Duration = Duration::from_secs(60);
+pub(crate) const BOUND: Duration = Duration::from_secs(120);
 
 pub(crate) struct House {
     pub(crate) sandbox: Sandbox,
@@ -244,7 +244,7 @@ filter = "info"
         let since = Instant::now();
         while !condition() {
             assert!(since.elapsed() < BOUND, "still not: {what}\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(until_next_look(since)).await;
         }
     }
 
@@ -265,9 +265,15 @@ filter = "info"
                 self.sandbox.calls_after(0).iter().rev().take(5).collect::<Vec<_>>(),
                 self.log()
             );
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(until_next_look(since)).await;
         }
     }
+}
+
+/// From one look at a condition to the next: each starts a program, which costs the tests beside it.
+fn until_next_look(since: Instant) -> Duration {
+    let waited = since.elapsed() / 10;
+    waited.clamp(Duration::from_millis(20), Duration::from_millis(250))
 }
 
 impl Drop for House {
