@@ -50,6 +50,9 @@ async fn a_wrong_secret_blocks_its_account_alone_until_the_file_is_mended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_account_waits_for_the_configuration_that_names_it() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    // It outlives the wait.
+    house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "10m");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "20m");
     house.start();
     house.sql(
         "INSERT INTO messages (process_query_key, account, expected_readers) VALUES

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use futures_util::future::join_all;
 use receiptd::sandbox::SandboxConfig;
 
 use super::harness::{DEFAULT_ACCOUNT, House};
@@ -149,7 +150,8 @@ async fn thirty_messages_are_complete_by_what_was_pushed_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_between_the_insert_and_the_take_over_loses_and_doubles_nothing() {
-    for point in ["store.commit.before", "store.commit.after"] {
+    let points = ["store.commit.before", "store.commit.after"];
+    join_all(points.map(|point| async move {
         let mut house = house().await;
         let events = thirty(&house);
         push(&house, &events, 2);
@@ -168,7 +170,8 @@ async fn a_kill_between_the_insert_and_the_take_over_loses_and_doubles_nothing()
         all_taken(&house, &events).await;
         house.signal("TERM");
         assert!(house.ended().await.success(), "{}", house.log());
-    }
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

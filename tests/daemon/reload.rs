@@ -58,6 +58,9 @@ async fn another_app_is_asked_with_its_own_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_begins_with_what_its_accounts_spent_this_month() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    // For what no call is left ends with its life.
+    house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "4s");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "5s");
     house.start();
     let insert = |name: &str, count: usize| {
         house.sql(&format!(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use receiptd::sandbox::{FaultPlan, Outages, SandboxConfig};
 
 use super::harness::{DEFAULT_ACCOUNT, House};
@@ -44,13 +45,14 @@ fn insert(house: &House, rules: &[(&str, usize)]) {
 /// 25 of them kept each of 20 healthy ones from being asked within a minute, and 12 for four minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn sick_keys_do_not_stop_their_account() {
-    for (sickness, keys) in [
+    let kinds = [
         ("code=system.error", 12),
         ("code=system.error", 100),
         ("html-ok", 25),
         ("redirect", 25),
         ("drop=before", 25),
-    ] {
+    ];
+    join_all(kinds.map(|(sickness, keys)| async move {
         let mut house = house().await;
         insert(
             &house,
@@ -61,7 +63,8 @@ async fn sick_keys_do_not_stop_their_account() {
         );
         house.start();
         house.until(HEALTHY, "20").await;
-    }
+    }))
+    .await;
 }
 
 /// One poll of it took nine calls, and the next nine more.

@@ -74,7 +74,7 @@ async fn the_client_reads_a_list_of_recipients_as_it_is() {
             .expect("a page");
         assert_eq!(page.listed, Some(19), "{unit}");
         let truth = sandbox.truth(&key).expect("it was asked for");
-        assert!(page.readers.len() > 5, "{page:?}");
+        assert!(!page.readers.is_empty(), "{page:?}");
         for reader in page.readers {
             let mut all = truth.readers.iter();
             let same = all.find(|one| one.user_id == reader.user_id.as_str());
