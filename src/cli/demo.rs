@@ -16,10 +16,15 @@ use super::common;
 use super::demo_report::{self, Spent};
 use crate::daemon::{self, Clock, Configured, Handle, Stop};
 use crate::receipt::{Chat, MessageKey};
-use crate::sandbox::{Sandbox, SandboxConfig, Script};
+use crate::sandbox::{Night, Sandbox, SandboxConfig, Script};
 use crate::settings::{Settings, from_text};
 use crate::store::sqlite::DaemonLock;
 use crate::store::{self, Role, Store};
+
+/// What the demo's seconds stand for.
+const DAY: Duration = Duration::from_secs(86_400);
+/// Messages are sent and read for so many hours of each, from the demo's beginning on.
+const WAKING_HOURS: u8 = 14;
 
 /// Show it at work: an imitation of DingTalk, a feeder, the daemon; a day's life of a message in seconds
 #[derive(Debug, clap::Args)]
@@ -33,7 +38,7 @@ pub(super) struct Args {
     /// How many messages are sent
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     messages: u32,
-    /// How many seconds stand for a day, 5 to 25; the demo takes about two such days
+    /// How many seconds stand for a day, 5 to 25; the demo takes about one and a half such days
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(5..=25))]
     seconds: u32,
     /// The same seed gives the same crowd
@@ -84,6 +89,7 @@ async fn play(args: &Args, scratch: &Path, mut interrupts: Interrupts) -> anyhow
     let life = Duration::from_secs(args.seconds.into());
     let sandbox = Sandbox::start(SandboxConfig {
         seed: args.seed,
+        time_scale: DAY.as_secs_f64() / life.as_secs_f64(),
         ..SandboxConfig::default()
     })
     .await
@@ -101,7 +107,9 @@ async fn play(args: &Args, scratch: &Path, mut interrupts: Interrupts) -> anyhow
     });
     if !args.json {
         common::say(&format!(
-            "{} messages in {life:?}; a key answers for as long here instead of 24 h, and people read as much faster.",
+            "{life:?} stand for a day here: {} messages are sent in {WAKING_HOURS} of its hours, a key answers for a day, and people \
+             read as much faster; at night, in the other hours, nobody reads. One day is too short to learn that, so the polls \
+             go by a message's age alone.",
             args.messages
         ))?;
     }
@@ -219,7 +227,8 @@ async fn feed(
         .await
         .context("the feeder cannot open the database")?;
     let mut random = fastrand::Rng::with_seed(args.seed);
-    let step = span / args.messages;
+    let step = span.mul_f64(f64::from(WAKING_HOURS) / 24.0) / args.messages;
+    let night = night(sandbox, span);
     let mut at = tokio::time::Instant::now();
     for (n, key) in keys.iter().enumerate() {
         if n == 1 {
@@ -244,9 +253,8 @@ async fn feed(
             Script {
                 crowd_size: Some(size),
                 chat: Some(chat),
-                // Half of the readers read within half an hour of a day's life.
-                median: span.mul_f64(1_800.0 / 86_400.0),
-                expires_after: span,
+                median: Duration::from_secs(1_800),
+                night: Some(night),
                 ..Script::default()
             },
         );
@@ -263,6 +271,17 @@ async fn feed(
     }
     connection.close().await?;
     Ok(())
+}
+
+/// It begins when the messages have been sent; the sandbox's day began with the epoch.
+fn night(sandbox: &Sandbox, day: Duration) -> Night {
+    let day = u64::try_from(day.as_millis()).unwrap_or(u64::MAX).max(1);
+    let of_day = u64::try_from(sandbox.now().0).unwrap_or(0) % day;
+    let hour = u8::try_from(of_day * 24 / day).unwrap_or(0);
+    Night {
+        from: (hour + WAKING_HOURS) % 24,
+        to: hour,
+    }
 }
 
 /// Waits for a message's first poll.

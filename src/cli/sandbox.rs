@@ -67,8 +67,8 @@ in the time of messages, which runs faster than the clock by --time-scale.
   sb:code=bot.stopped;sixth            an error, always; @2 means only on page two
   sb:code=auth.error/403;seventh       the same with another HTTP status
 
-Items: readers=N median=TIME sigma=F never=SHARE sent=MS generate=TIME processing=TIME recall=TIME \
-expire=TIME latency=TIME read_unit=s|ms|zero|absent
+Items: readers=N median=TIME sigma=F never=SHARE night=FROM-TO sent=MS generate=TIME processing=TIME recall=TIME \
+expire=TIME latency=TIME read_unit=s|ms|zero|absent (night=14-24: nobody reads in these hours, UTC)
 
 What can go wrong, for keys (with @PAGE and *TIMES) and for --fault (with =RATE):
   code=CODE throttle dead-token bare401 redirect banned

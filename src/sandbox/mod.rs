@@ -21,6 +21,7 @@
 //! | `readers=N` | recipients |
 //! | `median=SPAN`, `sigma=F` | the time to read is log-normal |
 //! | `never=SHARE` | share of recipients who never read |
+//! | `night=14-24` | hours of the day (UTC) in which nobody reads; who would have, does soon after |
 //! | `sent=MS` | when it was sent (Unix milliseconds), else when first asked for |
 //! | `generate=SPAN` | until then `processQueryKey.expireTime` |
 //! | `processing=SPAN` | until then `PROCESSING` |
@@ -87,7 +88,7 @@ pub use codes::{CODES, Code};
 pub use config::{App, SandboxConfig, Suite};
 pub use faults::{Canned, FaultPlan, Mischief, Outages};
 pub use log::{Call, Counts, Violation};
-pub use script::{Planned, ReadUnit, Recipient, Script};
+pub use script::{Night, Planned, ReadUnit, Recipient, Script};
 pub use state::{ReadAt, Truth};
 
 use http::serve;

@@ -1,5 +1,6 @@
 //! What a message will do: its crowd, its timeline, and what goes wrong when it is asked for.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use crate::receipt::{Chat, UnixMs};
 
 /// Largest crowd that is made up: a key must not cost the sandbox its memory.
 const LARGEST_CROWD: u32 = 100_000;
+/// Who reads reads by then: a hundred years.
+const LATEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Median number of recipients in a group whose rule says none.
 const USUAL_GROUP: f64 = 40.0;
 
@@ -45,6 +48,49 @@ pub enum ReadUnit {
     Absent,
 }
 
+/// Hours of the day (UTC, 0 to 24) between which nobody of a made-up crowd reads: who would have, does within ten minutes
+/// after. A day too runs `time_scale` times as fast as the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Night {
+    /// Its first hour.
+    pub from: u8,
+    /// The hour at which it ends.
+    pub to: u8,
+}
+
+/// Who slept has read so long after the end of the night.
+const WAKING: Duration = Duration::from_secs(600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Night {
+    /// When somebody reads who would have read at an age; `sent` is the time of day at the sending. A `share` of the time of
+    /// waking passes first.
+    fn after(self, sent: Duration, age: Duration, share: f64) -> Duration {
+        let hour = |hour: u8| Duration::from_secs(3_600 * u64::from(hour));
+        let seconds = (sent + age).as_secs_f64() % DAY.as_secs_f64();
+        let since_dusk = (seconds - hour(self.from).as_secs_f64()).rem_euclid(DAY.as_secs_f64());
+        let length = (f64::from(self.to) - f64::from(self.from)).rem_euclid(24.0) * 3_600.0;
+        if since_dusk >= length {
+            return age;
+        }
+        age + Duration::from_secs_f64(length - since_dusk) + WAKING.mul_f64(share)
+    }
+}
+
+impl FromStr for Night {
+    type Err = String;
+
+    /// Reads `14-24`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hours = text.split_once('-').and_then(|(from, to)| {
+            let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+            let is_some_hours = from < 24 && to <= 24 && from % 24 != to % 24;
+            is_some_hours.then_some(Self { from, to })
+        });
+        hours.ok_or_else(|| "two hours of the day, like 14-24".to_owned())
+    }
+}
+
 /// What is laid down for a message. Spans are message time: they run `time_scale` times as fast as the clock.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Script {
@@ -58,6 +104,8 @@ pub struct Script {
     pub sigma: f64,
     /// Share of a made-up crowd that never reads.
     pub never: f64,
+    /// When nobody of a made-up crowd reads.
+    pub night: Option<Night>,
     /// When it was sent; `None`: when the sandbox first hears of it.
     pub sent_at: Option<UnixMs>,
     /// Until then the answer is `processQueryKey.expireTime`.
@@ -86,6 +134,7 @@ impl Default for Script {
             median: Duration::from_secs(300),
             sigma: 1.6,
             never: 0.1,
+            night: None,
             sent_at: None,
             generated_after: Duration::ZERO,
             delivered_after: Duration::ZERO,
@@ -155,6 +204,10 @@ impl Script {
             "median" => self.median = span()?,
             "sigma" => self.sigma = number(item, value)?,
             "never" => self.never = number(item, value)?,
+            "night" => {
+                let night = value.parse().map_err(|error| format!("{item}: {error}"))?;
+                self.night = Some(night);
+            }
             "sent" => self.sent_at = Some(UnixMs(number(item, value)?)),
             "generate" => self.generated_after = span()?,
             "processing" => self.delivered_after = span()?,
@@ -175,11 +228,12 @@ impl Script {
         Ok(())
     }
 
-    /// Who got the message and read it before it was recalled, in the order of reading, and those who never will.
-    pub(super) fn crowd(&self, seed: u64, key: &str, chat: Chat) -> Crowd {
+    /// Who got the message and read it before it was recalled, in the order of reading, and those who never will. `sent` is the
+    /// time of day at the sending.
+    pub(super) fn crowd(&self, seed: u64, key: &str, chat: Chat, sent: Duration) -> Crowd {
         let mut all = match &self.recipients {
             Some(named) => named.clone(),
-            None => self.made_up(seed, key, chat),
+            None => self.made_up(seed, key, chat, sent),
         };
         for recipient in &mut all {
             // Nobody reads what is not delivered yet, or not any more.
@@ -195,7 +249,7 @@ impl Script {
         Crowd { readers, absent }
     }
 
-    fn made_up(&self, seed: u64, key: &str, chat: Chat) -> Vec<Recipient> {
+    fn made_up(&self, seed: u64, key: &str, chat: Chat, sent: Duration) -> Vec<Recipient> {
         let mut luck = fastrand::Rng::with_seed(hash(seed, key, 0));
         let size = match (self.crowd_size, chat) {
             (Some(size), _) => u64::from(size),
@@ -212,9 +266,15 @@ impl Script {
             let reads = luck.f64() >= self.never;
             let after =
                 Duration::try_from_secs_f64(median * (self.sigma * normal(&mut luck)).exp());
+            // Later than anybody looks, and far from what an addition could overflow.
+            let after = after.unwrap_or(LATEST).min(LATEST);
+            let after = match self.night {
+                Some(night) => night.after(sent, after, luck.f64()),
+                None => after,
+            };
             Recipient {
                 user_id: format!("user{:08}", first + n).into(),
-                reads_after: reads.then(|| after.unwrap_or(Duration::MAX)),
+                reads_after: reads.then_some(after),
             }
         };
         (0..size).map(recipient).collect()
@@ -282,6 +342,33 @@ mod tests {
     }
 
     #[test]
+    fn nobody_reads_at_night() -> Result<(), String> {
+        const HOUR: u64 = 3_600;
+        let hour = |hours| Duration::from_secs(hours * HOUR);
+        for (night, from, length) in [("14-24", 14, 10), ("22-7", 22, 9), ("0-6", 0, 6)] {
+            let script = Script::parse(&format!("readers=2000,never=0,median=4h,night={night}"))?;
+            for sent in [0, 5, 13, 15, 23].map(hour) {
+                let crowd = script.crowd(1, "key", Chat::Group, sent);
+                let usual = Script {
+                    night: None,
+                    ..script.clone()
+                };
+                let usual = usual.crowd(1, "key", Chat::Group, sent);
+                assert_eq!(crowd.readers.len(), usual.readers.len());
+                let mut late = 0;
+                for reader in crowd.readers.iter().filter_map(|reader| reader.reads_after) {
+                    let of_day = (sent + reader).as_secs() % (24 * HOUR);
+                    let since_dusk = (of_day + 24 * HOUR - from * HOUR) % (24 * HOUR);
+                    assert!(since_dusk >= length * HOUR, "{night}, {sent:?}: {reader:?}");
+                    late += u32::from(since_dusk < length * HOUR + WAKING.as_secs());
+                }
+                assert!(late > 200, "{night}, {sent:?}: {late} in the morning");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
     fn a_wrong_rule_is_refused_in_words() {
         for wrong in [
             "readers=many",
@@ -291,6 +378,9 @@ mod tests {
             "code=x*y",
             "readers=3*2",
             "read_unit=h",
+            "night=9",
+            "night=8-8",
+            "night=20-25",
             "what",
             "a=b",
         ] {
@@ -311,7 +401,7 @@ mod tests {
     #[test]
     fn a_crowd_follows_from_seed_and_key_and_reads_around_its_median() -> Result<(), String> {
         let script = Script::parse("readers=4000,median=60s,never=0.25")?;
-        let crowd = |seed, key| script.crowd(seed, key, Chat::Group);
+        let crowd = |seed, key| script.crowd(seed, key, Chat::Group, Duration::ZERO);
         assert_eq!(crowd(1, "a").readers, crowd(1, "a").readers);
         assert_ne!(crowd(1, "a").readers, crowd(2, "a").readers);
         assert_ne!(crowd(1, "a").readers, crowd(1, "b").readers);

@@ -115,6 +115,15 @@ impl Shared {
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
+    /// The time of day in message time: a day passes `time_scale` times as fast as on the clock.
+    fn time_of_day(&self, at: i64) -> Duration {
+        const DAY_MS: f64 = 86_400_000.0;
+        // Milliseconds of some centuries are whole numbers in 53 bits.
+        #[allow(clippy::cast_precision_loss)]
+        let passed = at as f64 * self.config.time_scale;
+        Duration::from_secs_f64(passed.rem_euclid(DAY_MS) / 1_000.0)
+    }
+
     /// When a message reaches an age, on the sandbox's clock.
     pub(super) fn moment(&self, sent_at: i64, age: Duration) -> i64 {
         let seconds = age.as_secs_f64() / self.config.time_scale;
@@ -125,9 +134,10 @@ impl Shared {
     /// Makes a message known, as `script` has it, in place of what was known of its key.
     pub(super) fn publish(&self, inner: &mut Inner, key: &str, script: Script, asked: Chat) {
         let chat = script.chat.unwrap_or(asked);
+        let sent_at = script.sent_at.map_or_else(|| self.now_ms(), |sent| sent.0);
         let known = Known {
-            crowd: script.crowd(self.config.seed, key, chat),
-            sent_at: script.sent_at.map_or_else(|| self.now_ms(), |sent| sent.0),
+            crowd: script.crowd(self.config.seed, key, chat, self.time_of_day(sent_at)),
+            sent_at,
             calls: 0,
             used: vec![0; script.planned.len()],
             script,
