@@ -77,6 +77,8 @@ pub(crate) trait Backend: Sized {
     fn put_ticket(&self, suite: &str, ticket: &str) -> impl Future<Output = ()>;
     /// The table of readers in the order recorded, those of deleted messages included.
     fn readers(&self) -> impl Future<Output = Vec<(String, Reader)>>;
+    /// The table of pushed reads in the order of their insert: key and reader.
+    fn pushed(&self) -> impl Future<Output = Vec<(String, String)>>;
     /// The process dies with whatever is open, and another one opens the same tables.
     fn crash(self) -> impl Future<Output = Self>;
 }

@@ -49,7 +49,7 @@ const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_aft
 /// $1: keys, $2: recorded readers, $3: when they read. What is known already stays; what is not lies between two polls, or the
 /// sending and a poll.
 const TIMES: &str =
-    "UPDATE readers AS r SET read_at = greatest(r.seen_after, least(r.seen_at, new.read_at))
+    "UPDATE readers AS r SET read_at = least(r.seen_at, greatest(r.seen_after, new.read_at))
     FROM unnest($1::TEXT[], $2::TEXT[], $3::BIGINT[]) AS new(key, user_id, read_at)
     WHERE r.process_query_key = new.key AND r.user_id = new.user_id AND r.read_at IS NULL";
 
@@ -522,10 +522,11 @@ async fn new_readers(
         };
         let Some(row) = &found.row else { continue };
         let from_event = i64::from(outcome.end.is_pushed());
+        let mut told = HashSet::new();
         for reader in &outcome.readers {
             let (user, read_at) = (clean(reader.user_id.as_str()), reader.read_at(row));
             let key = || outcome.claim.key.as_str().to_owned();
-            // Of a reader named twice, the first counts.
+            // Of a reader named twice, the first counts, and so does the first time that is told.
             if known.users.insert(user.clone()) {
                 found.new_readers += 1;
                 found.read_at.extend(read_at);
@@ -535,7 +536,9 @@ async fn new_readers(
                 new.seen_at.push(reader.seen_at.0);
                 new.read_at.push(moment(read_at));
                 new.from_event.push(from_event);
-            } else if let Some(read) = reader.read_at {
+            } else if let Some(read) = reader.read_at
+                && told.insert(user.clone())
+            {
                 new.times.0.push(key());
                 new.times.1.push(user);
                 new.times.2.push(read.0);

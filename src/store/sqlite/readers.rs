@@ -33,7 +33,7 @@ const READERS: &str = "INSERT INTO readers (process_query_key, user_id, seen_aft
 
 /// ?1: recorded readers as `[process_query_key, user_id, read_at]`. What is known already stays; what is not lies between
 /// two polls, or the sending and a poll.
-const TIMES: &str = "UPDATE readers SET read_at = max(seen_after, min(seen_at, new.value ->> 2))
+const TIMES: &str = "UPDATE readers SET read_at = min(seen_at, max(seen_after, new.value ->> 2))
     FROM jsonb_each(?1) AS new
     WHERE process_query_key = new.value ->> 0 AND user_id = new.value ->> 1 AND read_at IS NULL";
 
@@ -89,16 +89,19 @@ pub(super) async fn record_readers(
         let Some(row) = &found.row else { continue };
         let key = outcome.claim.key.as_str();
         let from_event = u8::from(outcome.end.is_pushed());
+        let mut told = HashSet::new();
         for reader in &outcome.readers {
             let (user, read_at) = (reader.user_id.as_str(), reader.read_at(row));
-            // Of a reader named twice, the first counts.
+            // Of a reader named twice, the first counts, and so does the first time that is told.
             if known.users.insert(Cow::Borrowed(user)) {
                 known.new += 1;
                 found.read_at.extend(read_at);
                 let read_at = read_at.map(|at| at.0);
                 let (after, at) = (row.seen_until().0, reader.seen_at.0);
                 new_rows.push((key, user, after, at, read_at, from_event));
-            } else if let Some(read) = reader.read_at {
+            } else if let Some(read) = reader.read_at
+                && told.insert(user)
+            {
                 times.push((key, user, read.0));
             }
         }

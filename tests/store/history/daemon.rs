@@ -1,6 +1,6 @@
 //! Does what a history says, as the daemon's three rooms would, and has every step judged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -8,17 +8,18 @@ use std::time::Duration;
 use proptest_state_machine::StateMachineTest;
 use receiptd::cadence::Rules;
 use receiptd::receipt::{
-    Chat, ErrorCode, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader, SendStatus,
-    UnixMs, UserId, WalkEnd,
+    Chat, ErrorCode, EventId, Message, MessageId, MessageKey, Outcome, Schedule, SeenReader,
+    SendStatus, UnixMs, UserId, WalkEnd,
 };
 use receiptd::store::{
-    CallCount, DueQuery, Found, NewMessage, Placement, Scope, Selection, Unplace, Wanted, Writes,
+    CallCount, DueQuery, EventWrites, Found, NewMessage, Placement, Scope, Selection, Unplace,
+    Wanted, Writes,
 };
-use receiptd::store::{Claims as _, Commands as _, Results as _};
+use receiptd::store::{Claims as _, Commands as _, Results as _, Upkeep as _};
 
 use super::super::{Backend, decided, lane, new_rows, polled, pruned, try_commit};
 use super::rules::{self, Calls, Tables};
-use super::steps::{ACCOUNTS, Drop, End, KEYS, Meanwhile, Step, Walk, World};
+use super::steps::{ACCOUNTS, Drop, End, KEYS, Meanwhile, Step, USERS, Walk, World};
 
 /// Polls from any moment on to a message's end. The default cadence plans some 40 for one that nobody reads and 15 more
 /// while its dead key still answers; a clock set back by days costs as many again, and never hundreds.
@@ -107,6 +108,7 @@ impl<B: Backend> Daemon<B> {
                     .extend(found.map(|(row, _)| (key.to_owned(), row)));
             }
             tables.readers = self.backend().readers().await;
+            tables.pushed = self.backend().pushed().await;
             for month in months {
                 for count in self.store().calls_in(&month).await.unwrap() {
                     let lane = (count.lane, count.month);
@@ -135,6 +137,7 @@ impl<B: Backend> Daemon<B> {
             }
             Step::Insert {
                 key,
+                chat,
                 account,
                 expected_readers,
                 sent_before,
@@ -146,7 +149,7 @@ impl<B: Backend> Daemon<B> {
                     corp: None,
                     robot_code: None,
                     conversation: None,
-                    chat: Chat::Private,
+                    chat,
                     expected_readers,
                     sent_at: Some(now - sent_before),
                     next_poll_at: not_before.map(|by| now + by),
@@ -179,8 +182,32 @@ impl<B: Backend> Daemon<B> {
                     if let Some(meanwhile) = meanwhile {
                         self.interfere(world, &first.claim.key, meanwhile);
                     }
-                    self.commit(&outcomes, drop);
+                    self.commit(&outcomes, &Pushed::default(), drop);
                 }
+            }
+            Step::Push {
+                key,
+                user,
+                read_before,
+                times,
+            } => {
+                let read_at = read_before.map(|seconds| UnixMs(now.0 - seconds * 1000));
+                for _ in 0..times {
+                    self.wait(self.backend().push(key, user, read_at));
+                }
+                let before = self.look();
+                rules::pushed(&before, &self.tables, key, user, times);
+            }
+            Step::TakePushed {
+                limit,
+                meanwhile,
+                drop,
+            } => {
+                let (outcomes, events) = self.pushed(now, limit);
+                if let (Some(first), Some(meanwhile)) = (outcomes.first(), meanwhile) {
+                    self.interfere(world, &first.claim.key, meanwhile);
+                }
+                self.commit(&outcomes, &events, drop);
             }
             Step::Crash => {
                 self.crash();
@@ -337,8 +364,51 @@ impl<B: Backend> Daemon<B> {
         outcomes
     }
 
-    fn commit(&mut self, outcomes: &[Outcome], drop: Option<Drop>) {
+    /// The next pushed reads, an outcome for each message that may take them, as the daemon sorts them.
+    fn pushed(&self, now: UnixMs, limit: usize) -> (Vec<Outcome>, Pushed) {
+        let read = self
+            .wait(self.store().read_events(&[], limit, now))
+            .unwrap();
+        assert_eq!(read.refused, 0);
+        let takes = |row: &&Message| row.admitted_at.is_some() || row.state.is_final();
+        let rows: HashMap<&MessageKey, &Message> = read
+            .messages
+            .iter()
+            .filter(takes)
+            .map(|row| (&row.key, row))
+            .collect();
+        let (mut outcomes, mut pushed) = (Vec::<Outcome>::new(), Pushed::default());
+        for event in &read.events {
+            let Some(row) = rows.get(&event.key) else {
+                pushed.waiting.push((event.id, now));
+                continue;
+            };
+            let known = outcomes
+                .iter()
+                .position(|outcome| outcome.claim.id == row.id);
+            let place = known.unwrap_or_else(|| {
+                let in_flight = self.in_flight.contains_key(&row.id);
+                let end = WalkEnd::Pushed { in_flight };
+                outcomes.push(Outcome::without_call(row.claim(), now, end));
+                pushed.of.push(Vec::new());
+                outcomes.len() - 1
+            });
+            outcomes[place].readers.push(SeenReader {
+                user_id: event.user_id.clone(),
+                seen_at: now,
+                read_at: event.read_at,
+            });
+            pushed.of[place].push(event.id);
+        }
+        (outcomes, pushed)
+    }
+
+    fn commit(&mut self, outcomes: &[Outcome], pushed: &Pushed, drop: Option<Drop>) {
         let (polls, at_once) = drop.map_or((usize::MAX, false), |drop| (drop.after, drop.at_once));
+        let decide = |outcomes: &[Outcome], found: &[Found]| Writes {
+            events: pushed.writes(found),
+            ..decide(outcomes, found)
+        };
         let commit = try_commit(self.store(), outcomes, decide);
         let done = self.wait(polled(commit, polls, at_once));
         let done = done.transpose().unwrap().is_some();
@@ -350,7 +420,7 @@ impl<B: Backend> Daemon<B> {
             let again = try_commit(self.store(), outcomes, decide);
             self.wait(again).unwrap();
         }
-        for outcome in outcomes {
+        for outcome in outcomes.iter().filter(|outcome| !outcome.end.is_pushed()) {
             self.in_flight.remove(&outcome.claim.id);
             let month = outcome.started_at.quota_month();
             let count = self.calls.entry((outcome.claim.lane.clone(), month));
@@ -381,10 +451,17 @@ impl<B: Backend> Daemon<B> {
         }
         self.look();
         for _ in 0..=bound {
+            let now = world.now;
+            self.place(100, false, now);
+            // What waited is taken too, and what was pushed completes or moves what is left.
+            self.wait(self.store().forget_events(UnixMs(0), UnixMs(0), 100))
+                .unwrap();
+            let (outcomes, pushed) = self.pushed(now, 100);
+            self.commit(&outcomes, &pushed, None);
             if KEYS.iter().all(|key| !self.is_pending(key)) {
+                rules::all_taken(&self.tables);
                 return;
             }
-            self.place(100, false, world.now);
             let lanes = self
                 .wait(self.store().lanes(Scope::All, &self.ids()))
                 .unwrap();
@@ -417,7 +494,7 @@ impl<B: Backend> Daemon<B> {
                 };
                 outcome(&row, &all, world)
             };
-            self.commit(&[outcome], None);
+            self.commit(&[outcome], &Pushed::default(), None);
             rules::always(&self.tables, &self.calls);
         }
         panic!(
@@ -430,6 +507,7 @@ impl<B: Backend> Daemon<B> {
 fn outcome(row: &Message, walk: &Walk, world: &World) -> Outcome {
     let truth = world.truth.get(row.key.as_str());
     let readers = truth.into_iter().flatten().take(walk.sees);
+    let is_oto = row.chat == Chat::Oto;
     let code = ErrorCode::from;
     Outcome {
         claim: row.claim(),
@@ -439,13 +517,14 @@ fn outcome(row: &Message, walk: &Walk, world: &World) -> Outcome {
         throttled: walk.throttled,
         failed_calls: walk.failed_calls,
         readers: readers
-            .map(|user| SeenReader {
+            .map(|(user, read_at)| SeenReader {
                 user_id: UserId::from(*user),
                 seen_at: world.now,
-                read_at: None,
+                read_at: is_oto.then_some(*read_at),
             })
             .collect(),
-        listed: None,
+        // A list may leave somebody out.
+        listed: is_oto.then(|| u32::try_from(walk.sees.min(USERS.len())).unwrap()),
         send_status: walk.status.map(SendStatus::parse),
         end: match walk.end {
             End::Complete => WalkEnd::Complete,
@@ -459,6 +538,25 @@ fn outcome(row: &Message, walk: &Walk, world: &World) -> Outcome {
             End::LaneBlocked => WalkEnd::LaneBlocked(code("invalidClientIdOrSecret")),
             End::Released => WalkEnd::Released,
         },
+    }
+}
+
+/// What becomes of pushed reads.
+#[derive(Default)]
+struct Pushed {
+    /// Those of each outcome.
+    of: Vec<Vec<EventId>>,
+    waiting: Vec<(EventId, UnixMs)>,
+}
+
+impl Pushed {
+    fn writes(&self, found: &[Found]) -> EventWrites {
+        let pairs = self.of.iter().zip(found);
+        let taken = pairs.filter(|(_, found)| found.row.is_some());
+        EventWrites {
+            taken: taken.flat_map(|(ids, _)| ids).copied().collect(),
+            waiting: self.waiting.clone(),
+        }
     }
 }
 

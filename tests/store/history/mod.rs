@@ -18,6 +18,8 @@ use std::time::Duration;
 use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine as _, StateMachineTest as _};
 
+use receiptd::receipt::Chat;
+
 use super::postgres::PostgresBackend;
 use super::sqlite::SqliteBackend;
 use super::{Backend, T0};
@@ -76,6 +78,7 @@ fn the_promises_hold_in_any_history_in_postgres() {
 fn histories_that_failed_once() {
     let insert = |expected_readers| Step::Insert {
         key: KEYS[0],
+        chat: Chat::Private,
         account: ACCOUNTS[0],
         expected_readers,
         sent_before: Duration::ZERO,

@@ -17,6 +17,8 @@ pub(super) struct Tables {
     pub(super) rows: BTreeMap<String, Message>,
     /// In the order recorded, those of deleted messages included.
     pub(super) readers: Vec<(String, Reader)>,
+    /// Pushed reads that were not taken yet: key and reader, in the order of their insert.
+    pub(super) pushed: Vec<(String, String)>,
     pub(super) calls: Calls,
 }
 
@@ -73,7 +75,8 @@ pub(super) fn unchanged(before: &Tables, after: &Tables) {
 /// Nothing but the rows that `changed` accepts, of the same number and identity, may differ.
 fn only_rows(before: &Tables, after: &Tables, changed: impl Fn(&Message, &Message)) {
     assert_eq!(
-        before.readers, after.readers,
+        (&before.readers, &before.pushed),
+        (&after.readers, &after.pushed),
         "no reader comes or goes here"
     );
     let keys = |tables: &Tables| tables.rows.keys().cloned().collect::<Vec<_>>();
@@ -109,6 +112,23 @@ pub(super) fn inserted(before: &Tables, after: &Tables, new: &NewMessage, added:
     assert_eq!(row.state, State::Pending);
     assert_eq!(row.next_poll_at, new.next_poll_at);
     assert_eq!((row.call_count, row.admitted_at), (0, None));
+}
+
+pub(super) fn pushed(before: &Tables, after: &Tables, key: &str, user: &str, times: usize) {
+    let mut expected = before.clone();
+    let one = (key.to_owned(), user.to_owned());
+    expected.pushed.extend(std::iter::repeat_n(one, times));
+    unchanged(&expected, after);
+}
+
+/// At the end what was pushed is left of unknown messages alone.
+pub(super) fn all_taken(tables: &Tables) {
+    for (key, user) in &tables.pushed {
+        assert!(
+            !tables.rows.contains_key(key),
+            "{user} of {key} was not taken"
+        );
+    }
 }
 
 pub(super) fn pulled(before: &Tables, after: &Tables, latest: UnixMs, pulled: u64) {
@@ -281,6 +301,7 @@ pub(super) fn committed(
     schedule: &Schedule,
 ) {
     let mut readers = before.readers.clone();
+    let mut pushed = before.pushed.clone();
     let mut new_readers: BTreeMap<MessageId, u32> = BTreeMap::new();
     for outcome in outcomes {
         let key = outcome.claim.key.as_str();
@@ -290,26 +311,44 @@ pub(super) fn committed(
             continue;
         };
         for seen in &outcome.readers {
+            // A time is believed as far as it lies between the look before and the one that saw the reader.
+            let believed =
+                |after: UnixMs, at: UnixMs| seen.read_at.map(|read| read.max(after).min(at));
             let known =
-                |(of, reader): &(String, Reader)| of == key && reader.user_id == seen.user_id;
-            if readers.iter().any(known) {
+                |(of, reader): &&mut (String, Reader)| of == key && reader.user_id == seen.user_id;
+            if let Some((_, reader)) = readers.iter_mut().find(known) {
+                let told = believed(reader.seen_after, reader.seen_at);
+                reader.read_at = reader.read_at.or(told);
                 continue;
             }
+            let seen_after = row.last_complete_at.unwrap_or(row.sent_at);
             let reader = Reader {
                 user_id: seen.user_id.clone(),
-                seen_after: row.last_complete_at.unwrap_or(row.sent_at),
+                seen_after,
                 seen_at: seen.seen_at,
-                read_at: None,
-                seen_by: SeenBy::Poll,
+                read_at: believed(seen_after, seen.seen_at),
+                seen_by: match outcome.end.is_pushed() {
+                    true => SeenBy::Event,
+                    false => SeenBy::Poll,
+                },
             };
             readers.push((key.to_owned(), reader));
             *new_readers.entry(row.id).or_default() += 1;
+        }
+        if outcome.end.is_pushed() {
+            // Each event is deleted with the reader that it brought, and no other is.
+            for seen in &outcome.readers {
+                let event = (key.to_owned(), seen.user_id.as_str().to_owned());
+                let place = pushed.iter().position(|other| *other == event);
+                pushed.remove(place.expect("an event that was read is there"));
+            }
         }
     }
     assert_eq!(
         after.readers, readers,
         "readers only grow, by those of the walks whose row exists, each once"
     );
+    assert_eq!(after.pushed, pushed, "an event goes with its reader");
     let keys = |tables: &Tables| tables.rows.keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(before), keys(after), "a commit loses no key");
     for (old, new) in before.rows.values().zip(after.rows.values()) {
@@ -319,10 +358,51 @@ pub(super) fn committed(
             Some(outcome) => {
                 let found = new_readers.get(&old.id).copied().unwrap_or(0);
                 let recorded = after.readers_of(old.key.as_str());
-                settled(old, new, outcome, found, recorded, schedule);
+                match outcome.end {
+                    WalkEnd::Pushed { in_flight } => {
+                        told(old, new, outcome.ended_at, in_flight, recorded, schedule);
+                    }
+                    _ => settled(old, new, outcome, found, recorded, schedule),
+                }
             }
         }
     }
+}
+
+/// What pushed reads make of their message: it counts them, it may be complete, and its next poll may be later.
+fn told(
+    old: &Message,
+    new: &Message,
+    now: UnixMs,
+    in_flight: bool,
+    recorded: usize,
+    schedule: &Schedule,
+) {
+    let counted = Message {
+        reader_count: u32::try_from(recorded).unwrap(),
+        ..old.clone()
+    };
+    let all_read = old
+        .expected_readers
+        .or(old.listed)
+        .is_some_and(|expected| recorded >= expected as usize);
+    let expected = match old.state {
+        State::Pending if all_read => Message {
+            state: State::Complete,
+            finished_at: Some(now),
+            last_chance_at: None,
+            doubt: None,
+            ..counted
+        },
+        State::Pending if !in_flight && old.admitted_at.is_some() => Message {
+            next_poll_at: new.next_poll_at,
+            ..counted
+        },
+        _ => counted,
+    };
+    assert_eq!(*new, expected, "an event is no answer of the key");
+    let latest = old.next_poll_at.max(Some(schedule.end_of_life(old)));
+    assert!(new.next_poll_at >= old.next_poll_at && new.next_poll_at <= latest);
 }
 
 /// What an outcome makes of its row, in the words of the design and not in those of the code.
@@ -394,8 +474,15 @@ fn settled(
     let status = outcome.send_status.as_ref().or(old.send_status.as_ref());
     assert_eq!(new.send_status.as_ref(), status);
 
+    let listed = match outcome.send_status {
+        // Nobody at all is no list of recipients, and a shorter list takes nothing back.
+        Some(_) => old.listed.max(outcome.listed.filter(|listed| *listed > 0)),
+        None => old.listed,
+    };
+    assert_eq!(new.listed, listed);
     let all_read = old
         .expected_readers
+        .or(listed)
         .is_some_and(|expected| recorded >= expected as usize);
     let now_said = outcome.send_status.as_ref();
     let answered = old.answered_at.is_some() || now_said.is_some();

@@ -1,26 +1,26 @@
 //! What may happen, and what is true outside of the daemon.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest_state_machine::ReferenceStateMachine;
-use receiptd::receipt::{State, UnixMs};
+use receiptd::receipt::{Chat, State, UnixMs};
 
 use super::super::T0;
 
 /// So few keys that a history comes back to them again and again.
 pub(super) const KEYS: [&str; 4] = ["k0", "k1", "k2", "k3"];
 pub(super) const ACCOUNTS: [&str; 2] = ["x", "y"];
-const USERS: [&str; 4] = ["u0", "u1", "u2", "u3"];
+pub(super) const USERS: [&str; 4] = ["u0", "u1", "u2", "u3"];
 
 /// What is true outside: nothing in here is the daemon's.
 #[derive(Clone, Debug)]
 pub(super) struct World {
     /// The wall clock.
     pub(super) now: UnixMs,
-    /// Who has read what, in the order of the endpoint's answer.
-    pub(super) truth: BTreeMap<&'static str, BTreeSet<&'static str>>,
+    /// Who has read what and when, in the order of the endpoint's answer.
+    pub(super) truth: BTreeMap<&'static str, BTreeMap<&'static str, UnixMs>>,
 }
 
 /// How a walk ends.
@@ -82,6 +82,7 @@ pub(super) struct Drop {
 pub(super) enum Step {
     Insert {
         key: &'static str,
+        chat: Chat,
         account: &'static str,
         expected_readers: Option<u32>,
         sent_before: Duration,
@@ -114,6 +115,21 @@ pub(super) enum Step {
     },
     Commit {
         walks: Vec<Walk>,
+        /// To the row of the first of them.
+        meanwhile: Option<Meanwhile>,
+        drop: Option<Drop>,
+    },
+    /// Another service inserts reads that DingTalk pushed to it.
+    Push {
+        key: &'static str,
+        user: &'static str,
+        /// Seconds before now, where the event says when.
+        read_before: Option<i64>,
+        times: usize,
+    },
+    /// Pushed reads are taken over.
+    TakePushed {
+        limit: usize,
         /// To the row of the first of them.
         meanwhile: Option<Meanwhile>,
         drop: Option<Drop>,
@@ -219,9 +235,11 @@ fn insert() -> impl Strategy<Value = Step> {
     let expected = prop::option::of(1..4_u32);
     let sent_before = prop_oneof![4 => seconds(0..60), 1 => seconds(0..8 * DAY)];
     let not_before = prop::option::weighted(0.2, seconds(0..2 * DAY));
-    (key(), account(), expected, sent_before, not_before).prop_map(
-        |(key, account, expected_readers, sent_before, not_before)| Step::Insert {
+    let chat = prop::sample::select(vec![Chat::Private, Chat::Oto]);
+    (key(), chat, account(), expected, sent_before, not_before).prop_map(
+        |(key, chat, account, expected_readers, sent_before, not_before)| Step::Insert {
             key,
+            chat,
             account,
             expected_readers,
             sent_before,
@@ -230,14 +248,17 @@ fn insert() -> impl Strategy<Value = Step> {
     )
 }
 
-fn commit() -> impl Strategy<Value = Step> {
+fn dropped() -> impl Strategy<Value = Option<Drop>> {
     let drop =
         (0..9_usize, any::<bool>(), any::<bool>()).prop_map(|(after, at_once, crash)| Drop {
             after,
             at_once,
             crash,
         });
-    let walks = prop::collection::vec(walk(), 1..4);
+    prop::option::weighted(0.4, drop)
+}
+
+fn meanwhile() -> impl Strategy<Value = Option<Meanwhile>> {
     let meanwhile = prop_oneof![
         Just(Meanwhile::Cancels),
         Just(Meanwhile::Deletes),
@@ -246,9 +267,12 @@ fn commit() -> impl Strategy<Value = Step> {
         account().prop_map(Meanwhile::GivesTo),
         Just(Meanwhile::Retries),
     ];
-    let meanwhile = prop::option::weighted(0.25, meanwhile);
-    let drop = prop::option::weighted(0.4, drop);
-    (walks, meanwhile, drop).prop_map(|(walks, meanwhile, drop)| Step::Commit {
+    prop::option::weighted(0.25, meanwhile)
+}
+
+fn commit() -> impl Strategy<Value = Step> {
+    let walks = prop::collection::vec(walk(), 1..4);
+    (walks, meanwhile(), dropped()).prop_map(|(walks, meanwhile, drop)| Step::Commit {
         walks,
         meanwhile,
         drop,
@@ -283,7 +307,7 @@ impl ReferenceStateMachine for World {
         ]);
         prop_oneof![
             5 => insert(),
-            6 => (key(), user).prop_map(|(key, user)| Step::Read { key, user }),
+            6 => (key(), user.clone()).prop_map(|(key, user)| Step::Read { key, user }),
             5 => passes.prop_map(Step::Pass),
             1 => back.prop_map(Step::SetBack),
             5 => (1..4_usize, prop::bool::weighted(0.2))
@@ -293,6 +317,10 @@ impl ReferenceStateMachine for World {
             2 => (account(), any::<bool>(), 1..4_usize)
                 .prop_map(|(account, waiting, limit)| Step::Unplace { account, waiting, limit }),
             8 => commit(),
+            3 => (key(), user.clone(), prop::option::of(-60..7200_i64), 1..3_usize)
+                .prop_map(|(key, user, read_before, times)| Step::Push { key, user, read_before, times }),
+            4 => (1..6_usize, meanwhile(), dropped())
+                .prop_map(|(limit, meanwhile, drop)| Step::TakePushed { limit, meanwhile, drop }),
             1 => Just(Step::Crash),
             2 => key().prop_map(|key| Step::Cancel { key }),
             2 => key().prop_map(|key| Step::Delete { key }),
@@ -312,7 +340,8 @@ impl ReferenceStateMachine for World {
     fn apply(mut world: Self, step: &Step) -> Self {
         match step {
             Step::Read { key, user } => {
-                world.truth.entry(key).or_default().insert(user);
+                let readers = world.truth.entry(key).or_default();
+                readers.entry(user).or_insert(world.now);
             }
             Step::Pass(by) => world.now = world.now + *by,
             Step::SetBack(by) => world.now = world.now - *by,

@@ -148,6 +148,13 @@ impl Backend for PostgresBackend {
         .await;
     }
 
+    async fn pushed(&self) -> Vec<(String, String)> {
+        sqlx::query_as("SELECT process_query_key, user_id FROM read_events ORDER BY id")
+            .fetch_all(&mut cluster().connect(&self.database).await)
+            .await
+            .unwrap()
+    }
+
     async fn readers(&self) -> Vec<(String, Reader)> {
         let rows: Vec<(String, String, i64, i64, Option<i64>, i64)> = sqlx::query_as(
             "SELECT process_query_key, user_id, seen_after, seen_at, read_at, from_event FROM readers ORDER BY id",
