@@ -7,7 +7,7 @@ use super::activity::{HOUR, HOURS, Rhythm, hour_of_week, into_hour};
 use super::estimate::{Curve, Kind};
 use super::grid::Grid;
 use super::groups::{Start, level_of};
-use super::solve::{Mixture, Plan, Problem, ages, mixture};
+use super::solve::{Mixture, Plan, Problem, Row, ages, mixture};
 use super::{Habits, KeyHash, Missing, Pending, Rules};
 
 /// Sets the hash that mixes two policies apart from those that spread and jitter.
@@ -253,7 +253,7 @@ impl Policy {
             Missing::Unknown => 0,
         };
         let row = &table[level.min(table.len() - 1)];
-        let next = usize::from(row[nearest(&place.plan.ages, place.planned(age))]);
+        let next = row.next(nearest(&place.plan.ages, place.planned(age)));
         if next + 1 == place.plan.ages.len() {
             return self.horizon;
         }
@@ -287,7 +287,7 @@ impl Policy {
 
     /// Bytes that it takes, about.
     pub fn size(&self) -> usize {
-        let of_next = |next: &[Vec<u16>]| next.iter().map(|row| 2 * row.len() + 24).sum::<usize>();
+        let of_next = |next: &[Row]| next.iter().map(Row::size).sum::<usize>();
         let of_plan = |plan: &Plan| {
             let sparse = match Arc::ptr_eq(&plan.sparse, &plan.dense) {
                 true => 0,

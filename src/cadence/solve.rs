@@ -209,9 +209,42 @@ fn successors(ages: &[f64], min_interval: f64, max_interval: f64) -> Vec<(usize,
 pub(super) struct Plan {
     pub(super) ages: Vec<f32>,
     /// The policy that calls less.
-    pub(super) sparse: Arc<Next>,
+    pub(super) sparse: Arc<[Row]>,
     /// The policy that calls more: mostly the same.
-    pub(super) dense: Arc<Next>,
+    pub(super) dense: Arc<[Row]>,
+}
+
+/// Which index follows which, for one number of missing readers: how far it lies ahead, in a byte each where all fit. A lane
+/// with a rhythm keeps some forty plans.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Row {
+    Near(Box<[u8]>),
+    Far(Box<[u16]>),
+}
+
+impl Row {
+    fn new(next: &[u16]) -> Self {
+        let ahead = || (0..).zip(next).map(|(from, to)| to - from);
+        let near: Result<Box<[u8]>, _> = ahead().map(u8::try_from).collect();
+        near.map_or_else(|_| Self::Far(ahead().collect()), Self::Near)
+    }
+
+    /// The index that follows `from`.
+    pub(super) fn next(&self, from: usize) -> usize {
+        from + match self {
+            Self::Near(ahead) => usize::from(ahead[from]),
+            Self::Far(ahead) => usize::from(ahead[from]),
+        }
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Near(ahead) => ahead.len(),
+                Self::Far(ahead) => 2 * ahead.len(),
+            }
+    }
 }
 
 /// Two neighbouring policies at the same price for every kind of hour, and how they are mixed.
@@ -386,16 +419,17 @@ pub(super) fn mixture(
         mix(dense.delay, sparse.delay),
     );
     let both = dense.next.into_iter().zip(sparse.next);
+    let rows = |next: Next| -> Arc<[Row]> { next.iter().map(|row| Row::new(row)).collect() };
     let plans = both.zip(problems).map(|((dense, sparse), problem)| {
-        let dense = Arc::new(dense);
+        let (dense, sparse) = (rows(dense), rows(sparse));
         Plan {
             // A sixteenth of a second in a day.
             #[allow(clippy::cast_possible_truncation)]
             ages: problem.ages.iter().map(|age| *age as f32).collect(),
-            sparse: if sparse == *dense {
+            sparse: if sparse == dense {
                 dense.clone()
             } else {
-                Arc::new(sparse)
+                sparse
             },
             dense,
         }
