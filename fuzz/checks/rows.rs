@@ -1,4 +1,4 @@
-//! A row that got round every check. An input is a line a cell, `column=kind:value`: `n` NULL, `i` an integer, `r` a real
+//! Rows of `messages` and `read_events` that got round every check. An input is a line a cell, `column=kind:value`: `n` NULL, `i` an integer, `r` a real
 //! number, `t` text, `b` a BLOB, `T` text of so many characters, `B` a BLOB of so many bytes. `admitted` alone on a line:
 //! the row is corrupted after the scheduler has placed it.
 
@@ -10,14 +10,15 @@ use receiptd::receipt::{LaneId, Message, Outcome, SendStatus, State, UnixMs, Wal
 use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
 use receiptd::store::{
-    Begun, DueQuery, LastChanceFit, NewMessage, Placement, Scope, Unplace, Wanted, Writes,
+    Begun, DueQuery, EventWrites, LastChanceFit, NewMessage, Placement, ReadEvent, Scope, Unplace,
+    Wanted, Writes,
 };
 use receiptd::store::{Claims as _, Commands as _, Results as _, Upkeep as _};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
-/// Every column that somebody may corrupt.
-const COLUMNS: [&str; 30] = [
+/// Every column of a message that somebody may corrupt.
+const COLUMNS: [&str; 31] = [
     "process_query_key",
     "account",
     "corp_id",
@@ -48,6 +49,15 @@ const COLUMNS: [&str; 30] = [
     "failed_calls",
     "doubt",
     "doubt_at",
+    "listed",
+];
+/// The same of a pushed read; an input puts `event.` before their names.
+const EVENT_COLUMNS: [&str; 5] = [
+    "process_query_key",
+    "user_id",
+    "read_at",
+    "waits_since",
+    "refused",
 ];
 /// The largest cell that an input may ask for.
 const LARGEST: usize = 4 << 20;
@@ -137,6 +147,8 @@ pub fn rows(input: &[u8]) {
             ..NewMessage::new(key, "default")
         };
         store.add(&[new("hostile"), new("sound")]).await.unwrap();
+        let events = "INSERT INTO read_events (process_query_key, user_id) VALUES ('hostile', 'u'), ('sound', 'u')";
+        sqlx::raw_sql(events).execute(&mut *feeder).await.unwrap();
         let mut claimed = None;
         for line in input.split(|byte| *byte == b'\n').take(40) {
             if line == b"admitted" {
@@ -148,25 +160,27 @@ pub fn rows(input: &[u8]) {
             let Some(equals) = line.iter().position(|byte| *byte == b'=') else {
                 continue;
             };
-            let column = COLUMNS
-                .iter()
-                .find(|column| column.as_bytes() == &line[..equals]);
+            let (name, value) = (&line[..equals], &line[equals + 1..]);
+            let (table, name, columns) = match name.strip_prefix(b"event.") {
+                Some(name) => ("read_events", name, &EVENT_COLUMNS[..]),
+                None => ("messages", name, &COLUMNS[..]),
+            };
+            let column = columns.iter().find(|column| column.as_bytes() == name);
             if let Some(column) = column {
-                corrupt(feeder, column, cell(&line[equals + 1..])).await;
+                corrupt(feeder, table, column, cell(value)).await;
             }
         }
         judge(store, claimed).await;
-        let clear = "DELETE FROM messages; DELETE FROM readers; DELETE FROM orphans";
+        let clear = "DELETE FROM messages; DELETE FROM readers; DELETE FROM orphans; DELETE FROM read_events";
         sqlx::raw_sql(clear).execute(feeder).await.unwrap();
     });
 }
 
-async fn corrupt(feeder: &mut SqliteConnection, column: &str, cell: Cell) {
+async fn corrupt(feeder: &mut SqliteConnection, table: &str, column: &str, cell: Cell) {
     // The id of the first row: its key may be what was corrupted last.
     let set = |value: &str| {
-        let row = "(SELECT min(id) FROM messages)";
         AssertSqlSafe(format!(
-            "UPDATE messages SET {column} = {value} WHERE id = {row}"
+            "UPDATE {table} SET {column} = {value} WHERE id = (SELECT min(id) FROM {table})"
         ))
     };
     let done = match cell {
@@ -204,6 +218,30 @@ async fn place(store: &SqliteStore) {
             .collect();
         store.place(&places).await.unwrap();
     }
+}
+
+/// Takes pushed reads over until there are none: whatever one of them holds, the one beside it is given.
+async fn take_pushed(store: &SqliteStore) {
+    let mut given = false;
+    for _ in 0..4 {
+        let read = store.read_events(&[], 1, NOW).await.unwrap();
+        let sound =
+            |event: &ReadEvent| event.key.as_str() == "sound" && event.user_id.as_str() == "u";
+        given |= read.events.iter().any(sound);
+        let events = EventWrites {
+            taken: Vec::new(),
+            waiting: read.events.iter().map(|event| (event.id, NOW)).collect(),
+        };
+        if let Begun::Open(open) = store.begin(&[]).await.unwrap() {
+            let writes = Writes {
+                events,
+                ..Writes::default()
+            };
+            open.commit(&writes).await.unwrap();
+        }
+    }
+    assert!(given, "a corrupt event kept its neighbour waiting");
+    store.forget_events(NOW, NOW, 9).await.unwrap();
 }
 
 /// Asks the store everything that the daemon and the commands ask.
@@ -258,6 +296,7 @@ async fn judge(store: &SqliteStore, claimed: Option<Message>) {
             open.commit(&writes).await.unwrap();
         }
     }
+    take_pushed(store).await;
     store.overaged(Some(&lane), NOW, &[], 9).await.unwrap();
     store.overaged(None, NOW, &[], 9).await.unwrap();
     store.pull_forward(UnixMs(5), 9).await.unwrap();
