@@ -32,6 +32,17 @@ def publish(*messages):
     urllib.request.urlopen(request).read()
 
 
+def get(what):
+    return json.load(urllib.request.urlopen(f"http://{ENDPOINT}/sandbox/{what}"))
+
+
+def read_at(key, user):
+    """When somebody truly read, in Unix milliseconds."""
+    [message] = [one for one in get("truth") if one["key"] == key]
+    [when] = [one["readAt"] for one in message["readers"] if one["userId"] == user]
+    return when
+
+
 def token():
     request = oauth_models.GetAccessTokenRequest(app_key="sandbox", app_secret="sandbox")
     body = oauth.Client(CONFIG).get_access_token(request).body
@@ -60,6 +71,14 @@ def walk(kind, key, access_token):
         following = body.next_token
 
 
+def recipients(key, access_token):
+    """Of a message to persons, whether and when each has read it."""
+    question = robot_models.BatchOTOQueryRequest(robot_code="ding1", process_query_key=key)
+    headers = robot_models.BatchOTOQueryHeaders(x_acs_dingtalk_access_token=access_token)
+    body = ROBOT.batch_otoquery_with_options(question, headers, RuntimeOptions()).body
+    return {one.user_id: (one.read_status, one.read_timestamp) for one in body.message_read_info_list}
+
+
 def refusal(kind, key, access_token):
     try:
         walk(kind, key, access_token)
@@ -74,7 +93,11 @@ def main():
         {"key": "sdk-private+/=", "chat": "private", "readers": [{"userId": "ann", "afterMs": 0}]},
         {"key": "sdk-group", "chat": "group", "readers": many},
         {"key": "sdk-recalled", "rule": "recall=0s", "readers": []},
-        {"key": "sdk-status+/=", "readers": [{"userId": "ann", "afterMs": 0}, {"userId": "bob"}]},
+        *(
+            {"key": f"sdk-{unit}+/=", "rule": f"read_unit={unit}",
+             "readers": [{"userId": "ann", "afterMs": 0}, {"userId": "bob"}]}
+            for unit in ["s", "ms", "zero", "absent"]
+        ),
     )
     good = token()
     assert token() == good, "a living token is handed out again"
@@ -86,16 +109,15 @@ def main():
     assert refusal("group", "sb:expire=0s;sdk", good) == "processQueryKey.expireTime"
     assert refusal("private", "sdk-group", "0" * 32) == "InvalidAuthentication"
 
-    question = robot_models.BatchOTOQueryRequest(robot_code="ding1", process_query_key="sdk-status+/=")
-    headers = robot_models.BatchOTOQueryHeaders(x_acs_dingtalk_access_token=good)
-    body = ROBOT.batch_otoquery_with_options(question, headers, RuntimeOptions()).body
-    told = {one.user_id: one.read_status for one in body.message_read_info_list}
-    assert told == {"ann": "READ", "bob": "UNREAD"}, told
-    [when] = [one.read_timestamp for one in body.message_read_info_list if one.user_id == "ann"]
     # The live endpoint says seconds, which the SDK hands on.
-    assert 1_500_000_000 < int(when) < 10_000_000_000, when
+    for unit, told_of in [("s", lambda ms: ms // 1_000), ("ms", int), ("zero", lambda _: 0), ("absent", lambda _: None)]:
+        key = f"sdk-{unit}+/="
+        assert recipients(key, good) == {
+            "ann": ("READ", told_of(read_at(key, "ann"))),
+            "bob": ("UNREAD", None),
+        }, unit
 
-    seen = json.load(urllib.request.urlopen(f"http://{ENDPOINT}/sandbox/violations"))
+    seen = get("violations")
     # The one made-up token above is the only thing that the interface does not allow.
     assert [one["what"] for one in seen] == ["a token that was never given out"], seen
     print("the official SDK understood every answer")
