@@ -391,7 +391,7 @@ pub(crate) fn solving(options: &Options) -> bool {
         let size = learner.policy.size() as f64 / 1_024.0;
         let stored = learner.habits.to_json().len() as f64 / 1_024.0;
         println!("{name:<34} {solve:>9.1} {learn:>9.1} {size:>11.1} {stored:>9.1}");
-        held &= crowd.readers > 1 || size <= 64.0;
+        held &= crowd.readers > 1 || (size <= 64.0 && solve <= 100.0);
     }
     held
 }

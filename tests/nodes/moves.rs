@@ -1,9 +1,7 @@
 //! Nodes that come and go in order, and configurations that differ.
 
-use std::time::Instant;
-
 use super::books::audit;
-use super::town::{ACCOUNTS, LEASE, Town};
+use super::town::{ACCOUNTS, Town};
 
 /// Who stops hands over without anybody waiting for a lease; who comes gets a share; an upgrade restarts one after the other.
 #[tokio::test(flavor = "multi_thread")]
@@ -23,9 +21,9 @@ async fn nodes_come_and_go() {
         town.feed_round(&mut luck).await;
         town.nodes[stopped].signal("TERM");
         town.nodes[stopped].ended().await;
-        let since = Instant::now();
+        // It gave up what it had before it ended: nobody waits for its leases.
+        assert_eq!(town.accounts_of(stopped), Vec::<String>::new());
         town.until_all_held().await;
-        assert!(since.elapsed() < LEASE, "{:?}", since.elapsed());
         town.nodes[stopped].start();
         town.until_true("it has a share again", || {
             !town.accounts_of(stopped).is_empty()

@@ -81,4 +81,15 @@ async fn commands_work_on_a_server() {
         "{}",
         served.house.log()
     );
+    // Another user, who may not do all that the daemon does.
+    served.sql("CREATE ROLE lacks LOGIN");
+    served.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lacks");
+    served.sql("REVOKE UPDATE ON readers FROM lacks");
+    served.sql("REVOKE DELETE ON read_events FROM lacks");
+    let url = url.replace("receiptd@", "lacks@");
+    served.house.set("RECEIPTD__DATABASE__URL", &url);
+    let (code, said) = served.say("check", &[]);
+    assert_eq!(code, Some(1), "{said}");
+    let missing = "missing: UPDATE on readers, DELETE on read_events";
+    assert!(said.contains(missing), "{said}");
 }

@@ -40,9 +40,10 @@ const FACTS: &str = "SELECT current_setting('server_version'),
     coalesce((SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = to_regclass('messages')), 0)";
 
 /// What the daemon does to which table.
-const NEEDS: [(&str, &[&str]); 10] = [
+const NEEDS: [(&str, &[&str]); 11] = [
     ("messages", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
-    ("readers", &["SELECT", "INSERT", "DELETE"]),
+    ("readers", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("read_events", &["SELECT", "UPDATE", "DELETE"]),
     ("orphans", &["SELECT", "DELETE"]),
     ("suite_tickets", &["SELECT"]),
     ("api_calls", &["SELECT", "INSERT", "UPDATE"]),
