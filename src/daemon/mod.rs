@@ -114,7 +114,7 @@ struct Shared {
     wake: Notify,
     /// Wakes the upkeep: a policy is to be solved, or a month's figures are to be read.
     wake_upkeep: Notify,
-    /// Wakes the reconciler: another process may have inserted pushed reads, or what they waited for was placed.
+    /// Wakes the reconciler: another process may have inserted pushed reads.
     wake_pushed: Notify,
     /// How often another process may have written.
     foreign_changes: AtomicU64,

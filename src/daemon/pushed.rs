@@ -18,8 +18,10 @@ use crate::telemetry::LineBudget;
 
 /// Events of one transaction at most.
 const BATCH: usize = 2_000;
-/// They are looked for this often where nobody says that another process wrote, or that their messages were placed.
-const INTERVAL: Duration = Duration::from_secs(5);
+/// They are looked for this often in a file, of which every commit is noticed besides.
+const INTERVAL_IN_A_FILE: Duration = Duration::from_secs(5);
+/// The same on a server, which tells nobody of them: that would hold up whoever inserts thousands a second.
+const INTERVAL_ON_A_SERVER: Duration = Duration::from_secs(1);
 /// From one look to the next at least: what comes together is taken together.
 const GATHERING: Duration = Duration::from_millis(50);
 
@@ -38,7 +40,7 @@ impl Looks {
         }
     }
 
-    /// Another process may have inserted some, or their messages were placed.
+    /// Another process may have inserted some.
     pub(super) fn soon(&mut self) {
         self.next = self.next.min(self.last + GATHERING);
     }
@@ -114,7 +116,12 @@ impl Reconciler {
     ) -> std::result::Result<(), DaemonError> {
         let began = Instant::now();
         looks.last = began;
-        looks.next = began + INTERVAL;
+        looks.next = began
+            + if self.shared.nodes.is_shared() {
+                INTERVAL_ON_A_SERVER
+            } else {
+                INTERVAL_IN_A_FILE
+            };
         let (pushed, more) = match find(&self.shared).await {
             Ok(found) => found,
             Err(error) if error.is_transient() => {

@@ -73,8 +73,6 @@ impl Scheduler {
             self.shared.store.place(&places).await?;
             self.count_owed(&places);
         }
-        // Pushed reads may have waited for them.
-        self.shared.wake_pushed.notify_one();
         self.warn_of_waiting(&places);
         Ok(())
     }
