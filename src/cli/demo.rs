@@ -23,7 +23,7 @@ use crate::store::{self, Role, Store};
 
 /// What the demo's seconds stand for.
 const DAY: Duration = Duration::from_secs(86_400);
-/// Messages are sent and read for so many hours of each, from the demo's beginning on.
+/// In so many hours of the day messages are sent and read; the first of them is the one in which the demo starts.
 const WAKING_HOURS: u8 = 14;
 
 /// Show it at work: an imitation of DingTalk, a feeder, the daemon; a day's life of a message in seconds
@@ -228,7 +228,7 @@ async fn feed(
         .context("the feeder cannot open the database")?;
     let mut random = fastrand::Rng::with_seed(args.seed);
     let step = span.mul_f64(f64::from(WAKING_HOURS) / 24.0) / args.messages;
-    let night = night(sandbox, span);
+    let night = night(sandbox.time_of_day());
     let mut at = tokio::time::Instant::now();
     for (n, key) in keys.iter().enumerate() {
         if n == 1 {
@@ -273,11 +273,9 @@ async fn feed(
     Ok(())
 }
 
-/// It begins when the messages have been sent; the sandbox's day began with the epoch.
-fn night(sandbox: &Sandbox, day: Duration) -> Night {
-    let day = u64::try_from(day.as_millis()).unwrap_or(u64::MAX).max(1);
-    let of_day = u64::try_from(sandbox.now().0).unwrap_or(0) % day;
-    let hour = u8::try_from(of_day * 24 / day).unwrap_or(0);
+/// It begins about when the messages have been sent that are sent from now on.
+fn night(time_of_day: Duration) -> Night {
+    let hour = u8::try_from(time_of_day.as_secs() / 3_600).unwrap_or(0);
     Night {
         from: (hour + WAKING_HOURS) % 24,
         to: hour,

@@ -193,6 +193,11 @@ impl Sandbox {
         UnixMs(self.shared.now_ms())
     }
 
+    /// The time of day (UTC) in message time, by which a [`Night`] goes.
+    pub fn time_of_day(&self) -> Duration {
+        self.shared.time_of_day(self.shared.now_ms())
+    }
+
     /// Moves the sandbox's clock forwards: tokens end and messages age.
     pub fn advance(&self, by: Duration) {
         self.shared

@@ -60,16 +60,16 @@ pub struct Night {
 
 /// Who slept has read so long after the end of the night.
 const WAKING: Duration = Duration::from_secs(600);
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 impl Night {
     /// When somebody reads who would have read at an age; `sent` is the time of day at the sending. A `share` of the time of
     /// waking passes first.
     fn after(self, sent: Duration, age: Duration, share: f64) -> Duration {
-        let hour = |hour: u8| Duration::from_secs(3_600 * u64::from(hour));
-        let seconds = (sent + age).as_secs_f64() % DAY.as_secs_f64();
-        let since_dusk = (seconds - hour(self.from).as_secs_f64()).rem_euclid(DAY.as_secs_f64());
-        let length = (f64::from(self.to) - f64::from(self.from)).rem_euclid(24.0) * 3_600.0;
+        let [from, to] = [self.from, self.to].map(|hour| 3_600.0 * f64::from(hour));
+        let day = DAY.as_secs_f64();
+        let since_dusk = ((sent + age).as_secs_f64() - from).rem_euclid(day);
+        let length = (to - from).rem_euclid(day);
         if since_dusk >= length {
             return age;
         }

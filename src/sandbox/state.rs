@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::config::{App, SandboxConfig};
 use super::faults::{FaultPlan, Mischief};
 use super::log::Log;
-use super::script::{Crowd, Recipient, Script};
+use super::script::{Crowd, DAY, Recipient, Script};
 use super::tokens::Tokens;
 use crate::receipt::{Chat, UnixMs};
 
@@ -110,18 +110,20 @@ impl Shared {
 
     /// A message's age in message time.
     pub(super) fn age(&self, sent_at: i64) -> Duration {
-        let ms = u64::try_from(self.now_ms().saturating_sub(sent_at)).unwrap_or(0);
-        let seconds = Duration::from_millis(ms).as_secs_f64() * self.config.time_scale;
-        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+        self.message_time(self.now_ms().saturating_sub(sent_at))
     }
 
     /// The time of day in message time: a day passes `time_scale` times as fast as on the clock.
-    fn time_of_day(&self, at: i64) -> Duration {
-        const DAY_MS: f64 = 86_400_000.0;
-        // Milliseconds of some centuries are whole numbers in 53 bits.
-        #[allow(clippy::cast_precision_loss)]
-        let passed = at as f64 * self.config.time_scale;
-        Duration::from_secs_f64(passed.rem_euclid(DAY_MS) / 1_000.0)
+    pub(super) fn time_of_day(&self, at: i64) -> Duration {
+        let seconds = self.message_time(at).as_secs_f64() % DAY.as_secs_f64();
+        Duration::from_secs_f64(seconds)
+    }
+
+    /// What milliseconds of the clock are in message time.
+    fn message_time(&self, ms: i64) -> Duration {
+        let ms = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+        let seconds = ms.as_secs_f64() * self.config.time_scale;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
     /// When a message reaches an age, on the sandbox's clock.
