@@ -177,6 +177,12 @@ async fn javas_example_feeds_and_follows() {
     feeds_and_follows("java").await;
 }
 
+/// A Python that may have the official SDK.
+fn sdk_python() -> Command {
+    let python = std::env::var("RECEIPTD_SDK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    Command::new(python)
+}
+
 /// What the official SDK makes of the answer to a send becomes a row. Where it is not installed, an object of the
 /// same shape stands for it.
 #[tokio::test(flavor = "multi_thread")]
@@ -205,8 +211,7 @@ for _ in range(2):
     feeder.add_sent(db, persons, chat="oto", robot_code="ding1")
 "#;
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/python");
-    let python = std::env::var("RECEIPTD_SDK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let output = Command::new(python)
+    let output = sdk_python()
         .args(["-B", "-c", script])
         .arg(directory)
         .env("RECEIPTD_DATABASE", house.database())
@@ -233,9 +238,8 @@ for _ in range(2):
 async fn the_official_sdk_understands_the_sandbox() {
     let sandbox = Sandbox::start(SandboxConfig::default()).await.unwrap();
     let address = sandbox.base_url();
-    let python = std::env::var("RECEIPTD_SDK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/query.py");
-    let output = Command::new(python)
+    let output = sdk_python()
         .arg("-B")
         .arg(script)
         .arg(address.trim_start_matches("http://"))

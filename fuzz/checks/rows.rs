@@ -1,6 +1,6 @@
-//! Rows of `messages` and `read_events` that got round every check. An input is a line a cell, `column=kind:value`: `n` NULL, `i` an integer, `r` a real
-//! number, `t` text, `b` a BLOB, `T` text of so many characters, `B` a BLOB of so many bytes. `admitted` alone on a line:
-//! the row is corrupted after the scheduler has placed it.
+//! Rows of `messages` and `read_events` that got round every check. An input is a line a cell, `column=kind:value`: `n` NULL,
+//! `i` an integer, `r` a real number, `t` text, `b` a BLOB, `T` text of so many characters, `B` a BLOB of so many bytes.
+//! `admitted` alone on a line: the row is corrupted after the scheduler has placed it.
 
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, PoisonError};
