@@ -172,9 +172,14 @@ impl Cluster {
         assert!(done.success(), "pg_ctl {arguments:?}");
     }
 
-    /// A program of PostgreSQL, as the user who owns the cluster.
+    /// A program of PostgreSQL.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
+    /// As [`Self::program`], run by the user who owns the cluster.
     pub(crate) fn command(&self, program: &str) -> Command {
-        as_somebody(self.bin.join(program).to_str().unwrap())
+        as_somebody(self.program(program).to_str().unwrap())
     }
 
     /// Runs a line of shell as the user who owns the cluster; whether it succeeded.

@@ -95,7 +95,7 @@ async fn a_full_disk_is_waited_out_and_no_result_is_missing() {
     }
     assert_eq!(house.sql("SELECT count(*) FROM readers"), ["12000"]);
     every_call_is_counted(&house);
-    assert_eq!(house.sql("PRAGMA integrity_check"), ["ok"]);
+    assert!(house.is_sound());
     assert!(house.is_running());
 }
 

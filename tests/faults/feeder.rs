@@ -1,14 +1,14 @@
-//! Other services that insert messages: Python processes with connections of their own.
+//! Other services that insert messages: processes with connections of their own, Python for a file and `psql` for a server.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread::JoinHandle;
 
+use super::harness::House;
 use super::scenario::{Kind, Planned};
 
-/// Says each key once its INSERT is committed, after what was pushed of it, each twice. A careless one has no busy timeout, keeps SQLite's own checkpoints, and
-/// tries a row again that met a lock.
+/// Says each key once its INSERT is committed, after what was pushed of it, each twice. A careless one has no busy timeout,
+/// keeps SQLite's own checkpoints, and tries a row again that met a lock.
 const PROGRAM: &str = "
 import sqlite3, sys, time
 careless = sys.argv[2] == 'careless'
@@ -37,19 +37,31 @@ while refused:
     refused = [row for row in refused if not inserted(row)]
 ";
 
+/// How a careless feeder on a server ends a transaction: after other work, so that rows of later ids are seen before its own.
+const LATE_COMMIT: &str = "DO 'BEGIN PERFORM pg_sleep(0.05); END'; COMMIT;";
+
 /// A running feeder.
 pub(crate) struct Feeder {
     process: Child,
     rows: ChildStdin,
+    is_psql: bool,
+    careless: bool,
     acknowledged: JoinHandle<Vec<String>>,
 }
 
 impl Feeder {
-    pub(crate) fn new(database: &Path, careless: bool) -> Self {
-        let mut process = Command::new("python3")
-            .args(["-c", PROGRAM])
-            .arg(database)
-            .arg(if careless { "careless" } else { "patient" })
+    pub(crate) fn new(house: &House, careless: bool) -> Self {
+        let (mut program, is_psql) = match house.psql() {
+            Some(psql) => (psql, true),
+            None => (Command::new("python3"), false),
+        };
+        if !is_psql {
+            program
+                .args(["-c", PROGRAM])
+                .arg(house.database())
+                .arg(if careless { "careless" } else { "patient" });
+        }
+        let mut process = program
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -59,20 +71,41 @@ impl Feeder {
         Self {
             process,
             rows,
+            is_psql,
+            careless,
             acknowledged: std::thread::spawn(move || said.lines().map(Result::unwrap).collect()),
         }
     }
 
     pub(crate) fn feed(&mut self, message: &Planned) {
-        let expected = message
-            .expected
-            .map_or(String::new(), |number| number.to_string());
         let told = match message.kind {
             Kind::Told => message.expected.unwrap(),
             _ => 0,
         };
         let (key, chat) = (&message.key, message.chat);
-        writeln!(self.rows, "{key}|{chat}|{expected}|{told}").unwrap();
+        let expected = message.expected.map(|number| number.to_string());
+        if !self.is_psql {
+            let expected = expected.unwrap_or_default();
+            writeln!(self.rows, "{key}|{chat}|{expected}|{told}").unwrap();
+            return;
+        }
+        let expected = expected.unwrap_or_else(|| "NULL".to_owned());
+        let (begin, commit) = match self.careless {
+            true => ("BEGIN;", LATE_COMMIT),
+            false => ("", ""),
+        };
+        writeln!(
+            self.rows,
+            "{begin}
+            INSERT INTO read_events (process_query_key, user_id, read_at)
+            SELECT '{key}', 'told-' || reader, extract(epoch FROM clock_timestamp()) * 1000
+            FROM generate_series(1, 2), generate_series(0, {told} - 1) AS reader;
+            INSERT INTO messages (process_query_key, chat, expected_readers) VALUES ('{key}', '{chat}', {expected})
+            ON CONFLICT DO NOTHING;
+            {commit}
+            \\echo {key}"
+        )
+        .unwrap();
     }
 
     /// Waits until every row is in; the keys whose INSERT was acknowledged.

@@ -12,10 +12,8 @@ use super::feeder::Feeder;
 use super::harness::{DEFAULT_ACCOUNT, House};
 use super::ledger::Ledger;
 use super::scenario::{Death, Life, Scenario};
-use super::verdict;
+use super::{A_ROUND, KILLS, verdict};
 
-/// Kills in a round.
-const A_ROUND: usize = 25;
 /// A daemon that has not come by its point by then is killed where it is.
 const LONGEST_LIFE: Duration = Duration::from_secs(2);
 
@@ -35,7 +33,7 @@ struct Figures {
 /// How many kills and which seeds: `FAULTS_KILLS=1000 FAULTS_SEED=random`, or a seed to repeat.
 fn rounds() -> Vec<(u64, usize)> {
     let said = |name| std::env::var(name).ok();
-    let kills: usize = said("FAULTS_KILLS").map_or(25, |number| number.parse().unwrap());
+    let kills: usize = said("FAULTS_KILLS").map_or(KILLS, |number| number.parse().unwrap());
     let first: u64 = match said("FAULTS_SEED").as_deref() {
         None => 1,
         Some("random") => fastrand::u64(1..u64::MAX / 2),
@@ -97,7 +95,7 @@ async fn round(seed: u64, kills: usize) -> Figures {
         house.start_with(&[("FAILPOINTS", &points(life))]);
         if feeders.is_empty() {
             feeders = [false, true]
-                .map(|careless| Feeder::new(&house.database(), careless))
+                .map(|careless| Feeder::new(&house, careless))
                 .into();
         }
         for message in unfed.by_ref().take(life.fed) {
@@ -156,6 +154,10 @@ fn points(life: &Life) -> String {
 
 /// Lets a life end as it is laid down; never by itself.
 async fn die(house: &mut House, life: &Life) -> ExitStatus {
+    if house.is_on_a_server() {
+        // Its predecessor's lease comes to its end first.
+        house.until_locked().await;
+    }
     let started = Instant::now();
     match life.death {
         Death::After(time) => tokio::time::sleep(time).await,
@@ -239,21 +241,20 @@ async fn a_migration_that_was_killed_begins_again() {
     let mut house = House::empty(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
     house.start_with(&[("FAILPOINTS", "store.migrate=return")]);
     assert_eq!(house.ended().await.signal(), Some(6), "{}", house.log());
-    assert_eq!(house.sql("SELECT count(*) FROM sqlite_master"), ["0"]);
+    assert_eq!(house.tables(), Vec::<String>::new());
     house.start();
     house
-        .until(
-            "SELECT count(*) FROM sqlite_master WHERE name = 'messages'",
-            "1",
-        )
+        .until_true("there are tables", || {
+            house.tables().contains(&"messages".to_owned())
+        })
         .await;
     house.sql("INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;k', 1)");
     house.until("SELECT state FROM messages", "complete").await;
-    assert_eq!(house.sql("PRAGMA integrity_check"), ["ok"]);
+    assert!(house.is_sound());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_prune_that_was_killed_removed_nothing() {
+async fn a_prune_that_was_killed_is_finished_by_the_next() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
     house.start();
     house.sql("INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=3,median=1ms,never=0;k', 3)");
@@ -267,10 +268,12 @@ async fn a_prune_that_was_killed_removed_nothing() {
     };
     let rows = "SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM readers)";
     assert_eq!(prune("store.prune=return").signal(), Some(6));
-    assert_eq!(house.sql(rows), ["1|3"]);
+    // One transaction in a file; on a server the readers follow in steps, which the next one goes on with.
+    let left = if house.is_on_a_server() { "0|3" } else { "1|3" };
+    assert_eq!(house.sql(rows), [left]);
     assert!(prune("").success());
     assert_eq!(house.sql(rows), ["0|0"]);
-    assert_eq!(house.sql("PRAGMA integrity_check"), ["ok"]);
+    assert!(house.is_sound());
 }
 
 /// The tests' own dependency switches the points on; a build for others must not know them.

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use receiptd::sandbox::Call;
 
+use super::ROUNDING;
 use super::harness::House;
-
-/// Milliseconds by which two readings of one clock may differ: each is cut to whole ones.
-pub(crate) const ROUNDING: i64 = 5;
 
 /// The endpoint has read what a dead daemon sent when nothing more came for so long.
 const QUIET: Duration = Duration::from_millis(50);
@@ -78,7 +76,7 @@ impl Ledger {
             self.hear(house);
         }
         for row in house
-            .sql("SELECT process_query_key, call_count, ifnull(last_polled_at, 0) FROM messages")
+            .sql("SELECT process_query_key, call_count, coalesce(last_polled_at, 0) FROM messages")
         {
             let cells: Vec<&str> = row.split('|').collect();
             let (key, counted) = (cells[0], cells[1].parse::<usize>().unwrap());

@@ -18,6 +18,12 @@ mod shutdown;
 mod soak;
 mod verdict;
 
+/// Kills where nobody says how many, and in a round at the most.
+const KILLS: usize = 25;
+const A_ROUND: usize = 25;
+/// Milliseconds by which two readings of the clock may differ: each is cut to whole ones.
+const ROUNDING: i64 = 5;
+
 /// These tests have their database in a file.
 async fn server() -> Option<harness::Server> {
     None

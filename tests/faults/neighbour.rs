@@ -1,8 +1,9 @@
 //! Another process with the database open, which does as it is told.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use super::harness::House;
 
 /// Runs a statement a line, and answers with a line.
 const PROGRAM: &str = "
@@ -16,18 +17,28 @@ for line in sys.stdin:
         print('refused:', error, flush=True)
 ";
 
+/// What of a server's database a neighbour holds who locks it: all that a result is written to. Reading goes on, as it does
+/// beside a writer of a file.
+const LOCK: &str = "LOCK TABLE messages, readers, read_events, api_calls IN EXCLUSIVE MODE";
+
 /// The process; it dies with its test.
 pub(crate) struct Neighbour {
     process: Child,
     statements: ChildStdin,
     answers: BufReader<ChildStdout>,
+    is_psql: bool,
 }
 
 impl Neighbour {
-    pub(crate) fn of(database: &Path) -> Self {
-        let mut process = Command::new("python3")
-            .args(["-c", PROGRAM])
-            .arg(database)
+    pub(crate) fn of(house: &House) -> Self {
+        let (mut program, is_psql) = match house.psql() {
+            Some(psql) => (psql, true),
+            None => (Command::new("python3"), false),
+        };
+        if !is_psql {
+            program.args(["-c", PROGRAM]).arg(house.database());
+        }
+        let mut process = program
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -36,12 +47,29 @@ impl Neighbour {
             statements: process.stdin.take().unwrap(),
             answers: BufReader::new(process.stdout.take().unwrap()),
             process,
+            is_psql,
         }
     }
 
-    /// Runs a statement of one line; what it brought, as Python writes a list of tuples.
+    /// Begins to write, and keeps everybody else from it until the next `COMMIT`.
+    pub(crate) fn lock(&mut self) {
+        if self.is_psql {
+            self.run("BEGIN");
+            self.run(LOCK);
+        } else {
+            self.run("BEGIN IMMEDIATE");
+        }
+    }
+
+    /// Runs a statement of one line, and waits for its end; what it brought of a file, as Python writes a list of tuples.
     pub(crate) fn run(&mut self, statement: &str) -> String {
-        writeln!(self.statements, "{}", statement.replace('\n', " ")).unwrap();
+        let statement = statement.replace('\n', " ");
+        if self.is_psql {
+            // The shell's answer to a command of its own; what the statement brings is not asked for.
+            writeln!(self.statements, "{statement} \\g /dev/null\nSELECT '[]';").unwrap();
+        } else {
+            writeln!(self.statements, "{statement}").unwrap();
+        }
         let mut answer = String::new();
         self.answers.read_line(&mut answer).unwrap();
         assert!(

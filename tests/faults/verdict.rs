@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use receiptd::sandbox::{Call, Truth};
 
+use super::ROUNDING;
 use super::harness::House;
-use super::ledger::{Ledger, ROUNDING, counts};
+use super::ledger::{Ledger, counts};
 use super::scenario::{Kind, Planned, Scenario};
 
 /// A message's row when all is over.
@@ -35,7 +36,7 @@ pub(crate) fn pass(
     acknowledged: &[String],
 ) -> usize {
     let seed = scenario.seed;
-    assert_eq!(house.sql("PRAGMA integrity_check"), ["ok"], "seed {seed}");
+    assert!(house.is_sound(), "seed {seed}");
     let violations = house.sandbox.violations();
     assert!(violations.is_empty(), "seed {seed}: {violations:?}");
     assert!(!house.log().contains("panicked"), "{}", house.log());
@@ -288,8 +289,8 @@ impl Row {
 fn rows(house: &House) -> BTreeMap<String, Row> {
     house
         .sql(
-            "SELECT process_query_key, state, ifnull(send_status, ''), reader_count, ifnull(last_error, ''), call_count,
-             sent_at, finished_at, ifnull(last_complete_at, 0) FROM messages",
+            "SELECT process_query_key, state, coalesce(send_status, ''), reader_count, coalesce(last_error, ''), call_count,
+             sent_at, finished_at, coalesce(last_complete_at, 0) FROM messages",
         )
         .iter()
         .map(|row| {

@@ -21,52 +21,78 @@ pub(crate) struct House {
     database: PathBuf,
     server: Option<Server>,
     daemon: Option<Child>,
+    lives: u32,
 }
 
 /// The rows of a statement, cells parted by `|`, or what is wrong with it.
 pub(crate) type Asked = Result<Vec<String>, String>;
 
-/// A database on a server, for houses that have no file.
+/// An empty database on a server, for houses that have no file.
 pub(crate) struct Server {
     pub(crate) url: String,
-    pub(crate) ask: Box<dyn Fn(&str) -> Asked + Send + Sync>,
+    /// The program.
+    pub(crate) psql: PathBuf,
 }
+
+impl Server {
+    /// A `psql` that is connected, prints bare cells parted by `|`, and ends at its first error.
+    fn psql(&self) -> Command {
+        let mut command = Command::new(&self.psql);
+        command
+            .args(["-XAtq", "-v", "ON_ERROR_STOP=1"])
+            .args(["-d", &self.url]);
+        command
+    }
+}
+
+/// What another node or its successor counts a node for dead after: the least that may be set.
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
 
 impl House {
     /// A running sandbox and a migrated database, on a server where the test target names one; no daemon yet. `accounts` is
     /// appended to the configuration.
     pub(crate) async fn new(config: SandboxConfig, accounts: &str) -> Self {
-        let mut house = Self::empty(config, accounts).await;
-        house.server = crate::server().await;
+        let house = Self::empty(config, accounts).await;
+        house.migrate();
+        house
+    }
+
+    /// A running sandbox and a configuration; no tables yet.
+    pub(crate) async fn empty(config: SandboxConfig, accounts: &str) -> Self {
+        Self::on(crate::server().await, config, accounts).await
+    }
+
+    /// As [`Self::empty`], on a server of the caller's choice.
+    pub(crate) async fn on(server: Option<Server>, config: SandboxConfig, accounts: &str) -> Self {
+        needs_neighbours();
+        let sandbox = Sandbox::start(config).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut house = Self {
+            sandbox,
+            database: dir.path().join("receiptd.db"),
+            dir,
+            environment: BTreeMap::new(),
+            server,
+            daemon: None,
+            lives: 0,
+        };
+        house.configure(accounts);
         if let Some(url) = house.server.as_ref().map(|server| server.url.clone()) {
             house.set("RECEIPTD__DATABASE__URL", &url);
             // Rows that no node serves are marked once nobody has come or gone for a lease: within the life of these keys.
-            house.set("RECEIPTD__NODE__LEASE", "3s");
+            house.set("RECEIPTD__NODE__LEASE", &format!("{}s", LEASE.as_secs()));
         }
-        let migrated = house.command("migrate").output().unwrap();
+        house
+    }
+
+    /// Makes the tables.
+    pub(crate) fn migrate(&self) {
+        let migrated = self.command("migrate").output().unwrap();
         assert!(
             migrated.status.success(),
             "{}",
             String::from_utf8_lossy(&migrated.stderr)
         );
-        house
-    }
-
-    /// A running sandbox and a configuration; no database yet.
-    pub(crate) async fn empty(config: SandboxConfig, accounts: &str) -> Self {
-        needs_neighbours();
-        let sandbox = Sandbox::start(config).await.unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let house = Self {
-            sandbox,
-            database: dir.path().join("receiptd.db"),
-            dir,
-            environment: BTreeMap::new(),
-            server: None,
-            daemon: None,
-        };
-        house.configure(accounts);
-        house
     }
 
     /// Says a setting over the file: `house.set("RECEIPTD__CADENCE__MAX_AGE", "60s")`.
@@ -129,6 +155,16 @@ filter = "info"
         command
     }
 
+    /// Runs a command to its end; its exit code, and all that it said.
+    pub(crate) fn say(&self, subcommand: &str, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = self.command(subcommand).args(arguments).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    }
+
     pub(crate) fn start(&mut self) {
         self.start_with(&[]);
     }
@@ -140,14 +176,24 @@ filter = "info"
             .append(true)
             .open(self.dir.path().join("log"))
             .unwrap();
+        self.lives += 1;
+        let mut command = self.command("run");
+        if self.is_on_a_server() {
+            command.env("RECEIPTD__NODE__NAME", self.node());
+        }
         self.daemon = Some(
-            self.command("run")
+            command
                 .envs(environment.iter().copied())
                 .stdout(Stdio::null())
                 .stderr(log)
                 .spawn()
                 .unwrap(),
         );
+    }
+
+    /// The daemon's name among the nodes of a server: another one in each of its lives.
+    fn node(&self) -> String {
+        format!("life-{}", self.lives)
     }
 
     /// `kill -9`; how the daemon ended, which may have been before.
@@ -212,15 +258,44 @@ filter = "info"
     }
 
     fn ask(&self, statement: &str) -> Asked {
-        match &self.server {
-            None => try_sql(&self.database(), statement),
-            Some(server) => (server.ask)(statement),
-        }
+        let Some(mut psql) = self.psql() else {
+            return rows(
+                Command::new("sqlite3")
+                    .args(["-cmd", ".timeout 10000"])
+                    .arg(self.database())
+                    .arg(statement),
+            );
+        };
+        let rows = rows(psql.args(["-c", statement]))?;
+        Ok(rows.iter().map(|row| truth_is_1(row)).collect())
+    }
+
+    /// A client of the server, which reads statements from its input; `None` where the database is a file.
+    pub(crate) fn psql(&self) -> Option<Command> {
+        self.server.as_ref().map(Server::psql)
+    }
+
+    /// Where the server's database is.
+    pub(crate) fn url(&self) -> &str {
+        &self.server.as_ref().unwrap().url
     }
 
     /// Whether there is no file to look at.
     pub(crate) fn is_on_a_server(&self) -> bool {
         self.server.is_some()
+    }
+
+    /// The database's tables, none where it was not migrated.
+    pub(crate) fn tables(&self) -> Vec<String> {
+        self.sql(match self.is_on_a_server() {
+            false => "SELECT name FROM sqlite_master",
+            true => "SELECT tablename FROM pg_tables WHERE schemaname = 'public'",
+        })
+    }
+
+    /// The file is whole. Whether a server's files are is the server's own affair.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.is_on_a_server() || self.sql("PRAGMA integrity_check") == ["ok"]
     }
 
     /// Waits until the log has said something so often.
@@ -229,8 +304,15 @@ filter = "info"
             .await;
     }
 
-    /// Waits until the daemon holds the lock beside its database.
+    /// Waits until the daemon is the one that serves its database: it holds the lock beside it, or leases on a server.
     pub(crate) async fn until_locked(&self) {
+        if self.is_on_a_server() {
+            let mine = format!(
+                "SELECT count(*) > 0 FROM leases JOIN nodes USING (node_id) WHERE nodes.name = '{}'",
+                self.node()
+            );
+            return self.until(&mine, "1").await;
+        }
         let lock = self.database().with_extension("db.lock");
         let holder = format!("{}\n", self.pid());
         self.until_true("the lock is taken", || {
@@ -318,13 +400,8 @@ fn needs_neighbours() {
     }
 }
 
-fn try_sql(database: &Path, statement: &str) -> Asked {
-    let output = Command::new("sqlite3")
-        .args(["-cmd", ".timeout 10000"])
-        .arg(database)
-        .arg(statement)
-        .output()
-        .unwrap();
+fn rows(shell: &mut Command) -> Asked {
+    let output = shell.output().unwrap();
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
@@ -332,6 +409,16 @@ fn try_sql(database: &Path, statement: &str) -> Asked {
         .lines()
         .map(str::to_owned)
         .collect())
+}
+
+/// As SQLite shows it.
+fn truth_is_1(row: &str) -> String {
+    let cells = row.split('|').map(|cell| match cell {
+        "t" => "1",
+        "f" => "0",
+        other => other,
+    });
+    cells.collect::<Vec<_>>().join("|")
 }
 
 /// An internal account of the sandbox's own app.

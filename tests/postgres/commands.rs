@@ -1,16 +1,16 @@
 //! The commands beside a daemon, and without one.
 
-use super::Served;
+use super::own_house;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_work_on_a_server() {
-    let Some(mut served) = Served::new().await else {
+    let Some((mut house, _cluster)) = own_house().await else {
         return;
     };
-    let (code, said) = served.say("migrate", &[]);
+    let (code, said) = house.say("migrate", &[]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("nothing to do"), "{said}");
-    let (code, said) = served.say(
+    let (code, said) = house.say(
         "add",
         &[
             "--expected-readers",
@@ -19,13 +19,13 @@ async fn commands_work_on_a_server() {
         ],
     );
     assert_eq!(code, Some(0), "{said}");
-    let (code, said) = served.say("status", &[]);
+    let (code, said) = house.say("status", &[]);
     assert_eq!(
         code,
         Some(3),
         "something is pending and nobody serves: {said}"
     );
-    let (code, said) = served.say("check", &[]);
+    let (code, said) = house.say("check", &[]);
     for word in [
         "PostgreSQL",
         "no pooler",
@@ -36,59 +36,55 @@ async fn commands_work_on_a_server() {
         assert!(said.contains(word), "{word}: {said}");
     }
     assert_eq!(code, Some(0), "{said}");
-    let (_, said) = served.say("config", &["--show"]);
-    let url = served.cluster.url(&served.database);
+    let (_, said) = house.say("config", &["--show"]);
+    let url = house.url().to_owned();
     assert!(said.contains(&url), "{url}: {said}");
-    served.house.start();
-    served
+    house.start();
+    house
         .until(
             "SELECT state FROM messages WHERE process_query_key LIKE '%;a'",
             "complete",
         )
         .await;
-    let (code, said) = served.say("status", &[]);
+    let (code, said) = house.say("status", &[]);
     assert_eq!(code, Some(0), "{said}");
-    let (code, said) = served.say("status", &["sb:readers=1,median=1ms,never=0;a"]);
+    let (code, said) = house.say("status", &["sb:readers=1,median=1ms,never=0;a"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("complete"), "{said}");
     // Cancelled by a feeder, retried by a command: the daemon is woken by both.
-    served.sql("INSERT INTO messages (process_query_key, state) VALUES ('sb:readers=1,median=1ms,never=0;c', 'cancelled')");
-    let (code, said) = served.say("retry", &["--state", "cancelled"]);
+    house.sql("INSERT INTO messages (process_query_key, state) VALUES ('sb:readers=1,median=1ms,never=0;c', 'cancelled')");
+    let (code, said) = house.say("retry", &["--state", "cancelled"]);
     assert_eq!(code, Some(0), "{said}");
-    served
+    house
         .until(
             "SELECT count(*) > 0 FROM readers WHERE process_query_key LIKE '%;c'",
-            "t",
+            "1",
         )
         .await;
     // The file that the house had before the server.
-    let file = served.house.dir.path().join("before.db");
+    let file = house.dir.path().join("before.db");
     let from = format!("sqlite://{}", file.display());
-    let (code, said) = served.say("migrate", &["--from", &from]);
+    let (code, said) = house.say("migrate", &["--from", &from]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("there is no such file"), "{said}");
-    let (code, said) = served.say("prune", &["--older-than", "1ms", "--yes"]);
+    let (code, said) = house.say("prune", &["--older-than", "1ms", "--yes"]);
     assert_eq!(code, Some(0), "{said}");
-    served
+    house
         .until(
             "SELECT count(*) FROM messages WHERE state = 'complete'",
             "0",
         )
         .await;
-    served.house.signal("TERM");
-    assert!(
-        served.house.ended().await.success(),
-        "{}",
-        served.house.log()
-    );
+    house.signal("TERM");
+    assert!(house.ended().await.success(), "{}", house.log());
     // Another user, who may not do all that the daemon does.
-    served.sql("CREATE ROLE lacks LOGIN");
-    served.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lacks");
-    served.sql("REVOKE UPDATE ON readers FROM lacks");
-    served.sql("REVOKE DELETE ON read_events FROM lacks");
+    house.sql("CREATE ROLE lacks LOGIN");
+    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lacks");
+    house.sql("REVOKE UPDATE ON readers FROM lacks");
+    house.sql("REVOKE DELETE ON read_events FROM lacks");
     let url = url.replace("receiptd@", "lacks@");
-    served.house.set("RECEIPTD__DATABASE__URL", &url);
-    let (code, said) = served.say("check", &[]);
+    house.set("RECEIPTD__DATABASE__URL", &url);
+    let (code, said) = house.say("check", &[]);
     assert_eq!(code, Some(1), "{said}");
     let missing = "missing: UPDATE on readers, DELETE on read_events";
     assert!(said.contains(missing), "{said}");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use super::Served;
+use super::own_house;
 
 /// As any service in Python would, with Debian's driver.
 const PYTHON_FEEDER: &str = "
@@ -36,16 +36,14 @@ fn python() -> Option<&'static str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_reader_once_through_kills_and_restarts_of_the_server() {
-    let Some(mut served) = Served::new().await else {
+    let Some((mut house, cluster)) = own_house().await else {
         return;
     };
     // Keys that outlive all that happens here.
-    served.house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "10m");
-    served.house.set("RECEIPTD__CADENCE__MAX_AGE", "20m");
-    served
-        .house
-        .set("RECEIPTD__CADENCE__GENERATION_GRACE", "1m");
-    served.house.start();
+    house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "10m");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "20m");
+    house.set("RECEIPTD__CADENCE__GENERATION_GRACE", "1m");
+    house.start();
     let keys: Vec<(String, u32)> = (0..160)
         .map(|n| match n % 4 {
             0 => (
@@ -72,10 +70,10 @@ async fn every_reader_once_through_kills_and_restarts_of_the_server() {
             "INSERT INTO messages (process_query_key, expected_readers) VALUES {values} ON CONFLICT DO NOTHING"
         )
     };
-    served.sql(&insert(&keys[..80]));
+    house.sql(&insert(&keys[..80]));
     if let Some(python) = python() {
         let mut python = Command::new(python)
-            .args(["-c", PYTHON_FEEDER, &served.cluster.url(&served.database)])
+            .args(["-c", PYTHON_FEEDER, house.url()])
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
@@ -86,33 +84,31 @@ async fn every_reader_once_through_kills_and_restarts_of_the_server() {
         drop(input);
         assert!(python.wait().unwrap().success());
     } else {
-        served.sql(&insert(&keys[80..120]));
+        house.sql(&insert(&keys[80..120]));
     }
-    served
-        .until("SELECT count(*) > 100 FROM readers", "t")
-        .await;
-    served.house.kill();
-    served.house.start();
+    house.until("SELECT count(*) > 100 FROM readers", "1").await;
+    house.kill();
+    house.start();
     for (mode, more) in [("fast", 120..130), ("immediate", 130..140)] {
-        let before = served.sql("SELECT count(*) FROM readers")[0].clone();
-        served.cluster.control(&["restart", "-m", mode]);
-        served.sql(&insert(&keys[more]));
-        served
-            .until(&format!("SELECT count(*) > {before} FROM readers"), "t")
+        let before = house.sql("SELECT count(*) FROM readers")[0].clone();
+        cluster.control(&["restart", "-m", mode]);
+        house.sql(&insert(&keys[more]));
+        house
+            .until(&format!("SELECT count(*) > {before} FROM readers"), "1")
             .await;
     }
-    served.cluster.control(&["stop", "-m", "fast"]);
+    cluster.control(&["stop", "-m", "fast"]);
     // So long that everybody who waits has met it: lessons are stored more rarely than anything else.
     let met = "what was learned cannot be stored now";
-    served.house.until_logged(met).await;
-    assert!(served.house.is_running(), "{}", served.house.log());
-    served.cluster.control(&["start"]);
-    served.sql(&insert(&keys[140..]));
-    served
+    house.until_logged(met).await;
+    assert!(house.is_running(), "{}", house.log());
+    cluster.control(&["start"]);
+    house.sql(&insert(&keys[140..]));
+    house
         .until("SELECT count(*) FROM messages WHERE state = 'pending'", "0")
         .await;
 
-    let rows = served.sql(
+    let rows = house.sql(
         "SELECT m.process_query_key, m.state, m.send_status, m.reader_count, count(r.id), count(DISTINCT r.user_id)
         FROM messages m LEFT JOIN readers r USING (process_query_key) GROUP BY m.id",
     );
@@ -123,21 +119,16 @@ async fn every_reader_once_through_kills_and_restarts_of_the_server() {
             true => ("recalled", "RECALLED"),
             false => ("complete", "SUCCESS"),
         };
-        assert_eq!(
-            (cells[1], cells[2]),
-            wanted,
-            "{row}\n{}",
-            served.house.log()
-        );
+        assert_eq!((cells[1], cells[2]), wanted, "{row}\n{}", house.log());
         assert_eq!((cells[3], cells[3]), (cells[4], cells[5]), "{row}");
-        let truth = served.house.sandbox.truth(cells[0]).unwrap();
+        let truth = house.sandbox.truth(cells[0]).unwrap();
         let all: BTreeSet<String> = truth
             .readers
             .iter()
             .map(|read| read.user_id.clone())
             .collect();
         let key = cells[0];
-        let seen: BTreeSet<String> = served
+        let seen: BTreeSet<String> = house
             .sql(&format!(
                 "SELECT user_id FROM readers WHERE process_query_key = '{key}'"
             ))
@@ -148,14 +139,13 @@ async fn every_reader_once_through_kills_and_restarts_of_the_server() {
             assert_eq!(seen, all, "{row}");
         }
     }
-    let violations = served.house.sandbox.violations();
+    let violations = house.sandbox.violations();
     assert!(violations.is_empty(), "{violations:?}");
     // What was asked is counted once, but for what a kill took along.
-    let counted: u64 = served.sql("SELECT sum(calls) FROM api_calls")[0]
+    let counted: u64 = house.sql("SELECT sum(calls) FROM api_calls")[0]
         .parse()
         .unwrap();
-    let asked = served
-        .house
+    let asked = house
         .sandbox
         .calls_after(0)
         .iter()
@@ -163,30 +153,22 @@ async fn every_reader_once_through_kills_and_restarts_of_the_server() {
         .count() as u64;
     assert!(counted <= asked, "{counted} counted, {asked} asked");
     assert!(counted + 200 >= asked, "{counted} counted, {asked} asked");
-    served.house.signal("TERM");
-    assert!(
-        served.house.ended().await.success(),
-        "{}",
-        served.house.log()
-    );
+    house.signal("TERM");
+    assert!(house.ended().await.success(), "{}", house.log());
 }
 
 /// A service that is started before its database waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_there_yet_is_waited_for() {
-    let Some(mut served) = Served::new().await else {
+    let Some((mut house, cluster)) = own_house().await else {
         return;
     };
-    served.cluster.control(&["stop", "-m", "fast"]);
-    served.house.start();
-    served.house.until_logged("receiptd waits for it").await;
-    served.cluster.control(&["start"]);
-    served.sql("INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;a', 1)");
-    served.until("SELECT state FROM messages", "complete").await;
-    served.house.signal("TERM");
-    assert!(
-        served.house.ended().await.success(),
-        "{}",
-        served.house.log()
-    );
+    cluster.control(&["stop", "-m", "fast"]);
+    house.start();
+    house.until_logged("receiptd waits for it").await;
+    cluster.control(&["start"]);
+    house.sql("INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=1ms,never=0;a', 1)");
+    house.until("SELECT state FROM messages", "complete").await;
+    house.signal("TERM");
+    assert!(house.ended().await.success(), "{}", house.log());
 }

@@ -215,11 +215,11 @@ impl Upkeep for PostgresStore {
             .collect();
         let ids: Vec<MessageId> = finished.iter().map(|(_, id)| *id).collect();
         let mut pruned = self.remove(&ids).await?;
+        fail::fail_point!("store.prune", |_| std::process::abort());
         let readers = sqlx::query(DELETE_READERS).bind(limit_param(READERS_A_STEP));
         pruned.readers = self.writer.execute(readers).await?;
         let orphans = sqlx::query(DELETE_ORPHANS).bind(limit_param(2 * MESSAGES_A_STEP));
         self.writer.execute(orphans).await?;
-        fail::fail_point!("store.prune", |_| std::process::abort());
         if let (Some(last), true) = (finished.last(), pruned.held > 0) {
             *held = Some(Held {
                 behind: *last,
