@@ -1,7 +1,7 @@
 //! Other services that insert messages: processes with connections of their own, Python for a file and `psql` for a server.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::thread::JoinHandle;
 
 use super::harness::House;
@@ -10,8 +10,8 @@ use super::scenario::{Kind, Planned};
 /// Says each key once its INSERT is committed, after what was pushed of it, each twice. A careless one has no busy timeout,
 /// keeps SQLite's own checkpoints, and tries a row again that met a lock.
 const PROGRAM: &str = "
-import sqlite3, sys, time
-careless = sys.argv[2] == 'careless'
+import os, sqlite3, sys, time
+careless = os.environ['FEEDER'] == 'careless'
 db = sqlite3.connect(sys.argv[1], timeout=0 if careless else 30, isolation_level=None)
 if not careless:
     db.execute('PRAGMA wal_autocheckpoint = 0')
@@ -51,17 +51,9 @@ pub(crate) struct Feeder {
 
 impl Feeder {
     pub(crate) fn new(house: &House, careless: bool) -> Self {
-        let (mut program, is_psql) = match house.psql() {
-            Some(psql) => (psql, true),
-            None => (Command::new("python3"), false),
-        };
-        if !is_psql {
-            program
-                .args(["-c", PROGRAM])
-                .arg(house.database())
-                .arg(if careless { "careless" } else { "patient" });
-        }
-        let mut process = program
+        let mut process = house
+            .client(PROGRAM)
+            .env("FEEDER", if careless { "careless" } else { "patient" })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -71,7 +63,7 @@ impl Feeder {
         Self {
             process,
             rows,
-            is_psql,
+            is_psql: house.is_on_a_server(),
             careless,
             acknowledged: std::thread::spawn(move || said.lines().map(Result::unwrap).collect()),
         }

@@ -7,6 +7,7 @@
 mod clocks;
 mod disk;
 mod feeder;
+mod file;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod kills;

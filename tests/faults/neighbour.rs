@@ -1,7 +1,7 @@
 //! Another process with the database open, which does as it is told.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use super::harness::House;
 
@@ -31,14 +31,8 @@ pub(crate) struct Neighbour {
 
 impl Neighbour {
     pub(crate) fn of(house: &House) -> Self {
-        let (mut program, is_psql) = match house.psql() {
-            Some(psql) => (psql, true),
-            None => (Command::new("python3"), false),
-        };
-        if !is_psql {
-            program.args(["-c", PROGRAM]).arg(house.database());
-        }
-        let mut process = program
+        let mut process = house
+            .client(PROGRAM)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -47,7 +41,7 @@ impl Neighbour {
             statements: process.stdin.take().unwrap(),
             answers: BufReader::new(process.stdout.take().unwrap()),
             process,
-            is_psql,
+            is_psql: house.is_on_a_server(),
         }
     }
 

@@ -9,7 +9,7 @@ use super::ledger::every_call_is_counted;
 use super::neighbour::Neighbour;
 
 /// Every call of these takes a while, so that answers arrive while somebody holds the database.
-const SLOW: &str = "readers=2,median=1ms,never=0,latency=400ms";
+pub(crate) const SLOW: &str = "readers=2,median=1ms,never=0,latency=400ms";
 
 /// A house with a daemon and `number` messages of which some are being asked for.
 async fn busy_house(number: usize) -> House {
@@ -23,7 +23,7 @@ async fn busy_house(number: usize) -> House {
     house
 }
 
-fn insert(house: &House, rule: &str, number: usize) {
+pub(crate) fn insert(house: &House, rule: &str, number: usize) {
     let rows: Vec<String> = (0..number)
         .map(|number| format!("('sb:{rule};{number}', 2)"))
         .collect();
@@ -33,7 +33,7 @@ fn insert(house: &House, rule: &str, number: usize) {
     ));
 }
 
-async fn called(house: &House, times: usize) {
+pub(crate) async fn called(house: &House, times: usize) {
     house
         .until_true("the endpoint is called", || {
             house.sandbox.counts().queries >= u64::try_from(times).unwrap()
@@ -42,7 +42,7 @@ async fn called(house: &House, times: usize) {
 }
 
 /// Everything complete, every reader there, and every call counted that was made.
-async fn all_is_well(house: &mut House, number: usize) {
+pub(crate) async fn all_is_well(house: &mut House, number: usize) {
     house
         .until(
             "SELECT count(*) FROM messages WHERE state = 'complete'",
@@ -96,99 +96,6 @@ async fn a_lock_holder_that_is_stopped_or_killed_is_outlived() {
         }
         all_is_well(&mut house, 20).await;
     }
-}
-
-/// The lock may be held when the daemon starts, by a backup or a feeder's long transaction.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_finds_the_database_locked_waits_for_it() {
-    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
-    if house.is_on_a_server() {
-        return;
-    }
-    insert(&house, SLOW, 5);
-    let mut neighbour = Neighbour::of(&house);
-    neighbour.lock();
-    house.start();
-    house.until_logged("waits for it").await;
-    assert!(house.is_running(), "{}", house.log());
-    neighbour.run("COMMIT");
-    all_is_well(&mut house, 5).await;
-}
-
-/// A write-ahead log cannot be cut back behind a reader: it grows, and results go on being written.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_long_read_transaction_holds_nothing_up() {
-    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
-    if house.is_on_a_server() {
-        return;
-    }
-    house.set("RECEIPTD__LOG__SUMMARY_INTERVAL", "1s");
-    house.start();
-    let mut neighbour = Neighbour::of(&house);
-    neighbour.run("BEGIN");
-    assert_eq!(neighbour.run("SELECT count(*) FROM readers"), "[(0,)]");
-    insert(&house, "readers=2,median=1ms,never=0", 300);
-    house
-        .until(
-            "SELECT count(*) FROM messages WHERE state = 'complete'",
-            "300",
-        )
-        .await;
-    assert_eq!(neighbour.run("SELECT count(*) FROM readers"), "[(0,)]");
-    neighbour.run("COMMIT");
-    assert_eq!(neighbour.run("SELECT count(*) FROM readers"), "[(600,)]");
-    // The daemon's housekeeping takes the log over into the file, so that it begins anew and does not grow.
-    let summaries = house.log().matches("summary:").count();
-    house.until_logs("summary:", summaries + 2).await;
-    let log = house.database().with_extension("db-wal");
-    let size = std::fs::metadata(&log).unwrap().len();
-    insert(&house, "readers=2,median=2ms,never=0", 100);
-    house
-        .until(
-            "SELECT count(*) FROM messages WHERE state = 'complete'",
-            "400",
-        )
-        .await;
-    assert_eq!(std::fs::metadata(&log).unwrap().len(), size);
-    every_call_is_counted(&house);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_no_constraint_stopped_are_set_aside() {
-    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
-    if house.is_on_a_server() {
-        return;
-    }
-    house.start();
-    let mut neighbour = Neighbour::of(&house);
-    neighbour.run("PRAGMA ignore_check_constraints = ON");
-    for columns in [
-        "(process_query_key) VALUES (x'00ff')",
-        "(process_query_key) VALUES ('')",
-        "(process_query_key) VALUES ('two' || char(10) || 'lines')",
-        "(process_query_key, account) VALUES ('bad-1', x'ff')",
-        "(process_query_key, chat) VALUES ('bad-2', 'party')",
-        "(process_query_key, sent_at) VALUES ('bad-3', 'soon')",
-        "(process_query_key, expected_readers) VALUES ('bad-4', -5)",
-        "(process_query_key, next_poll_at) VALUES ('bad-5', x'00')",
-        "(process_query_key, reader_count) VALUES ('bad-6', 'many')",
-    ] {
-        neighbour.run(&format!("INSERT INTO messages {columns}"));
-    }
-    insert(&house, SLOW, 20);
-    // Spoiled while they are asked for.
-    called(&house, 5).await;
-    neighbour.run("UPDATE messages SET chat = 'party' WHERE process_query_key LIKE '%;1_'");
-    house
-        .until("SELECT count(*) FROM messages WHERE state = 'pending'", "0")
-        .await;
-    assert_eq!(
-        house.sql(
-            "SELECT state, substr(last_error, 1, 11), count(*) FROM messages GROUP BY 1, 2 ORDER BY 1"
-        ),
-        ["complete||10", "failed|row.invalid|19"]
-    );
-    assert!(house.is_running());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -258,7 +258,7 @@ filter = "info"
     }
 
     fn ask(&self, statement: &str) -> Asked {
-        let Some(mut psql) = self.psql() else {
+        let Some(server) = &self.server else {
             return rows(
                 Command::new("sqlite3")
                     .args(["-cmd", ".timeout 10000"])
@@ -266,13 +266,21 @@ filter = "info"
                     .arg(statement),
             );
         };
-        let rows = rows(psql.args(["-c", statement]))?;
+        let rows = rows(server.psql().args(["-c", statement]))?;
         Ok(rows.iter().map(|row| truth_is_1(row)).collect())
     }
 
-    /// A client of the server, which reads statements from its input; `None` where the database is a file.
-    pub(crate) fn psql(&self) -> Option<Command> {
-        self.server.as_ref().map(Server::psql)
+    /// Another service with a connection of its own, which is told by its input what to do: on a server `psql`, and for a file
+    /// this program in Python, which is given its path.
+    pub(crate) fn client(&self, program: &str) -> Command {
+        self.server.as_ref().map_or_else(
+            || {
+                let mut python = Command::new("python3");
+                python.args(["-c", program]).arg(self.database());
+                python
+            },
+            Server::psql,
+        )
     }
 
     /// Where the server's database is.

@@ -1,12 +1,12 @@
 //! The commands beside a daemon, and without one.
 
-use super::own_house;
+use receiptd::sandbox::SandboxConfig;
+
+use super::harness::{DEFAULT_ACCOUNT, House};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_work_on_a_server() {
-    let Some((mut house, _cluster)) = own_house().await else {
-        return;
-    };
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
     let (code, said) = house.say("migrate", &[]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("nothing to do"), "{said}");

@@ -43,10 +43,7 @@ mod trouble;
 #[path = "../faults/verdict.rs"]
 mod verdict;
 
-use receiptd::sandbox::SandboxConfig;
-
 use cluster::Cluster;
-use harness::{DEFAULT_ACCOUNT, House};
 
 /// Kills where nobody says how many, and in a round at the most. Each life begins when its
 /// predecessor's lease is over, and the keys outlive a round.
@@ -69,13 +66,4 @@ async fn on(cluster: &Cluster) -> harness::Server {
         url: cluster.url(&cluster.database().await),
         psql: cluster.program("psql"),
     }
-}
-
-/// A house with a migrated database on a server of its own, which may be stopped; no daemon yet. `None` without PostgreSQL.
-async fn own_house() -> Option<(House, Cluster)> {
-    let cluster = Cluster::own()?;
-    let server = on(&cluster).await;
-    let house = House::on(Some(server), SandboxConfig::default(), DEFAULT_ACCOUNT).await;
-    house.migrate();
-    Some((house, cluster))
 }

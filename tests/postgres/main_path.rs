@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use super::own_house;
+use receiptd::sandbox::SandboxConfig;
+
+use super::cluster::Cluster;
+use super::harness::{DEFAULT_ACCOUNT, House};
+use super::on;
 
 /// As any service in Python would, with Debian's driver.
 const PYTHON_FEEDER: &str = "
@@ -32,6 +36,15 @@ fn python() -> Option<&'static str> {
         std::io::stderr().write_all(line.as_bytes()).unwrap();
     }
     found
+}
+
+/// A house with a migrated database on a server of its own, which may be stopped; no daemon yet. `None` without PostgreSQL.
+async fn own_house() -> Option<(House, Cluster)> {
+    let cluster = Cluster::own()?;
+    let server = on(&cluster).await;
+    let house = House::on(Some(server), SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.migrate();
+    Some((house, cluster))
 }
 
 #[tokio::test(flavor = "multi_thread")]

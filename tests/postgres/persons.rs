@@ -1,13 +1,12 @@
 //! Messages to persons, and pushed reads, on PostgreSQL: the rooms are the same, the statements are not.
 
-use super::harness::DEFAULT_ACCOUNT;
-use super::own_house;
+use receiptd::sandbox::SandboxConfig;
+
+use super::harness::{DEFAULT_ACCOUNT, House};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_to_persons_wait_for_a_robot_and_are_complete_by_their_list() {
-    let Some((mut house, _cluster)) = own_house().await else {
-        return;
-    };
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
     house.sql(
         "INSERT INTO messages (process_query_key, chat)
          SELECT 'sb:readers=' || 1 + n % 20 || ',median=500ms,sigma=0.4,never=0,read_unit=' || (ARRAY['s', 'ms', 'absent'])[1 + n % 3] || ';' || n,
@@ -57,9 +56,7 @@ async fn messages_to_persons_wait_for_a_robot_and_are_complete_by_their_list() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pushed_reads_complete_messages_once_through_a_kill_at_their_commit() {
-    let Some((mut house, _cluster)) = own_house().await else {
-        return;
-    };
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
     for (variable, value) in [
         ("RECEIPTD__CADENCE__KEY_LIFETIME", "24h"),
         ("RECEIPTD__CADENCE__MAX_INTERVAL", "24h"),
@@ -89,12 +86,7 @@ async fn pushed_reads_complete_messages_once_through_a_kill_at_their_commit() {
     for point in ["store.commit.before", "store.commit.after"] {
         let points = format!("{point}=1*return");
         house.start_with(&[("FAILPOINTS", &points)]);
-        let since = std::time::Instant::now();
-        while house.is_running() {
-            assert!(since.elapsed() < super::harness::BOUND);
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        house.kill();
+        house.ended().await;
         if point == "store.commit.before" {
             assert_eq!(house.sql("SELECT count(*) FROM readers"), ["0"]);
         }
