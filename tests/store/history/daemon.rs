@@ -117,6 +117,7 @@ impl<B: Backend> Daemon<B> {
             }
             tables
         });
+        rules::completed(&self.tables, &after);
         std::mem::replace(&mut self.tables, after)
     }
 

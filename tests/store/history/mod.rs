@@ -127,6 +127,29 @@ fn histories_that_failed_once() {
             Step::Delete { key: KEYS[0] },
             insert(Some(1)),
         ],
+        // A complete message that is given another key keeps its state, without readers of that key.
+        vec![
+            insert(Some(1)),
+            Step::Push {
+                key: KEYS[0],
+                user: "u0",
+                read_before: None,
+                times: 1,
+            },
+            Step::Place {
+                limit: 1,
+                some_wait: false,
+            },
+            Step::TakePushed {
+                limit: 1,
+                meanwhile: None,
+                drop: None,
+            },
+            Step::Rename {
+                key: KEYS[0],
+                to: KEYS[1],
+            },
+        ],
     ];
     for steps in histories {
         let world = || World {
