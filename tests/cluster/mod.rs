@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
+/// The user `nobody`.
+pub(crate) const SOMEBODY: u32 = 65_534;
+
 /// A running server.
 pub(crate) struct Cluster {
     /// Ends the guard when dropped.
@@ -32,7 +35,7 @@ set -eu
 umask 077
 dir=$(mktemp -d "${TMPDIR:-/tmp}/receiptd-postgres.XXXXXX")
 cd "$dir"
-trap '"$BIN/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1 || true; rm -rf "$dir"' EXIT
+trap 'for data in data standby; do "$BIN/pg_ctl" -D "$dir/$data" -m immediate stop >/dev/null 2>&1 || true; done; rm -rf "$dir"' EXIT
 # A server whose own order of text is not that of bytes, where it can be had.
 "$BIN/initdb" -D data -U receiptd -A trust -E UTF8 --no-sync --locale=C.UTF-8 --locale-provider=icu --icu-locale=en >log 2>&1 ||
     { rm -rf data; "$BIN/initdb" -D data -U receiptd -A trust -E UTF8 --no-sync --locale=C >log 2>&1; } ||
@@ -157,10 +160,14 @@ impl Cluster {
 
     /// Runs `pg_ctl`, and waits for it.
     pub(crate) fn control(&self, arguments: &[&str]) {
+        self.control_of("data", arguments);
+    }
+
+    fn control_of(&self, data: &str, arguments: &[&str]) {
         let done = self
             .command("pg_ctl")
             .arg("-D")
-            .arg(self.dir.join("data"))
+            .arg(self.dir.join(data))
             .arg("-l")
             .arg(self.dir.join("log"))
             .arg("-w")
@@ -170,6 +177,53 @@ impl Cluster {
             .status()
             .unwrap();
         assert!(done.success(), "pg_ctl {arguments:?}");
+    }
+
+    /// Gives the server a standby for which every commit waits.
+    pub(crate) async fn add_standby(&self) {
+        let copied = self
+            .command("pg_basebackup")
+            .arg("-D")
+            .arg(self.dir.join("standby"))
+            .args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"])
+            .args(["--host=127.0.0.1", "--username=receiptd"])
+            .arg(format!("--port={}", self.port))
+            .status();
+        assert!(copied.is_ok_and(|status| status.success()), "pg_basebackup");
+        // Until it is promoted it is reached by nobody but through its own directory.
+        let away = format!(
+            "-c listen_addresses= -c unix_socket_directories={}/standby",
+            self.dir.display()
+        );
+        self.control_of("standby", &["-o", &away, "start"]);
+        let mut connection = self.connect("postgres").await;
+        for statement in [
+            "ALTER SYSTEM SET synchronous_standby_names = '*'",
+            "SELECT pg_reload_conf()",
+        ] {
+            sqlx::query(statement)
+                .execute(&mut connection)
+                .await
+                .unwrap();
+        }
+        let attached = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        while sqlx::query_scalar::<_, i64>(attached)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
+            == 0
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The server dies, and its standby takes its place at the same address.
+    pub(crate) fn fail_over(&self) {
+        self.control(&["stop", "-m", "immediate"]);
+        self.control_of("standby", &["promote"]);
+        // It waits for no standby of its own, and listens where the old one did.
+        let alone = "-c synchronous_standby_names=";
+        self.control_of("standby", &["-m", "fast", "-o", alone, "restart"]);
     }
 
     /// A program of PostgreSQL.
@@ -222,7 +276,7 @@ fn binaries() -> Option<PathBuf> {
 }
 
 /// A command as the user of the tests, or as nobody where that is root.
-fn as_somebody(program: &str) -> Command {
+pub(crate) fn as_somebody(program: &str) -> Command {
     let root = std::fs::metadata("/proc/self")
         .is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
     if !root {
@@ -230,8 +284,8 @@ fn as_somebody(program: &str) -> Command {
     }
     let mut command = Command::new("setpriv");
     command.args([
-        "--reuid=65534",
-        "--regid=65534",
+        &format!("--reuid={SOMEBODY}"),
+        &format!("--regid={SOMEBODY}"),
         "--clear-groups",
         "--",
         program,

@@ -1,63 +1,23 @@
 //! The disk, and the file on it.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use receiptd::sandbox::SandboxConfig;
 
+use super::harness::small_disk::SmallDisk;
 use super::harness::{DEFAULT_ACCOUNT, House};
 use super::ledger::every_call_is_counted;
-
-/// A file system of its own in memory, unmounted when dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` where this machine does not let us mount one.
-    fn mount(at: &Path) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
-            .arg(at)
-            .output()
-            .is_ok_and(|output| output.status.success());
-        mounted.then(|| Self(at.to_owned()))
-    }
-
-    /// Writes until nothing fits any more.
-    fn fill(&self) -> PathBuf {
-        self.fill_up_to(0)
-    }
-
-    /// Writes until no more fits than so many pages.
-    fn fill_up_to(&self, pages: u64) -> PathBuf {
-        let path = self.0.join("filler");
-        let mut file = fs::File::create(&path).unwrap();
-        while file.write_all(&[0; 4096]).is_ok() {}
-        let full = file.metadata().unwrap().len();
-        file.set_len(full.saturating_sub(pages * 4096)).unwrap();
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: the daemon may still have it open.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_waited_out_and_no_result_is_missing() {
     let mut house = House::empty(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
-    let Some(disk) = SmallDisk::mount(&house.dir.path().join("small")) else {
+    let Some(disk) = SmallDisk::mount(&house.dir.path().join("small"), 0) else {
         println!("SKIPPED: a full disk: this user may not mount a tmpfs");
         return;
     };
-    house.move_database(&disk.0);
+    house.move_database(disk.path());
     house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "10m");
     house.set("RECEIPTD__CADENCE__MAX_AGE", "20m");
     house.start();
@@ -106,11 +66,11 @@ async fn a_start_on_a_full_disk_waits_for_room() {
     for there in [false, true] {
         for pages in [0, 1, 3, 10, 20, 40] {
             let mut house = House::empty(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
-            let Some(disk) = SmallDisk::mount(&house.dir.path().join("small")) else {
+            let Some(disk) = SmallDisk::mount(&house.dir.path().join("small"), 0) else {
                 println!("SKIPPED: a start on a full disk: this user may not mount a tmpfs");
                 return;
             };
-            house.move_database(&disk.0);
+            house.move_database(disk.path());
             if there {
                 assert!(house.command("migrate").status().unwrap().success());
             }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test target uses a part of it")]
 
+pub(crate) mod small_disk;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -45,6 +45,28 @@ async fn the_server_is_restarted_and_away() {
     audit(&mut town, seed, 0, &[]).await;
 }
 
+/// The server dies under load, and its standby takes its place: all that was committed is there, and all goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_takes_the_server_s_place() {
+    let seed = 8;
+    let mut luck = fastrand::Rng::with_seed(seed);
+    let Some(mut town) = Town::new(3, seed, true).await else {
+        return;
+    };
+    town.cluster.add_standby().await;
+    town.start_all();
+    town.feed_round(&mut luck).await;
+    town.until_all_held().await;
+    let fed = town.feed_round(&mut luck).await;
+    town.until_asked(&fed[..3], 0).await;
+    town.cluster.fail_over();
+    let promoted = town.sql("SELECT timeline_id > 1 FROM pg_control_checkpoint()");
+    assert_eq!(promoted, ["t"], "the old server answers");
+    town.feed_round(&mut luck).await;
+    town.until_all_held().await;
+    audit(&mut town, seed, 0, &[]).await;
+}
+
 /// It ends every life at once, though each node trusts in its own until it hears of that.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_s_clock_is_set_forward() {

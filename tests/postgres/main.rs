@@ -12,6 +12,7 @@ mod budget;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 mod commands;
+mod disk;
 #[path = "../daemon/dispositions.rs"]
 mod dispositions;
 #[path = "../faults/feeder.rs"]
@@ -32,6 +33,7 @@ mod neighbour;
 #[path = "../faults/neighbours.rs"]
 mod neighbours;
 mod persons;
+mod pooler;
 #[path = "../daemon/reload.rs"]
 mod reload;
 #[path = "../faults/scenario.rs"]

@@ -242,6 +242,10 @@ impl Connector {
             Ok(Ok(false)) => Err(self.refused(format!(
                 "a notification did not arrive, or statements of one session went to several: {POOLER_HINT}"
             ))),
+            // What another client's session was told came in the middle of an answer to this one.
+            Ok(Err(StoreError::Unavailable(sqlx::Error::Protocol(error)))) => Err(self.refused(format!(
+                "a session received what was meant for another one ({error}): {POOLER_HINT}"
+            ))),
             Ok(Err(error)) => Err(self.failed(error)),
             Err(_) => Err(self.failed(no_answer(CONNECT * 2))),
         }
