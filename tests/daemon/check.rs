@@ -198,6 +198,17 @@ async fn a_permission_is_asked_for_on_request_alone_and_the_call_is_counted() {
     assert!(line(&lines, "note", "permission of default").contains("budget"));
     assert_eq!(house.sql(spent), ["default|1", "other|2"]);
     assert_eq!(house.sandbox.counts().queries, 3);
+    // Messages to persons have an interface of their own, which needs the bot's code.
+    house.configure(&accounts.replace("monthly_calls = 1", "robot_code = \"ding1\""));
+    let (_, lines) = check(&house, &["--ask=oto"]);
+    line(&lines, "ok", "permission of default");
+    assert!(line(&lines, "note", "permission of other").contains("robot_code"));
+    assert_eq!(house.sql(spent), ["default|2", "other|2"]);
+    let calls = house.sandbox.calls_after(0);
+    let to_persons = calls
+        .iter()
+        .filter(|call| call.path.ends_with("/readStatus"));
+    assert_eq!(to_persons.count(), 1);
     // Asking for the clock is no call of the interface; nothing else is wrong.
     for violation in house.sandbox.violations() {
         assert!(violation.what.starts_with("GET / "), "{violation:?}");

@@ -6,6 +6,8 @@ use receiptd::sandbox::{FaultPlan, Mischief, Outages};
 
 /// A key of this age is not answered any more.
 const KEY_LIFE: &str = "12s";
+/// How long a late message is on its way: [`Kind::Late`].
+pub(crate) const PROCESSING_MS: i64 = 1000;
 
 /// A round: messages, the endpoint's faults, and how each of the daemon's lives ends.
 #[derive(Clone, Debug)]
@@ -157,7 +159,7 @@ fn planned(number: usize, luck: &mut fastrand::Rng) -> Planned {
         Kind::Late => (
             "private",
             None,
-            format!("{crowd},generate=500ms,processing=1s,expire={KEY_LIFE}"),
+            format!("{crowd},generate=500ms,processing={PROCESSING_MS}ms,expire={KEY_LIFE}"),
         ),
         Kind::Never => ("private", None, "generate=1h".to_owned()),
         Kind::Plain => ("private", None, format!("{crowd},expire={KEY_LIFE}")),

@@ -7,7 +7,7 @@ use receiptd::sandbox::{Call, Truth};
 use super::ROUNDING;
 use super::harness::House;
 use super::ledger::{Ledger, counts};
-use super::scenario::{Kind, Planned, Scenario};
+use super::scenario::{Kind, PROCESSING_MS, Planned, Scenario};
 
 /// A message's row when all is over.
 struct Row {
@@ -103,12 +103,15 @@ pub(crate) fn pass(
 fn judge_state(message: &Planned, row: &Row, truth: &Truth, context: &str) {
     // No answer outlived the kills while the key lived: then nothing is known of it.
     let unheard = row.last_error == "processQueryKey.neverGenerated" && row.reader_count == 0;
+    // The last answer that outlived the kills came before it was delivered.
+    let undelivered = row.last_complete_at < truth.sent_at.0 + PROCESSING_MS + ROUNDING;
     let wanted = match message.kind {
         Kind::Group | Kind::Late | Kind::Plain if unheard => ("expired", ""),
         Kind::Expected | Kind::Trouble | Kind::Persons => ("complete", "SUCCESS"),
         // Whether a poll came before is the moment's.
         Kind::Told => ("complete", &*row.send_status),
         Kind::Recalled => ("recalled", "RECALLED"),
+        Kind::Late if undelivered && row.send_status == "PROCESSING" => ("expired", "PROCESSING"),
         Kind::Group | Kind::Late | Kind::Plain => ("expired", "SUCCESS"),
         Kind::Never => ("expired", ""),
         Kind::Refused => ("failed", ""),

@@ -21,7 +21,8 @@ pub(super) struct Accounts<'a> {
     pub(super) settings: &'a Settings,
     pub(super) client: &'a Client,
     pub(super) store: Option<&'a dyn Store>,
-    pub(super) ask: bool,
+    /// Of which kind of chat a query is made.
+    pub(super) ask: Option<Chat>,
 }
 
 impl Accounts<'_> {
@@ -135,7 +136,7 @@ impl Accounts<'_> {
                 let said = "has a suite ticket; no message names an organisation yet";
                 return found.note(what, said);
             }
-            if !self.ask {
+            if self.ask.is_none() {
                 // Another token of an organisation may end the one that the daemon uses.
                 found.works(&*what, "has a suite ticket; its tokens are not asked for, since that may end the live ones");
                 let lanes = corps.iter().map(|corp| LaneId {
@@ -192,23 +193,29 @@ impl Accounts<'_> {
     ) {
         let what = format!("permission of {lane}");
         match (self.ask, self.store) {
-            (true, Some(store)) => self.ask(store, lane, account, token, what, found).await,
-            (true, None) => found.note(what, "not asked: the call could not be counted"),
-            (false, _) if from_the_daemon(lane, published, found) => {}
-            (false, _) => found.note(what, UNKNOWN),
+            (Some(Chat::Oto), _) if account.robot_code.is_none() => {
+                found.note(what, "not asked: the account names no robot_code, without which nothing of oto can be asked");
+            }
+            (Some(chat), Some(store)) => {
+                self.query(store, chat, lane, account, token, found).await;
+            }
+            (Some(_), None) => found.note(what, "not asked: the call could not be counted"),
+            (None, _) if from_the_daemon(lane, published, found) => {}
+            (None, _) => found.note(what, UNKNOWN),
         }
     }
 
     /// Asks for a key that does not exist. Counted before it goes out, as every call.
-    async fn ask(
+    async fn query(
         &self,
         store: &dyn Store,
+        chat: Chat,
         lane: &LaneId,
         account: &Account,
         token: &AccessToken,
-        what: String,
         found: &mut Findings,
     ) {
+        let what = format!("permission of {lane}");
         let month = common::now().quota_month();
         let counts = match store.calls_in(&month).await {
             Ok(counts) => counts,
@@ -233,7 +240,7 @@ impl Accounts<'_> {
         }
         let key = MessageKey::from(NO_KEY);
         let query = Query {
-            chat: Chat::Private,
+            chat,
             key: &key,
             robot_code: account.robot_code.as_ref().map(RobotCode::as_str),
             conversation: None,

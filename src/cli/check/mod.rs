@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{FAILED, MISUSED, common};
+use crate::receipt::Chat;
 use crate::settings::{Loaded, SettingsError};
 
 /// Check configuration, database, endpoint and accounts
@@ -20,12 +21,13 @@ use crate::settings::{Loaded, SettingsError};
 Examples:
   receiptd check --config receiptd.toml
   receiptd check --ask              # also whether each account may query, for a metered call each
+  receiptd check --ask=oto          # the same of messages to persons, which have an interface of their own
   receiptd check --offline --config new.toml      # before it replaces the old one
   receiptd check --json
 
 It looks at the settings; at the database (permissions, write-ahead log, free space, schema); at the endpoint and its clock; and asks for a token of every internal account, which is not metered.
 
-Whether an account has the permission to query shows only in a query, and DingTalk does not say whether it charges a query that it refuses. A running daemon knows the answer from its own queries. `--ask` makes one query for each account (or organisation), for a key that does not exist. The call is counted in `api_calls`; none is made if the month's budget is spent.
+Whether an account has the permission to query shows only in a query, and DingTalk does not say whether it charges a query that it refuses. A running daemon knows the answer from its own queries. `--ask` makes one query for each account (or organisation), for a key that does not exist, of a private chat or of the chat that it names. The call is counted in `api_calls`; none is made if the month's budget is spent.
 
 Run it as the service's user, who must be able to read the secrets: sudo -u receiptd receiptd check
 
@@ -35,8 +37,15 @@ pub(super) struct Args {
     #[arg(long, visible_alias = "settings", conflicts_with = "ask")]
     offline: bool,
     /// Make one query for every account: a metered call each
-    #[arg(long)]
-    ask: bool,
+    #[arg(
+        long,
+        value_name = "CHAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "private",
+        value_parser = common::chat()
+    )]
+    ask: Option<Chat>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -174,7 +183,7 @@ pub(super) async fn run(config: Option<&Path>, args: &Args) -> anyhow::Result<Ex
 }
 
 async fn everything_else(loaded: &Loaded, args: &Args, found: &mut Findings) {
-    let store = database::look(&loaded.settings.database, args.ask, found).await;
+    let store = database::look(&loaded.settings.database, args.ask.is_some(), found).await;
     if let Some(client) = endpoint::look(&loaded.settings.endpoint, found).await {
         let accounts = accounts::Accounts {
             settings: &loaded.settings,
