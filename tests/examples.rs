@@ -1,18 +1,21 @@
-//! The programs in `deploy/examples`: each inserts, follows the cursor and cancels beside a working daemon.
+//! The programs in `deploy/examples`: each inserts, follows the cursor and cancels beside a working daemon, on both databases.
 
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests, which may unwrap as tests may"
 )]
 
+mod cluster;
 mod harness;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use receiptd::sandbox::{Sandbox, SandboxConfig};
 
-use harness::{DEFAULT_ACCOUNT, House};
+use cluster::Cluster;
+use harness::{DEFAULT_ACCOUNT, House, Server};
 
 /// The command that runs the example of a language: its program and the first arguments.
 fn example(language: &str) -> Command {
@@ -21,11 +24,11 @@ fn example(language: &str) -> Command {
         path.join(file).into_os_string()
     };
     let mut command = match language {
-        "python" => Command::new("python3"),
+        "python" => Command::new(python()),
         "node" => Command::new("node"),
         "java" => {
             let mut java = Command::new("java");
-            java.args(["-cp", &sqlite_jdbc()]);
+            java.args(["-cp", &format!("{}:{}", sqlite_jdbc(), postgres_jdbc())]);
             java
         }
         _ => Command::new("sh"),
@@ -44,18 +47,60 @@ fn sqlite_jdbc() -> String {
     std::env::var("SQLITE_JDBC").unwrap_or_else(|_| "/usr/share/java/sqlite-jdbc.jar".to_owned())
 }
 
+/// As [`sqlite_jdbc`], for PostgreSQL.
+fn postgres_jdbc() -> String {
+    std::env::var("POSTGRES_JDBC").unwrap_or_else(|_| "/usr/share/java/postgresql.jar".to_owned())
+}
+
+/// A Python that has the driver of PostgreSQL, where there is one: Debian's own, where another one is first.
+fn python() -> &'static str {
+    let has_driver = |python: &&str| works(python, &["-c", "import psycopg2"]);
+    let mut pythons = ["python3", "/usr/bin/python3"].into_iter();
+    pythons.find(has_driver).unwrap_or("python3")
+}
+
 fn works(program: &str, arguments: &[&str]) -> bool {
     let tried = Command::new(program).args(arguments).output();
     tried.is_ok_and(|output| output.status.success())
 }
 
+/// Where the example of a language finds the database of a house.
+fn database(language: &str, house: &House) -> String {
+    if !house.is_on_a_server() {
+        return house.database().display().to_string();
+    }
+    match language {
+        "java" => {
+            let place = house.url().trim_start_matches("postgres://receiptd@");
+            format!("jdbc:postgresql://{place}?user=receiptd")
+        }
+        _ => house.url().to_owned(),
+    }
+}
+
+async fn feeds_and_follows_in_a_file(language: &str) {
+    feeds_and_follows(language, None).await;
+}
+
+async fn feeds_and_follows_on_a_server(language: &str) {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let server = Server {
+        url: cluster.url(&cluster.database().await),
+        psql: cluster.program("psql"),
+    };
+    feeds_and_follows(language, Some(server)).await;
+}
+
 /// Inserts two messages, follows their readers through a restart, and cancels one.
-async fn feeds_and_follows(language: &str) {
-    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+async fn feeds_and_follows(language: &str, server: Option<Server>) {
+    let mut house = House::on(server, SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.migrate();
     // Java compiles its example anew each time: no message may end meanwhile.
     house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "1h");
     house.set("RECEIPTD__CADENCE__MAX_AGE", "2h");
-    let database = house.database();
+    let database = database(language, &house);
     let run = |arguments: &[&str]| {
         let mut command = example(language);
         command.args(arguments);
@@ -83,9 +128,8 @@ async fn feeds_and_follows(language: &str) {
         !ok && said.is_empty() && errors.contains(constraint),
         "{said} {errors}"
     );
-    let rows = house
-        .sql("SELECT process_query_key, expected_readers FROM messages ORDER BY expected_readers");
-    assert_eq!(rows, [format!("{unread}|"), format!("{read}|2")]);
+    let rows = house.sql("SELECT process_query_key, expected_readers FROM messages ORDER BY id");
+    assert_eq!(rows, [format!("{read}|2"), format!("{unread}|")]);
 
     let (ok, said, errors) = run(&["cancel", unread]);
     assert!(ok && said == "cancelled", "{said} {errors}");
@@ -125,7 +169,7 @@ async fn following(language: &str, house: &House, lines: usize) -> Vec<String> {
     let program = example(language)
         .arg("follow")
         .arg(&cursor)
-        .env("RECEIPTD_DATABASE", house.database())
+        .env("RECEIPTD_DATABASE", database(language, house))
         .stdin(Stdio::null())
         .stdout(std::fs::File::create(&printed).unwrap())
         .spawn();
@@ -146,35 +190,118 @@ async fn following(language: &str, house: &House, lines: usize) -> Vec<String> {
     text().lines().map(str::to_owned).collect()
 }
 
+/// Says that a test did nothing, and why: not by a macro, whose words the harness keeps to itself.
+fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pythons_example_feeds_and_follows() {
-    feeds_and_follows("python").await;
+    feeds_and_follows_in_a_file("python").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pythons_example_feeds_and_follows_on_a_server() {
+    if !works(python(), &["-c", "import psycopg2"]) {
+        return skipped("no Python with a driver for PostgreSQL (Debian: python3-psycopg2)");
+    }
+    feeds_and_follows_on_a_server("python").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shells_example_feeds_and_follows() {
-    feeds_and_follows("shell").await;
+    feeds_and_follows_in_a_file("shell").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shells_example_feeds_and_follows_on_a_server() {
+    if !works("psql", &["--version"]) {
+        return skipped("no psql (Debian: postgresql-client)");
+    }
+    feeds_and_follows_on_a_server("shell").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_example_feeds_and_follows() {
     let a_driver = "try { require('node:sqlite') } catch { require('better-sqlite3') }";
     if !works("node", &["-e", a_driver]) {
-        println!(
-            "SKIPPED: no Node.js with a driver for SQLite (22.13, or better-sqlite3 in $NODE_PATH)"
+        return skipped(
+            "no Node.js with a driver for SQLite (22.13, or better-sqlite3 in $NODE_PATH)",
         );
-        return;
     }
-    feeds_and_follows("node").await;
+    feeds_and_follows_in_a_file("node").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_example_feeds_and_follows_on_a_server() {
+    if !works("node", &["-e", "require('pg')"]) {
+        return skipped("no Node.js with a driver for PostgreSQL (pg in $NODE_PATH)");
+    }
+    feeds_and_follows_on_a_server("node").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn javas_example_feeds_and_follows() {
     if !works("java", &["--version"]) || !Path::new(&sqlite_jdbc()).exists() {
-        println!("SKIPPED: no Java with a driver for SQLite (Debian: libxerial-sqlite-jdbc-java)");
-        return;
+        return skipped("no Java with a driver for SQLite (Debian: libxerial-sqlite-jdbc-java)");
     }
-    feeds_and_follows("java").await;
+    feeds_and_follows_in_a_file("java").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn javas_example_feeds_and_follows_on_a_server() {
+    if !works("java", &["--version"]) || !Path::new(&postgres_jdbc()).exists() {
+        return skipped("no Java with a driver for PostgreSQL (Debian: libpostgresql-jdbc-java)");
+    }
+    feeds_and_follows_on_a_server("java").await;
+}
+
+/// The body of the event as DingTalk pushes it becomes a row, before its message and twice, and the reader is recorded once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_dingtalk_pushed_becomes_a_reader() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    let script = r#"
+import json, sys, time
+sys.path.insert(0, sys.argv[1])
+import feeder
+read_at = str(int(time.time() * 1000))
+body = {"eventId": "e1", "processQueryKey": "sb:readers=1,never=1;told", "userId": "manager123", "operatTime": read_at,
+        "robotCode": "ding1", "openConversationId": "cid1=="}
+try:
+    # Given to the handler as the SDK gives it, in place of its connection.
+    import asyncio, dingtalk_stream
+    event = dingtalk_stream.EventMessage.from_dict({"headers": {"eventType": "robot_msg_read"}, "data": json.dumps(body)})
+    def run(client):
+        for _ in range(2):
+            assert asyncio.run(client.event_handler.process(event)) == (dingtalk_stream.AckMessage.STATUS_OK, "OK")
+    dingtalk_stream.DingTalkStreamClient.start_forever = run
+    feeder.listen(feeder.connect(), "dingabc", "secret")
+except ImportError:
+    print("dingtalk-stream is not installed: the event's body is used")
+    for _ in range(2):
+        feeder.add_read(feeder.connect(), body)
+feeder.add(feeder.connect(), body["processQueryKey"], expected_readers=1, sent_at=int(read_at))
+print(read_at)
+"#;
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/python");
+    let output = sdk_python()
+        .args(["-B", "-c", script])
+        .arg(directory)
+        .env("RECEIPTD_DATABASE", house.database())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    print!("{said}");
+    house.start();
+    house.until("SELECT state FROM messages", "complete").await;
+    // Not before the first poll, if that came between and did not show it.
+    let read_at = said.lines().last().unwrap();
+    let readers = house.sql(&format!(
+        "SELECT user_id, read_at >= {read_at} FROM readers"
+    ));
+    assert_eq!(readers, ["manager123|1"]);
 }
 
 /// A Python that may have the official SDK.
@@ -252,7 +379,7 @@ async fn the_official_sdk_understands_the_sandbox() {
     assert!(output.status.success() || is_skipped, "{said}{errors}");
 }
 
-/// These tests have their database in a file.
+/// Where nothing else is said, these tests have their database in a file.
 async fn server() -> Option<harness::Server> {
     None
 }

@@ -278,9 +278,14 @@ pub struct ReadEvents {
 pub struct EventWrites {
     /// Taken over with this transaction: deleted.
     pub taken: Vec<EventId>,
-    /// Their message is not known, or not placed yet: they wait for it, from the given moment on.
+    /// Their message is not known, or not placed yet: they wait for it, from the given moment on, when they were read. Whose
+    /// message was placed meanwhile stays new.
     pub waiting: Vec<(EventId, UnixMs)>,
 }
+
+/// A message is placed in the transaction that follows its `admitted_at` by no more than this, mostly: a pushed read that was
+/// looked up in between found no message, and the placing found no read that waits.
+const PLACING_MS: i64 = 10_000;
 
 /// An open transaction of results. Dropped without a commit it is rolled back.
 #[async_trait]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use receiptd::sandbox::Call;
 
-use super::town::{ACCOUNTS, Town, is_limited};
+use super::town::{ACCOUNTS, Town, is_limited, readers_of};
 
 /// What a frozen node may have sent after it was woken: a call that had passed its check, one a worker at most.
 #[derive(Clone, Debug)]
@@ -22,9 +22,11 @@ const WORKERS: usize = 64;
 /// Waits until nothing is pending, stops the nodes, and compares. `lost`: how many calls may be uncounted, of accounts without a
 /// budget, since kills took them along.
 pub(crate) async fn audit(town: &mut Town, seed: u64, lost: u64, woken: &[Woken]) {
-    town.until_true("nothing is pending", || {
-        let pending = town.try_sql("SELECT count(*) FROM messages WHERE state = 'pending'");
-        pending.is_some_and(|rows| rows == ["0"])
+    town.until_true("nothing is pending, and no pushed read is left", || {
+        let left = town.try_sql(
+            "SELECT count(*) FROM messages WHERE state = 'pending' UNION ALL SELECT count(*) FROM read_events",
+        );
+        left.is_some_and(|rows| rows == ["0", "0"])
     })
     .await;
     for node in &mut town.nodes {
@@ -71,8 +73,8 @@ async fn readers(town: &Town, seed: u64) {
             "complete"
         };
         assert_eq!(state, wanted, "seed {seed}: {row}");
-        let truth = town.sandbox.truth(key).unwrap();
-        let truth: BTreeSet<&str> = truth.readers.iter().map(|read| &*read.user_id).collect();
+        let truth = readers_of(&town.sandbox, key);
+        let truth: BTreeSet<&str> = truth.iter().map(String::as_str).collect();
         let found = seen.remove(key).unwrap_or_default();
         let distinct: BTreeSet<&str> = found.iter().copied().collect();
         assert_eq!(distinct.len(), found.len(), "seed {seed}: {row}");

@@ -39,6 +39,26 @@ fn account(name: &str) -> String {
     )
 }
 
+/// Whose reads are pushed alone; what it says of the sandbox, and of how many readers.
+const TOLD_RULE: &str = "readers=2,never=1,expire=10m";
+const TOLD: u32 = 3;
+
+/// The first readers that are pushed.
+pub(crate) fn told(readers: u32) -> Vec<String> {
+    (0..readers)
+        .map(|reader| format!("told-{reader}"))
+        .collect()
+}
+
+/// Who reads a message: as the sandbox has it, or as it was pushed.
+pub(crate) fn readers_of(sandbox: &Sandbox, key: &str) -> Vec<String> {
+    if key.contains(TOLD_RULE) {
+        return told(TOLD);
+    }
+    let truth = sandbox.truth(key).unwrap();
+    truth.readers.into_iter().map(|read| read.user_id).collect()
+}
+
 /// Calls a second of an account, by receiptd's setting and by the sandbox's.
 const RATE: u32 = 20;
 
@@ -279,7 +299,32 @@ monthly_calls = 100000
         keys
     }
 
-    /// A round of messages: of most a few people read within seconds, one is taken back.
+    /// A message that no poll shows to be read, and its readers as they are pushed: one before its row, all after it, twice each.
+    async fn feed_told(&mut self, account: &str) -> String {
+        let number = self.fed.get(account).map_or(0, Vec::len);
+        let key = format!("sb:{TOLD_RULE};{account}-{number}");
+        self.push(&key, 1).await;
+        let fed = self.feed(&[account], TOLD_RULE, TOLD).await;
+        assert_eq!(fed, [key.as_str()]);
+        self.push(&key, TOLD).await;
+        key
+    }
+
+    /// Events of the first readers, as soon as the server takes them.
+    async fn push(&self, key: &str, readers: u32) {
+        let events: Vec<String> = told(readers)
+            .iter()
+            .map(|user| format!("('{key}', '{user}')"))
+            .collect();
+        let insert = format!(
+            "INSERT INTO read_events (process_query_key, user_id) VALUES {0}, {0}",
+            events.join(", ")
+        );
+        self.until_true("pushed", || self.try_sql(&insert).is_some())
+            .await;
+    }
+
+    /// A round of messages: of most a few people read within seconds, one is taken back, and of one the reads are pushed.
     pub(crate) async fn feed_round(&mut self, luck: &mut fastrand::Rng) -> Vec<String> {
         let mut fed = self
             .feed(
@@ -293,6 +338,8 @@ monthly_calls = 100000
             self.feed(&[one], "readers=4,median=2s,recall=6s,expire=10m", 5)
                 .await,
         );
+        let one = ACCOUNTS[luck.usize(..ACCOUNTS.len())];
+        self.feed_told(one).await;
         fed
     }
 

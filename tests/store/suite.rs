@@ -1256,6 +1256,7 @@ for_every_backend! {
     last_chances_are_counted_for_the_plans
     a_walk_records_readers_once_and_moves_the_row_on
     pushed_reads_become_readers_once_and_wait_for_their_message
+    a_pushed_read_does_not_wait_for_a_message_that_was_placed_meanwhile
     pushed_reads_go_when_their_message_did_not_come_within_their_time
     a_list_of_recipients_is_kept_until_the_row_is_another_message
     one_commit_settles_many_and_counts_calls_and_habits
@@ -1373,6 +1374,30 @@ async fn pushed_reads_become_readers_once_and_wait_for_their_message<B: Backend>
         (vec!["later"], "y")
     );
     assert!(found.more);
+}
+
+async fn a_pushed_read_does_not_wait_for_a_message_that_was_placed_meanwhile<B: Backend>() {
+    let backend = B::fresh().await;
+    let store = backend.store();
+    backend.push("comes", "u", None).await;
+    let looked_up = T0 + Duration::from_millis(5);
+    let found = store.read_events(&[], 100, looked_up).await.unwrap();
+    assert_eq!((found.events.len(), found.messages.len()), (1, 0));
+    // From a moment before the look on, in a transaction after it.
+    add_placed(store, &[("comes", "x", at(5))]).await;
+    let write = |_: &[Outcome], _: &[Found]| Writes {
+        events: EventWrites {
+            taken: Vec::new(),
+            waiting: vec![(found.events[0].id, looked_up)],
+        },
+        ..Writes::default()
+    };
+    commit(store, &[], write).await;
+    let found = store.read_events(&[], 100, at(12)).await.unwrap();
+    assert_eq!(
+        (keys(&found.messages), found.events.len()),
+        (vec!["comes"], 1)
+    );
 }
 
 async fn pushed_reads_go_when_their_message_did_not_come_within_their_time<B: Backend>() {

@@ -4,12 +4,13 @@ import java.nio.file.StandardCopyOption;
 import java.sql.Connection;
 import java.sql.DriverManager;
 import java.sql.SQLException;
+import java.sql.Types;
 import java.util.ArrayList;
 import java.util.List;
 
 /**
  * Feeds receiptd and follows its answers. Needs Java 17 or newer and the driver org.xerial:sqlite-jdbc
- * (Debian: libxerial-sqlite-jdbc-java).
+ * (Debian: libxerial-sqlite-jdbc-java), or org.postgresql:postgresql (Debian: libpostgresql-jdbc-java).
  *
  * <pre>
  * java -cp sqlite-jdbc.jar Feeder.java add KEY [EXPECTED_READERS]    one message that the bot sent
@@ -17,14 +18,18 @@ import java.util.List;
  * java -cp sqlite-jdbc.jar Feeder.java cancel KEY                    asks no more for this message
  * </pre>
  *
- * The database is $RECEIPTD_DATABASE, /var/lib/receiptd/receiptd.db where that is not set.
+ * The database is $RECEIPTD_DATABASE: a file, or jdbc:postgresql://HOST/DATABASE?user=USER; /var/lib/receiptd/receiptd.db where that
+ * is not set.
  */
 public final class Feeder {
     record Reader(long id, String key, String user) {}
 
     static Connection connect() throws SQLException {
-        String path = System.getenv().getOrDefault("RECEIPTD_DATABASE", "/var/lib/receiptd/receiptd.db");
-        Connection db = DriverManager.getConnection("jdbc:sqlite:" + path);
+        String database = System.getenv().getOrDefault("RECEIPTD_DATABASE", "/var/lib/receiptd/receiptd.db");
+        if (database.startsWith("jdbc:")) {
+            return DriverManager.getConnection(database);
+        }
+        Connection db = DriverManager.getConnection("jdbc:sqlite:" + database);
         try (var statement = db.createStatement()) {
             statement.execute("PRAGMA busy_timeout = 5000"); // Wait for another writer.
             statement.execute("PRAGMA wal_autocheckpoint = 0"); // receiptd does that.
@@ -37,7 +42,7 @@ public final class Feeder {
         String insert = "INSERT INTO messages (process_query_key, expected_readers) VALUES (?, ?) ON CONFLICT DO NOTHING";
         try (var statement = db.prepareStatement(insert)) {
             statement.setString(1, key);
-            statement.setObject(2, expectedReaders);
+            statement.setObject(2, expectedReaders, Types.INTEGER);
             return statement.executeUpdate() == 1;
         }
     }

@@ -4,7 +4,7 @@ use super::rows::{Cells, columns};
 use super::sessions::Transaction;
 use super::{PostgresStore, accounts, corps, ids, limit_param};
 use crate::receipt::{EventId, LaneId, MessageId, UnixMs};
-use crate::store::{EventWrites, ReadEvents, Result};
+use crate::store::{EventWrites, PLACING_MS, ReadEvents, Result};
 
 /// $1: how many, $2, $3: lanes that another node serves.
 pub(super) const EVENTS: &str =
@@ -30,9 +30,13 @@ const SET_ASIDE: &str = "UPDATE read_events AS e SET waits_since = $3, refused =
 /// $1: ids.
 const TAKEN: &str = "DELETE FROM read_events WHERE id = ANY($1::BIGINT[])";
 
-/// $1: ids, $2: since when.
+/// $1: ids, $2: since when, $3: [`PLACING_MS`]. Not those whose message was being placed when they were read: within
+/// [`PLACING_MS`] before, or since. It found nothing that waits, and they are read anew.
 const WAITING: &str = "UPDATE read_events AS e SET waits_since = new.waits_since
-    FROM unnest($1::BIGINT[], $2::BIGINT[]) AS new(id, waits_since) WHERE e.id = new.id";
+    FROM unnest($1::BIGINT[], $2::BIGINT[]) AS new(id, waits_since) WHERE e.id = new.id AND NOT EXISTS (
+        SELECT 1 FROM messages AS m
+        WHERE m.process_query_key = e.process_query_key AND m.admitted_at >= new.waits_since - $3
+    )";
 
 /// $1: ids of messages that were placed.
 pub(super) const PLACED: &str = "UPDATE read_events SET waits_since = NULL
@@ -112,7 +116,7 @@ pub(super) async fn write(transaction: &mut Transaction<'_>, events: &EventWrite
     if !events.waiting.is_empty() {
         let (ids, since): (Vec<i64>, Vec<i64>) =
             events.waiting.iter().map(|(id, at)| (id.0, at.0)).unzip();
-        let query = sqlx::query(WAITING).bind(ids).bind(since);
+        let query = sqlx::query(WAITING).bind(ids).bind(since).bind(PLACING_MS);
         transaction.execute(query).await?;
     }
     Ok(())

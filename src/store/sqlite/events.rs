@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::rows::{number, read, select_messages, text};
 use super::{SqliteStore, execute, json, limit_param};
 use crate::receipt::{EventId, MessageId, UnixMs};
-use crate::store::{EventWrites, ReadEvents, Result};
+use crate::store::{EventWrites, PLACING_MS, ReadEvents, Result};
 
 /// ?1: how many.
 pub(super) const EVENTS: &str = concat!(
@@ -33,9 +33,13 @@ const SET_ASIDE: &str = "UPDATE read_events SET waits_since = ?2, refused = new.
 /// ?1: ids.
 const TAKEN: &str = "DELETE FROM read_events WHERE id IN (SELECT value FROM json_each(?1))";
 
-/// ?1: rows as `[id, since when]`.
+/// ?1: rows as `[id, since when]`, ?2: [`PLACING_MS`]. Not those whose message was being placed when they were read: within
+/// [`PLACING_MS`] before, or since. It found nothing that waits, and they are read anew.
 const WAITING: &str = "UPDATE read_events SET waits_since = new.value ->> 1
-    FROM jsonb_each(?1) AS new WHERE read_events.id = new.value ->> 0";
+    FROM jsonb_each(?1) AS new WHERE read_events.id = new.value ->> 0 AND NOT EXISTS (
+        SELECT 1 FROM messages AS m
+        WHERE m.process_query_key = read_events.process_query_key AND m.admitted_at >= (new.value ->> 1) - ?2
+    )";
 
 /// ?1: ids of messages that were placed.
 pub(super) const PLACED: &str =
@@ -109,7 +113,8 @@ pub(super) async fn write(connection: &mut SqliteConnection, events: &EventWrite
     }
     if !events.waiting.is_empty() {
         let rows: Vec<_> = events.waiting.iter().map(|(id, at)| (id.0, at.0)).collect();
-        execute(connection, sqlx::query(WAITING).bind(json(&rows)?)).await?;
+        let query = sqlx::query(WAITING).bind(json(&rows)?).bind(PLACING_MS);
+        execute(connection, query).await?;
     }
     Ok(())
 }
