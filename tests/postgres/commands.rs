@@ -2,6 +2,7 @@
 
 use receiptd::sandbox::SandboxConfig;
 
+use super::cluster::Cluster;
 use super::harness::{DEFAULT_ACCOUNT, House};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,4 +89,34 @@ async fn commands_work_on_a_server() {
     assert_eq!(code, Some(1), "{said}");
     let missing = "missing: UPDATE on readers, DELETE on read_events";
     assert!(said.contains(missing), "{said}");
+}
+
+/// A clock of the server that is an hour ahead, found before its own: transactions seem so old.
+const AN_HOUR_AHEAD: &str = "
+CREATE SCHEMA fake;
+CREATE FUNCTION fake.clock_timestamp() RETURNS TIMESTAMPTZ LANGUAGE sql VOLATILE AS
+    'SELECT pg_catalog.clock_timestamp() + INTERVAL ''1 hour''';
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_stays_open_is_named() {
+    let house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    let database = house.url().rsplit_once('/').unwrap().1.to_owned();
+    house.sql(AN_HOUR_AHEAD);
+    house.sql(&format!(
+        "ALTER DATABASE {database} SET search_path = fake, pg_catalog, public"
+    ));
+    let (_, said) = house.say("check", &[]);
+    assert!(said.contains("none holds dead rows back"), "{said}");
+    let mut reader = Cluster::shared().unwrap().connect(&database).await;
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM messages";
+    sqlx::raw_sql(begin).execute(&mut reader).await.unwrap();
+    let (_, said) = house.say("check", &[]);
+    for word in [
+        "open for 60 minutes (pid",
+        "a feeder",
+        "pg_terminate_backend",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
 }

@@ -195,7 +195,8 @@ impl DaemonStatus {
             let age = rounded(Duration::from_millis(beat.turned_ms_ago));
             writeln!(f, "  the {} has not turned for {age}", beat.name)?;
         }
-        if let Some(bytes) = self.wal_bytes {
+        // A server's is its own affair.
+        if let Some(bytes @ 1..) = self.wal_bytes {
             write!(f, "  write-ahead log: {} MiB", bytes / MIB)?;
             match self.wal_held_bytes {
                 Some(held) if held >= MIB => {
