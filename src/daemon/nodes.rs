@@ -23,7 +23,7 @@ use super::upkeep::save_habits;
 use super::{DaemonError, Shared};
 use crate::cadence::KeyHash;
 use crate::receipt::{AccountName, GroupId, LaneId, UnixMs, whole_ms};
-use crate::settings::Settings;
+use crate::settings::{App, Settings};
 use crate::store::{Beat, Group, Lease, Member, Members, NodeText, Result, StoreError};
 
 /// A node shows itself so many times a lease.
@@ -157,11 +157,12 @@ impl Nodes {
     }
 
     /// The accounts that some node names, for who marks the rows of the others. `None`: that is not for this process to do now.
+    /// Its own are among them as soon as they are in force, and not only once it has shown them.
     pub(super) fn named(&self, lanes: &Lanes) -> Option<HashSet<AccountName>> {
         let seen = lock(&self.seen);
         // Who comes back from a restart names his accounts again.
         let may = self.is_shared && seen.is_stable && self.keeps_house(lanes);
-        may.then(|| seen.named.clone())
+        may.then(|| seen.named.iter().cloned().chain(lanes.accounts()).collect())
     }
 }
 
@@ -193,8 +194,8 @@ struct Membership {
     stops: bool,
     /// When a sign of life is due that is given for no promise's sake.
     regular_at: Instant,
-    /// Accounts for which a token was asked since the start.
-    asked: HashSet<AccountName>,
+    /// The apps for which a token was asked since the start.
+    asked: HashMap<AccountName, App>,
 }
 
 /// Shows signs of life, takes groups and gives them up, until all is committed.
@@ -212,7 +213,7 @@ pub(super) async fn run(shared: Arc<Shared>) -> std::result::Result<(), DaemonEr
         told: 0,
         stops: false,
         regular_at: now,
-        asked: HashSet::new(),
+        asked: HashMap::new(),
     };
     let mut looks = true;
     loop {
@@ -361,7 +362,9 @@ impl Membership {
             .filter(|node| !node.expired && !node.draining)
             .collect();
         self.give(&groups, &candidates, &members.me, lease);
-        self.take(&groups, &candidates, &members, lease).await
+        self.take(&groups, &candidates, &members, lease).await?;
+        self.ask_for_tokens();
+        Ok(())
     }
 
     fn learn(&mut self, members: &Members, lease: Duration) {
@@ -493,10 +496,6 @@ impl Membership {
         if granted.is_empty() {
             return Ok(());
         }
-        let accounts = granted
-            .iter()
-            .filter_map(|granted| groups.get(&granted.lease.group));
-        self.ask_for_tokens(accounts.flat_map(|group| group.accounts.iter().cloned()));
         for granted in granted {
             self.free_since.remove(&granted.lease.group);
             self.shared.lanes.granted(granted, REST);
@@ -505,30 +504,38 @@ impl Membership {
         Ok(())
     }
 
-    /// Has a token asked of accounts that are new here: a wrong secret is told before a message is due.
-    fn ask_for_tokens(&mut self, accounts: impl Iterator<Item = AccountName>) {
-        let new: HashSet<AccountName> = accounts
-            .filter(|name| self.asked.insert(name.clone()))
-            .collect();
+    /// Has a token asked of accounts that are new here, or whose app is another one: a wrong secret is told before a message is
+    /// due.
+    fn ask_for_tokens(&mut self) {
+        let shared = self.shared.clone();
+        let configured = shared.lanes.configured();
+        let settings = configured.settings.clone();
+        let is_ours = {
+            let (shared, settings) = (shared.clone(), settings.clone());
+            move |name: &AccountName| {
+                let lane = LaneId {
+                    account: name.clone(),
+                    corp: None,
+                };
+                let (group, _) = Budget::group_of(&settings, &lane);
+                shared.lanes.has(&group) && shared.nodes.may_call(&shared.clock)
+            }
+        };
+        let mut new = HashSet::new();
+        for (name, account) in &settings.accounts {
+            if self.asked.get(name) != Some(&account.app) && is_ours(name) {
+                self.asked.insert(name.clone(), account.app.clone());
+                new.insert(name.clone());
+            }
+        }
         if new.is_empty() {
             return;
         }
-        let shared = self.shared.clone();
-        let configured = shared.lanes.configured();
         let gone = shared.stop.graceful.clone();
         self.shared
             .tasks
             .spawn(gone.run_until_cancelled_owned(async move {
                 tokio::time::sleep(REST).await;
-                let settings = configured.settings.clone();
-                let is_ours = |name: &AccountName| {
-                    let lane = LaneId {
-                        account: name.clone(),
-                        corp: None,
-                    };
-                    let (group, _) = Budget::group_of(&settings, &lane);
-                    shared.lanes.has(&group) && shared.nodes.may_call(&shared.clock)
-                };
                 super::tokens::ask_all(configured, |name, _| new.contains(name) && is_ours(name))
                     .await;
             }));

@@ -105,16 +105,19 @@ impl Scheduler {
                 self.beat();
             }
         }
+        // Once through all accounts, whatever comes of their rows: the next pass is not far.
+        let mut after = None;
         loop {
             self.beat();
             let store = &self.shared.store;
             let new = store
-                .new_rows(nobodys, None, PLACED_A_LANE, PLACED_A_ROUND)
+                .new_rows(nobodys, after.as_ref(), PLACED_A_LANE, PLACED_A_ROUND)
                 .await?;
-            if new.rows.is_empty() {
-                return Ok(());
-            }
             self.write_places(&new.rows).await?;
+            let Some(last) = new.next else {
+                return Ok(());
+            };
+            after = Some(last);
         }
     }
 
