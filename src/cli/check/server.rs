@@ -43,14 +43,14 @@ pub(super) async fn look(url: &PostgresUrl, store: &dyn Store, found: &mut Findi
     let apart = early.max(late);
     match apart > CLOCK_TOLERANCE {
         true => found.warns(
-            "clock",
+            "server time",
             format!(
                 "this machine's and the server's are {} apart",
                 humantime::format_duration(std::time::Duration::from_secs(apart.as_secs()))
             ),
             "let both follow a time server",
         ),
-        false => found.works("clock", "this machine's and the server's agree"),
+        false => found.works("server time", "this machine's and the server's agree"),
     }
     let (live, dead) = (server.live_rows, server.dead_rows);
     match dead > live.max(MANY_DEAD_ROWS) {
