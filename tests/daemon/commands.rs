@@ -35,7 +35,7 @@ fn json(text: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_without_a_configuration_names_the_database() {
     let house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
-    let url = format!("sqlite://{}", house.database().display());
+    let url = house.url();
     let database = ["--database", &url];
     let with = |words: &[&'static str]| [words, &database[..]].concat();
     let (code, said, errors) = bare(&with(&["add", "one", "two"]));

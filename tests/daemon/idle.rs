@@ -35,11 +35,12 @@ async fn an_idle_day_says_its_summaries_and_nothing_else_and_grows_by_nothing() 
     house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "24h");
     house.set("RECEIPTD__CADENCE__MAX_AGE", "7d");
     // Somewhat lived in: messages that wait for a far moment, and some that are done.
-    house.sql(
-        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1000)
-         INSERT INTO messages (process_query_key, state, next_poll_at)
-         SELECT 'key-' || n, iif(n % 2, 'complete', 'pending'), 1000 * strftime('%s', 'now') + 3600000 FROM n",
-    );
+    house.sql(&format!(
+        "INSERT INTO messages (process_query_key, state, next_poll_at)
+         SELECT 'key-' || value, CASE value % 2 WHEN 1 THEN 'complete' ELSE 'pending' END, {}
+         FROM generate_series(1, 1000) AS value",
+        house.sandbox.now().0 + 3_600_000
+    ));
     house.start();
     let summaries = |log: &str| log.matches(" INFO summary: ").count();
     let reach = async |wanted: usize| {

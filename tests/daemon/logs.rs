@@ -16,16 +16,16 @@ async fn the_log_tells_start_settings_and_stop_and_no_secret() {
     let log = house.log();
     let version = env!("CARGO_PKG_VERSION");
     let configured = house.dir.path().join("receiptd.toml");
-    let database = house.database();
+    let (url, database) = (house.url(), house.shown());
     let expected = [
         format!(
             "INFO receiptd {version} starts, configured by {} and the environment",
             configured.display()
         ),
         "INFO settings that were set: accounts.default.app = \"internal\", accounts.default.app_key = \"sandbox\", accounts.default.app_secret = \"[redacted]\", accounts.default.calls_per_second = 400".to_owned(),
-        format!(", database.url = \"sqlite://{}\"", database.display()),
+        format!(", database.url = \"{url}\""),
         "WARN configuration: ".to_owned(),
-        format!("INFO receiptd serves {}", database.display()),
+        format!("INFO receiptd serves {database}"),
         "INFO receiptd stops (SIGTERM): the calls under way have 15s to end".to_owned(),
         "INFO receiptd has stopped after ".to_owned(),
     ];
@@ -45,16 +45,13 @@ async fn the_log_tells_start_settings_and_stop_and_no_secret() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_that_needs_a_person_is_an_error_in_the_log_itself() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
-    std::fs::write(house.database(), "this is no database at all").unwrap();
+    house.make_newer();
     house.start();
     assert_eq!(house.ended().await.code(), Some(1));
     let log = house.log();
     let last = log.lines().last().unwrap_or_default();
     assert!(last.contains("ERROR receiptd ends: "), "{log}");
-    assert!(
-        last.contains(&house.database().display().to_string()),
-        "{log}"
-    );
+    assert!(last.contains(&house.shown()), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,13 @@
 //! What systemd would be told, on a socket of the test's own; and the reload that waits.
 
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use receiptd::sandbox::SandboxConfig;
 
+use super::harness::neighbour::Neighbour;
 use super::harness::{BOUND, DEFAULT_ACCOUNT, House};
 
 /// systemd's end. It listens all the time, as systemd does: a socket that nobody reads soon blocks its writers.
@@ -130,7 +130,7 @@ async fn ready_comes_after_a_long_migration_for_which_time_is_asked_and_needs_no
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_cannot_be_used_is_never_ready() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
-    house.sql("INSERT INTO _sqlx_migrations SELECT 999, description, installed_on, success, checksum, execution_time FROM _sqlx_migrations LIMIT 1");
+    house.make_newer();
     let manager = Manager::beside(&mut house);
     house.start();
     assert_eq!(house.ended().await.code(), Some(1), "{}", house.log());
@@ -331,120 +331,6 @@ async fn a_second_reload_that_is_refused_does_not_end_the_first() {
     );
 }
 
-/// A process that a SIGHUP would end.
-struct Bystander(std::process::Child);
-
-impl Bystander {
-    fn new() -> Self {
-        Self(Command::new("sleep").arg("600").spawn().unwrap())
-    }
-
-    fn assert_lives(&mut self) {
-        assert_eq!(self.0.try_wait().unwrap(), None, "it was signalled");
-    }
-}
-
-impl Drop for Bystander {
-    fn drop(&mut self) {
-        // It may have ended, which the test has noticed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reload_never_signals_another_process_and_says_that_no_daemon_runs() {
-    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
-    house.start();
-    house.until_locked().await;
-    let status = house.dir.path().join("receiptd.db.status");
-    house
-        .until_true("the daemon publishes", || status.exists())
-        .await;
-    let dead = house.pid().to_string();
-    house.kill();
-    // The number of the dead daemon is another process's now.
-    let mut bystander = Bystander::new();
-    let number = bystander.0.id().to_string();
-    for file in [&status, &house.database().with_extension("db.lock")] {
-        let text = std::fs::read_to_string(file).unwrap();
-        std::fs::write(file, text.replace(&dead, &number)).unwrap();
-    }
-    for arguments in [&[][..], &[number.as_str()][..]] {
-        let refused = house.command("reload").args(arguments).output().unwrap();
-        assert_eq!(refused.status.code(), Some(1));
-        assert!(
-            said(&refused).contains("no daemon serves"),
-            "{}",
-            said(&refused)
-        );
-        bystander.assert_lives();
-    }
-    // A daemon of another container: it holds the lock, and its number means somebody else here.
-    let lock = house.database().with_extension("db.lock");
-    let mut holder = Command::new("python3")
-        .args(["-c", "import fcntl, sys\nf = open(sys.argv[1])\nfcntl.flock(f, fcntl.LOCK_EX)\nprint('held', flush=True)\nsys.stdin.read()"])
-        .arg(&lock)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(
-        &mut std::io::BufReader::new(holder.stdout.as_mut().unwrap()),
-        &mut line,
-    )
-    .unwrap();
-    assert_eq!(line, "held\n");
-    let refused = house.command("reload").output().unwrap();
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(
-        said(&refused).contains("cannot be told from here"),
-        "{}",
-        said(&refused)
-    );
-    bystander.assert_lives();
-}
-
-/// Holds the write lock until it is dropped.
-struct Neighbour(std::process::Child);
-
-impl Neighbour {
-    fn lock(database: &Path) -> Self {
-        const SCRIPT: &str = "
-import sqlite3, sys
-db = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
-db.execute('BEGIN IMMEDIATE')
-print('locked', flush=True)
-sys.stdin.read()
-";
-        use std::io::{BufRead as _, BufReader};
-        use std::process::Stdio;
-        let mut child = Command::new("python3")
-            .args(["-c", SCRIPT])
-            .arg(database)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let output = child.stdout.as_mut().unwrap();
-        BufReader::new(output).read_line(&mut line).unwrap();
-        assert_eq!(line, "locked\n");
-        Self(child)
-    }
-}
-
-impl Drop for Neighbour {
-    fn drop(&mut self) {
-        // The lock goes with the process.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_watchdog_is_fed_while_a_foreign_process_holds_the_write_lock() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
@@ -453,14 +339,15 @@ async fn the_watchdog_is_fed_while_a_foreign_process_holds_the_write_lock() {
     house.start();
     manager.until(0, "READY=1", &house).await;
     // New rows to place, and results to write: scheduler and reconciler both want the lock.
-    house.sql("INSERT INTO messages (process_query_key) SELECT 'sb:readers=3;' || value FROM generate_series(1, 50)");
+    house.sql("INSERT INTO messages (process_query_key) SELECT 'sb:readers=3;' || value FROM generate_series(1, 50) AS value");
     house
         .until(
             "SELECT count(*) > 0 FROM messages WHERE call_count > 0",
             "1",
         )
         .await;
-    let neighbour = Neighbour::lock(&house.database());
+    let mut neighbour = Neighbour::of(&house);
+    neighbour.lock();
     house.until_logged("results wait to be written").await;
     // Longer than a loop may stand still: 24 beats of half a second.
     let held = Instant::now();
@@ -478,7 +365,7 @@ async fn the_watchdog_is_fed_while_a_foreign_process_holds_the_write_lock() {
         held.elapsed() > Duration::from_secs(12),
         "30 beats came too fast to prove anything"
     );
-    drop(neighbour);
+    neighbour.run("COMMIT");
     assert!(!house.log().contains("has not turned"), "{}", house.log());
 }
 

@@ -1,39 +1,21 @@
 //! Reads that DingTalk pushed to another service, which inserts them by SQL.
 
-use std::process::Command;
-
 use futures_util::future::join_all;
 use receiptd::sandbox::SandboxConfig;
 
+use super::harness::neighbour::Neighbour;
 use super::harness::{DEFAULT_ACCOUNT, House};
 
-/// Inserts each event as often as is said, as a service does that hears of them one by one: KEY USER READ_AT lines.
-const SERVICE: &str = "
-import sqlite3, sys
-db = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
-db.execute('PRAGMA wal_autocheckpoint = 0')
-for line in sys.stdin:
-    key, user, read_at = line.split()
-    for _ in range(int(sys.argv[2])):
-        db.execute('INSERT INTO read_events (process_query_key, user_id, read_at) VALUES (?, ?, ?)', (key, user, read_at))
-";
-
-/// Another service hears of these reads, each `times` times.
+/// Another service hears of these reads one by one, each `times` times.
 fn push(house: &House, events: &[(String, String, i64)], times: u32) {
-    use std::io::Write as _;
-    let mut service = Command::new("python3")
-        .args(["-c", SERVICE])
-        .arg(house.database())
-        .arg(times.to_string())
-        .stdin(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = service.stdin.take().unwrap();
+    let mut service = Neighbour::of(house);
     for (key, user, read_at) in events {
-        writeln!(lines, "{key} {user} {read_at}").unwrap();
+        for _ in 0..times {
+            service.run(&format!(
+                "INSERT INTO read_events (process_query_key, user_id, read_at) VALUES ('{key}', '{user}', {read_at})"
+            ));
+        }
     }
-    drop(lines);
-    assert!(service.wait().unwrap().success());
 }
 
 const SENT: i64 = 1_780_000_000_000;
@@ -179,17 +161,16 @@ async fn ten_thousand_events_at_once_starve_no_poll_and_no_feeder() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
     house.start();
     house.until_logged("receiptd serves").await;
-    house.sql("INSERT INTO messages (process_query_key) SELECT 'sb:never=1;group-' || value FROM generate_series(1, 50)");
-    let flood = "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 9999)
-        INSERT INTO read_events (process_query_key, user_id)
-        SELECT 'sb:never=1;group-' || (1 + n % 60), 'user-' || (n / 60) FROM n";
+    house.sql("INSERT INTO messages (process_query_key) SELECT 'sb:never=1;group-' || value FROM generate_series(1, 50) AS value");
+    let flood = "INSERT INTO read_events (process_query_key, user_id)
+        SELECT 'sb:never=1;group-' || (1 + value % 60), 'user-' || (value / 60) FROM generate_series(0, 9999) AS value";
     for _ in 0..3 {
         house.sql(flood);
     }
     // While they are taken over, new messages are fed, polled and read as ever.
     house.sql(
         "INSERT INTO messages (process_query_key, expected_readers)
-         SELECT 'sb:readers=2,median=100ms,never=0;quick-' || value, 2 FROM generate_series(1, 20)",
+         SELECT 'sb:readers=2,median=100ms,never=0;quick-' || value, 2 FROM generate_series(1, 20) AS value",
     );
     house
         .until(
@@ -200,12 +181,12 @@ async fn ten_thousand_events_at_once_starve_no_poll_and_no_feeder() {
     // What nobody knows waits; of the rest each reader is there once.
     house
         .until(
-            "SELECT count(*), sum(waits_since IS NULL) FROM read_events",
+            "SELECT count(*), count(*) - count(waits_since) FROM read_events",
             "4980|0",
         )
         .await;
     assert_eq!(
-        house.sql("SELECT count(*), count(DISTINCT process_query_key || user_id) FROM readers WHERE from_event"),
+        house.sql("SELECT count(*), count(DISTINCT process_query_key || user_id) FROM readers WHERE from_event = 1"),
         ["8340|8340"]
     );
     assert_eq!(

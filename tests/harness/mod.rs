@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test target uses a part of it")]
 
+pub(crate) mod neighbour;
 pub(crate) mod small_disk;
 
 use std::collections::BTreeMap;
@@ -105,8 +106,7 @@ impl House {
     /// Keeps the database in another directory, for commands to come.
     pub(crate) fn move_database(&mut self, directory: &Path) {
         self.database = directory.join("receiptd.db");
-        let url = format!("sqlite://{}", self.database.display());
-        self.set("RECEIPTD__DATABASE__URL", &url);
+        self.set("RECEIPTD__DATABASE__URL", &self.url());
     }
 
     pub(crate) fn configure(&self, accounts: &str) {
@@ -194,7 +194,7 @@ filter = "info"
     }
 
     /// The daemon's name among the nodes of a server: another one in each of its lives.
-    fn node(&self) -> String {
+    pub(crate) fn node(&self) -> String {
         format!("life-{}", self.lives)
     }
 
@@ -285,9 +285,25 @@ filter = "info"
         )
     }
 
-    /// Where the server's database is.
-    pub(crate) fn url(&self) -> &str {
-        &self.server.as_ref().unwrap().url
+    /// Where the database is.
+    pub(crate) fn url(&self) -> String {
+        self.server.as_ref().map_or_else(
+            || format!("sqlite://{}", self.database.display()),
+            |server| server.url.clone(),
+        )
+    }
+
+    /// How the database is named to people.
+    pub(crate) fn shown(&self) -> String {
+        self.url().trim_start_matches("sqlite://").to_owned()
+    }
+
+    /// Makes the database one that a later receiptd has migrated.
+    pub(crate) fn make_newer(&self) {
+        self.sql(match self.is_on_a_server() {
+            false => "INSERT INTO _sqlx_migrations VALUES (9999, 'later', 0, 1, x'00', 0)",
+            true => "INSERT INTO receiptd_migrations VALUES (9999, 'later', now(), true, '', 0)",
+        });
     }
 
     /// Whether there is no file to look at.

@@ -9,40 +9,65 @@
 
 #[path = "../daemon/budget.rs"]
 mod budget;
+#[path = "../daemon/check.rs"]
+mod check;
 #[path = "../cluster/mod.rs"]
 mod cluster;
+#[path = "../daemon/commands.rs"]
 mod commands;
 mod disk;
 #[path = "../daemon/dispositions.rs"]
 mod dispositions;
-#[path = "../faults/feeder.rs"]
+#[path = "../daemon/end_to_end.rs"]
+mod end_to_end;
+#[path = "../daemon/faults/feeder.rs"]
 mod feeder;
 #[path = "../harness/mod.rs"]
 mod harness;
 #[path = "../daemon/healing.rs"]
 mod healing;
-#[path = "../faults/kills.rs"]
+#[path = "../daemon/idle.rs"]
+mod idle;
+#[path = "../daemon/journal.rs"]
+mod journal;
+#[path = "../daemon/faults/kills.rs"]
 mod kills;
 #[path = "../daemon/lanes.rs"]
 mod lanes;
-#[path = "../faults/ledger.rs"]
+#[path = "../daemon/learning.rs"]
+mod learning;
+#[path = "../daemon/faults/ledger.rs"]
 mod ledger;
+#[path = "../daemon/logs.rs"]
+mod logs;
 mod main_path;
-#[path = "../faults/neighbour.rs"]
-mod neighbour;
-#[path = "../faults/neighbours.rs"]
+#[path = "../daemon/memory.rs"]
+mod memory;
+#[path = "../daemon/faults/neighbours.rs"]
 mod neighbours;
+#[path = "../daemon/notify.rs"]
+mod notify;
+#[path = "../daemon/persons.rs"]
 mod persons;
 mod pooler;
+#[path = "../daemon/pushed.rs"]
+mod pushed;
 #[path = "../daemon/reload.rs"]
 mod reload;
-#[path = "../faults/scenario.rs"]
+#[path = "../daemon/retention.rs"]
+mod retention;
+#[path = "../daemon/faults/scenario.rs"]
 mod scenario;
-#[path = "../faults/shutdown.rs"]
+#[path = "../daemon/secrets.rs"]
+mod secrets;
+mod server;
+#[path = "../daemon/faults/shutdown.rs"]
 mod shutdown;
+#[path = "../daemon/status.rs"]
+mod status;
 #[path = "../daemon/trouble.rs"]
 mod trouble;
-#[path = "../faults/verdict.rs"]
+#[path = "../daemon/faults/verdict.rs"]
 mod verdict;
 
 use cluster::Cluster;

@@ -86,7 +86,7 @@ async fn every_reader_once_through_kills_and_restarts_of_the_server() {
     house.sql(&insert(&keys[..80]));
     if let Some(python) = python() {
         let mut python = Command::new(python)
-            .args(["-c", PYTHON_FEEDER, house.url()])
+            .args(["-c", PYTHON_FEEDER, &house.url()])
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use receiptd::sandbox::{SandboxConfig, Script};
 
+use super::harness::neighbour::Neighbour;
 use super::harness::{DEFAULT_ACCOUNT, House, signal};
 use super::ledger::every_call_is_counted;
-use super::neighbour::Neighbour;
 
 /// Every call of these takes a while, so that answers arrive while somebody holds the database.
 pub(crate) const SLOW: &str = "readers=2,median=1ms,never=0,latency=400ms";

@@ -2,9 +2,9 @@
 
 use receiptd::sandbox::SandboxConfig;
 
+use super::harness::neighbour::Neighbour;
 use super::harness::{DEFAULT_ACCOUNT, House};
 use super::ledger::every_call_is_counted;
-use super::neighbour::Neighbour;
 use super::neighbours::{SLOW, all_is_well, called, insert};
 
 /// The lock may be held when the daemon starts, by a backup or a feeder's long transaction.
@@ -67,6 +67,57 @@ async fn a_long_read_transaction_holds_nothing_up() {
         .await;
     assert_eq!(std::fs::metadata(&log).unwrap().len(), size);
     every_call_is_counted(&house);
+}
+
+/// Finished rows with long keys; some 1.2 KiB of the write-ahead log each.
+fn rows(from: u32) -> String {
+    format!(
+        "PRAGMA wal_autocheckpoint = 0;
+         WITH RECURSIVE n(n) AS (SELECT {from} UNION ALL SELECT n + 1 FROM n WHERE n < {from} + 9999)
+         INSERT INTO messages (process_query_key, state)
+         SELECT substr(hex(zeroblob(250)), 1, 490) || '-' || n, 'cancelled' FROM n;"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_a_long_reader_holds_is_named_and_comes_back_after() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.set("RECEIPTD__LOG__SUMMARY_INTERVAL", "200ms");
+    house.start();
+    house.until_logged("receiptd serves").await;
+    // Somebody reads, and forgets to end it.
+    let mut neighbour = Neighbour::of(&house);
+    neighbour.run("BEGIN");
+    assert_eq!(neighbour.run("SELECT count(*) FROM messages"), "[(0,)]");
+
+    for part in 0..8 {
+        house.sql(&rows(part * 10_000));
+    }
+    let wal = house.dir.path().join("receiptd.db-wal");
+    let size = || std::fs::metadata(&wal).unwrap().len() >> 20;
+    assert!(size() > 64, "{} MiB", size());
+    house
+        .until_logged(
+            "of the write-ahead log cannot be checkpointed: a process keeps a transaction open",
+        )
+        .await;
+    house
+        .until_logged("WARN the write-ahead log has grown to ")
+        .await;
+
+    neighbour.run("COMMIT");
+    house.until_true("it is small", || size() <= 64).await;
+    // Nothing of it was lost, and it is held no more.
+    assert_eq!(house.sql("SELECT count(*) FROM messages"), ["80000"]);
+    let said = house.log().len();
+    let is_told_no_more = || {
+        let later = house.log().split_off(said);
+        let last = later.lines().next_back().unwrap_or_default();
+        last.contains("summary: ") && !last.contains("cannot be checkpointed")
+    };
+    house
+        .until_true("it is held no more", is_told_no_more)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use receiptd::sandbox::{SandboxConfig, Script};
 
+use super::harness::neighbour::Neighbour;
 use super::harness::{DEFAULT_ACCOUNT, House};
 use super::ledger::every_call_is_counted;
-use super::neighbour::Neighbour;
 
 /// A serving daemon with one message in a group that is called for the first time.
 async fn called_house(settings: &[(&'static str, &str)], rule: &str, expected: u32) -> House {

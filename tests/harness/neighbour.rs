@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
-use super::harness::House;
+use super::House;
 
 /// Runs a statement a line, and answers with a line.
 const PROGRAM: &str = "

@@ -1,21 +1,13 @@
 //! The programs in `deploy/examples`: each inserts, follows the cursor and cancels beside a working daemon, on both databases.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests, which may unwrap as tests may"
-)]
-
-mod cluster;
-mod harness;
-
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use receiptd::sandbox::{Sandbox, SandboxConfig};
 
-use cluster::Cluster;
-use harness::{DEFAULT_ACCOUNT, House, Server};
+use super::cluster::Cluster;
+use super::harness::{DEFAULT_ACCOUNT, House, Server};
 
 /// The command that runs the example of a language: its program and the first arguments.
 fn example(language: &str) -> Command {
@@ -71,10 +63,11 @@ fn database(language: &str, house: &House) -> String {
     }
     match language {
         "java" => {
-            let place = house.url().trim_start_matches("postgres://receiptd@");
+            let url = house.url();
+            let place = url.trim_start_matches("postgres://receiptd@");
             format!("jdbc:postgresql://{place}?user=receiptd")
         }
-        _ => house.url().to_owned(),
+        _ => house.url(),
     }
 }
 
@@ -377,9 +370,4 @@ async fn the_official_sdk_understands_the_sandbox() {
     print!("{said}");
     let is_skipped = output.status.code() == Some(77) && said.starts_with("skipped: ");
     assert!(output.status.success() || is_skipped, "{said}{errors}");
-}
-
-/// Where nothing else is said, these tests have their database in a file.
-async fn server() -> Option<harness::Server> {
-    None
 }

@@ -1,12 +1,5 @@
 //! What is in `deploy/monitoring`, held against the list of events and against what a daemon in trouble writes.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests, which may unwrap as tests may"
-)]
-
-mod harness;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Stdio};
 
@@ -14,7 +7,7 @@ use receiptd::sandbox::SandboxConfig;
 use receiptd::telemetry::{EVENTS, EventLevel};
 use serde_json::Value;
 
-use harness::{DEFAULT_ACCOUNT, House};
+use super::harness::{DEFAULT_ACCOUNT, House};
 
 /// Rules by their name, and the text that a line must hold.
 type Rules = BTreeMap<String, String>;
@@ -26,7 +19,7 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
 }
 
 fn loki() -> Rules {
-    let text = include_str!("../deploy/monitoring/loki-rules.yaml");
+    let text = include_str!("../../deploy/monitoring/loki-rules.yaml");
     let rules = text.split("- alert: ").skip(1).map(|rule| {
         let name = rule.lines().next().unwrap().to_owned();
         let phrase = between(rule, "|= \"", "\"").unwrap().to_owned();
@@ -37,7 +30,7 @@ fn loki() -> Rules {
 
 /// The phrase of each query.
 fn elastic() -> Rules {
-    let text = include_str!("../deploy/monitoring/elastic-queries.json");
+    let text = include_str!("../../deploy/monitoring/elastic-queries.json");
     let queries: BTreeMap<String, Value> = serde_json::from_str(text).unwrap();
     let rules = queries.into_iter().map(|(name, query)| {
         let phrase = query["query"]["bool"]["filter"][1]["match_phrase"]["message"].as_str();
@@ -248,7 +241,7 @@ async fn the_textfile_holds_what_status_says() {
         }
     }
     // Metrics that the rules for Prometheus speak of.
-    let rules = include_str!("../deploy/monitoring/prometheus-rules.yaml");
+    let rules = include_str!("../../deploy/monitoring/prometheus-rules.yaml");
     let spoken = rules.lines().filter(|line| line.contains("expr:"));
     let names =
         spoken.flat_map(|line| line.split(|sign: char| !(sign.is_alphanumeric() || sign == '_')));
@@ -260,9 +253,4 @@ async fn the_textfile_holds_what_status_says() {
     let (ok, text) = write(&house);
     assert!(!ok && text.ends_with("\nreceiptd_status_ok 0\n"), "{text}");
     assert!(!text.contains("receiptd_running"), "{text}");
-}
-
-/// These tests have their database in a file.
-async fn server() -> Option<harness::Server> {
-    None
 }

@@ -3,6 +3,7 @@
 use receiptd::sandbox::SandboxConfig;
 
 use super::cluster::Cluster;
+use super::harness::neighbour::Neighbour;
 use super::harness::{DEFAULT_ACCOUNT, House};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,4 +120,37 @@ async fn a_transaction_that_stays_open_is_named() {
     ] {
         assert!(said.contains(word), "{word}: {said}");
     }
+}
+
+/// A row that came in the moment in which its account was new, and that the node had yet to show, was taken for nobody's: the
+/// scheduler tried for ever to mark it, and nobody was asked for any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_an_account_that_the_node_has_yet_to_show_stops_nobody() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    house.set("RECEIPTD__LOG__SUMMARY_INTERVAL", "1s");
+    house.start();
+    // It does what one node does for all.
+    house.sql(
+        "INSERT INTO messages (process_query_key, account) VALUES ('sb:readers=1;n', 'nobody')",
+    );
+    let marked = "SELECT last_error FROM messages WHERE account = 'nobody'";
+    house.until(marked, "account.unknown").await;
+    // Its signs of life wait.
+    let mut neighbour = Neighbour::of(&house);
+    neighbour.run("BEGIN");
+    neighbour.run("LOCK TABLE nodes IN EXCLUSIVE MODE");
+    let later = DEFAULT_ACCOUNT.replace("accounts.default", "accounts.later");
+    house.configure(&format!("{DEFAULT_ACCOUNT}{later}"));
+    house.signal("HUP");
+    house.until_logged("configuration: read again").await;
+    house.sql(
+        "INSERT INTO messages (process_query_key, account, expected_readers)
+         VALUES ('sb:readers=1,median=1ms,never=0,expire=1h;l', 'later', 1)",
+    );
+    // It looks for what nobody names every 5 s.
+    let said = house.log().matches("summary:").count();
+    house.until_logs("summary:", said + 7).await;
+    neighbour.run("COMMIT");
+    let state = "SELECT state FROM messages WHERE account = 'later'";
+    house.until(state, "complete").await;
 }
