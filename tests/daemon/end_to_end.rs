@@ -13,35 +13,35 @@ fn messages() -> Vec<(String, &'static str, Option<u32>)> {
     (0..300)
         .map(|n| match n % 10 {
             0 => (
-                format!("sb:readers=350,median=1s,sigma=0.5,expire=9s;group-{n}"),
+                format!("sb:readers=350,median=1s,sigma=0.5,expire=18s;group-{n}"),
                 "group",
                 None,
             ),
             1 => (
-                format!("sb:readers=30,median=1s,sigma=0.5,never=0,expire=9s;expected-{n}"),
+                format!("sb:readers=30,median=1s,sigma=0.5,never=0,expire=18s;expected-{n}"),
                 "group",
                 Some(30),
             ),
             2 => (
-                format!("sb:readers=5,median=500ms,recall=2s,expire=9s;recalled-{n}"),
+                format!("sb:readers=5,median=500ms,recall=2s,expire=18s;recalled-{n}"),
                 "private",
                 None,
             ),
             3 => (
-                format!("sb:readers=1,generate=500ms,processing=1s,expire=9s;late-{n}"),
+                format!("sb:readers=1,generate=500ms,processing=1s,expire=18s;late-{n}"),
                 "private",
                 None,
             ),
             4 => (
                 format!(
-                    "sb:readers=1,median=300ms,sigma=0.5,never=0,expire=9s,code=system.error*2;trouble-{n}"
+                    "sb:readers=1,median=300ms,sigma=0.5,never=0,expire=18s,code=system.error*2;trouble-{n}"
                 ),
                 "private",
                 Some(1),
             ),
             5 => (format!("sb:generate=1h;never-{n}"), "private", None),
             _ => (
-                format!("sb:readers=3,median=800ms,sigma=0.8,expire=9s;plain-{n}"),
+                format!("sb:readers=3,median=800ms,sigma=0.8,expire=18s;plain-{n}"),
                 "private",
                 None,
             ),
@@ -52,8 +52,11 @@ fn messages() -> Vec<(String, &'static str, Option<u32>)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_reader_once_and_every_final_state_right_through_a_kill() {
     let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
-    // Long enough for the kill and the restart: a key that was not answered by then counts as never generated.
-    house.set("RECEIPTD__CADENCE__GENERATION_GRACE", "5s");
+    // Long enough for the kill, the restart and, on a server, the end of the killed one's lease: a key that was not answered by
+    // the end of its grace counts as never generated.
+    house.set("RECEIPTD__CADENCE__GENERATION_GRACE", "9s");
+    house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "17s");
+    house.set("RECEIPTD__CADENCE__MAX_AGE", "28s");
     house.start();
     let rows: Vec<String> = messages()
         .into_iter()

@@ -36,6 +36,9 @@ mod trouble;
 /// Milliseconds by which two readings of the clock may differ: each is cut to whole ones.
 const ROUNDING: i64 = 5;
 
+/// Rows that wait, where nobody says how many.
+const BACKLOG_ROWS: u64 = 300_000;
+
 /// These tests have their database in a file.
 async fn server() -> Option<harness::Server> {
     None

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use receiptd::sandbox::SandboxConfig;
 
+use super::BACKLOG_ROWS;
 use super::harness::{DEFAULT_ACCOUNT, House};
 
 /// How much more memory may be resident at the worst moment than of a daemon with nothing to do, in KiB: the caches of
@@ -15,9 +16,6 @@ pub(crate) const SLACK_KIB: u64 = 48 << 10;
 pub(crate) const SOUND: &str = "INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=100ms,never=0;sound', 1)";
 pub(crate) const SOUND_STATE: &str =
     "SELECT state FROM messages WHERE process_query_key LIKE '%;sound'";
-
-/// How many rows wait, where nobody says how many.
-const ROWS: u64 = 200_000;
 
 /// The most that was ever resident, in KiB.
 pub(crate) fn peak(house: &House) -> u64 {
@@ -55,7 +53,7 @@ pub(crate) async fn idle() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_costs_no_memory() {
     let asked = std::env::var("RECEIPTD_BACKLOG_ROWS");
-    let rows: u64 = asked.map_or(ROWS, |rows| rows.parse().unwrap());
+    let rows: u64 = asked.map_or(BACKLOG_ROWS, |rows| rows.parse().unwrap());
     let idle = idle().await;
     let mut house = house().await;
     house.set("RECEIPTD__CADENCE__KEY_LIFETIME", "24h");

@@ -76,6 +76,8 @@ use cluster::Cluster;
 /// predecessor's lease is over, and the keys outlive a round.
 const KILLS: usize = 8;
 const A_ROUND: usize = 4;
+/// Rows that wait, where nobody says how many.
+const BACKLOG_ROWS: u64 = 50_000;
 /// Milliseconds by which two readings of the clock may differ: the daemon follows the server's, which it asks for over a socket.
 const ROUNDING: i64 = 100;
 
