@@ -1,4 +1,4 @@
-//! What any input at all must not do. `targets/` hands these functions to libFuzzer, and `tests/bad_input.rs` of the main
+//! What any input at all must not do. `targets/` hands these functions to libFuzzer, and `tests/library/bad_input.rs` of the main
 //! crate replays `seeds/` through the same ones on any toolchain.
 
 #![allow(

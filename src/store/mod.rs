@@ -1,7 +1,7 @@
 //! The database behind small traits, by caller: leases, claims, results, commands, upkeep. They speak of rows and outcomes,
 //! not of SQL, and are used behind `Arc<dyn Store>`, since the backend is chosen at run time.
 //!
-//! The behaviour suite in `tests/store` is what a backend has to pass.
+//! The behaviour suite in `tests/library/store` is what a backend has to pass.
 
 mod batch;
 mod cells;
