@@ -31,11 +31,11 @@ const SET_ASIDE: &str = "UPDATE read_events AS e SET waits_since = $3, refused =
 const TAKEN: &str = "DELETE FROM read_events WHERE id = ANY($1::BIGINT[])";
 
 /// $1: ids, $2: since when, $3: [`PLACING_MS`]. Not those whose message was being placed when they were read: within
-/// [`PLACING_MS`] before, or since. It found nothing that waits, and they are read anew.
+/// [`PLACING_MS`] before or after. It found nothing that waits, and they are read anew.
 const WAITING: &str = "UPDATE read_events AS e SET waits_since = new.waits_since
     FROM unnest($1::BIGINT[], $2::BIGINT[]) AS new(id, waits_since) WHERE e.id = new.id AND NOT EXISTS (
         SELECT 1 FROM messages AS m
-        WHERE m.process_query_key = e.process_query_key AND m.admitted_at >= new.waits_since - $3
+        WHERE m.process_query_key = e.process_query_key AND m.admitted_at BETWEEN new.waits_since - $3 AND new.waits_since + $3
     )";
 
 /// $1: ids of messages that were placed.

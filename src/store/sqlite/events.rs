@@ -34,11 +34,11 @@ const SET_ASIDE: &str = "UPDATE read_events SET waits_since = ?2, refused = new.
 const TAKEN: &str = "DELETE FROM read_events WHERE id IN (SELECT value FROM json_each(?1))";
 
 /// ?1: rows as `[id, since when]`, ?2: [`PLACING_MS`]. Not those whose message was being placed when they were read: within
-/// [`PLACING_MS`] before, or since. It found nothing that waits, and they are read anew.
+/// [`PLACING_MS`] before or after. It found nothing that waits, and they are read anew.
 const WAITING: &str = "UPDATE read_events SET waits_since = new.value ->> 1
     FROM jsonb_each(?1) AS new WHERE read_events.id = new.value ->> 0 AND NOT EXISTS (
         SELECT 1 FROM messages AS m
-        WHERE m.process_query_key = read_events.process_query_key AND m.admitted_at >= (new.value ->> 1) - ?2
+        WHERE m.process_query_key = read_events.process_query_key AND m.admitted_at BETWEEN (new.value ->> 1) - ?2 AND (new.value ->> 1) + ?2
     )";
 
 /// ?1: ids of messages that were placed.
