@@ -63,6 +63,8 @@ mod secrets;
 mod server;
 #[path = "../daemon/faults/shutdown.rs"]
 mod shutdown;
+#[path = "../daemon/faults/soak.rs"]
+mod soak;
 #[path = "../daemon/status.rs"]
 mod status;
 #[path = "../daemon/trouble.rs"]

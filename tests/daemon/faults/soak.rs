@@ -1,29 +1,17 @@
 //! Hours of work with time compressed: nothing grows.
 
 use std::fs;
-use std::io::Write as _;
-use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use receiptd::sandbox::{FaultPlan, SandboxConfig};
 
+use super::harness::neighbour::Neighbour;
 use super::harness::{DEFAULT_ACCOUNT, House};
 
-/// Inserts rows at a rate, until its standard input ends; keys answer for six seconds.
-const FEEDER: &str = "
-import select, sqlite3, sys, time
-db = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
-db.execute('PRAGMA wal_autocheckpoint = 0')
-rate, number, began = float(sys.argv[2]), 0, time.monotonic()
-while not select.select([sys.stdin], [], [], 0.05)[0]:
-    while number < (time.monotonic() - began) * rate:
-        db.execute('INSERT INTO messages (process_query_key, chat) VALUES (?, ?)',
-                   ('sb:readers=4,median=1s,sigma=1,expire=6s;%d' % number, 'group' if number % 9 == 0 else 'private'))
-        number += 1
-print(number)
-";
-
-/// What may not grow.
+/// What may not grow; the sizes are those of files.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reading {
     resident_kib: u64,
@@ -60,7 +48,8 @@ async fn nothing_grows() {
     house.set("RECEIPTD__LOG__SUMMARY_INTERVAL", "1s");
     house.set("RECEIPTD__RETENTION__FINISHED", "3s");
     house.start();
-    let mut feeder = feed(&house, rate);
+    let ends = Arc::new(AtomicBool::new(false));
+    let feeder = feed(&house, rate, ends.clone());
     let began = Instant::now();
     let mut readings = Vec::new();
     while began.elapsed() < Duration::from_secs(seconds) {
@@ -68,8 +57,8 @@ async fn nothing_grows() {
         assert!(house.is_running(), "{}", house.log());
         readings.push(read(&house));
     }
-    writeln!(feeder.stdin.take().unwrap()).unwrap();
-    let fed = String::from_utf8(feeder.wait_with_output().unwrap().stdout).unwrap();
+    ends.store(true, Ordering::Relaxed);
+    let fed = feeder.join().unwrap();
     house
         .until("SELECT count(*) FROM messages WHERE state = 'pending'", "0")
         .await;
@@ -80,8 +69,7 @@ async fn nothing_grows() {
     let (early, late) = readings.split_at(readings.len() / 3);
     let (early, late) = (worst(early), worst(late));
     println!(
-        "{} messages in {seconds} s; {} readings; the first third {early:?}, the rest {late:?}",
-        fed.trim(),
+        "{fed} messages in {seconds} s; {} readings; the first third {early:?}, the rest {late:?}",
         readings.len()
     );
     let slack_kib = 8 << 10;
@@ -112,15 +100,23 @@ async fn nothing_grows() {
     assert!(house.is_sound());
 }
 
-fn feed(house: &House, rate: u64) -> Child {
-    Command::new("python3")
-        .args(["-c", FEEDER])
-        .arg(house.database())
-        .arg(rate.to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+/// Inserts rows at a rate, of keys that answer for six seconds, until it is told to end; how many it was.
+fn feed(house: &House, rate: u64, ends: Arc<AtomicBool>) -> JoinHandle<u64> {
+    let mut feeder = Neighbour::of(house);
+    std::thread::spawn(move || {
+        let (mut number, began) = (0, Instant::now());
+        while !ends.load(Ordering::Relaxed) {
+            while u128::from(number) * 1_000 < began.elapsed().as_millis() * u128::from(rate) {
+                let chat = if number % 9 == 0 { "group" } else { "private" };
+                feeder.run(&format!(
+                    "INSERT INTO messages (process_query_key, chat) VALUES ('sb:readers=4,median=1s,sigma=1,expire=6s;{number}', '{chat}')"
+                ));
+                number += 1;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        number
+    })
 }
 
 fn read(house: &House) -> Reading {
