@@ -357,6 +357,11 @@ impl Lanes {
         self.state().leases.contains_key(group)
     }
 
+    /// Whether the group of a whole account is served.
+    pub(super) fn has_account(&self, name: &AccountName) -> bool {
+        self.state().has_account(name)
+    }
+
     /// The accounts whose rows are looked for; `None`: all. Lanes of single organisations are found by their rows.
     pub(super) fn looked_for(&self) -> Option<Vec<AccountName>> {
         let state = self.state();
@@ -365,15 +370,8 @@ impl Lanes {
         }
         let settings = &state.configured.settings;
         let looked_for = settings.accounts.iter().filter(|(name, account)| {
-            let lane = LaneId {
-                account: (*name).clone(),
-                corp: None,
-            };
             let by_corp = account.budget.is_none() && matches!(account.app, App::ThirdParty { .. });
-            by_corp
-                || state
-                    .leases
-                    .contains_key(&Budget::group_of(settings, &lane).0)
+            by_corp || state.has_account(name)
         });
         Some(looked_for.map(|(name, _)| name.clone()).collect())
     }
@@ -566,6 +564,15 @@ fn rounded_up(number: f64) -> u64 {
 }
 
 impl State {
+    fn has_account(&self, name: &AccountName) -> bool {
+        let lane = LaneId {
+            account: name.clone(),
+            corp: None,
+        };
+        let (group, _) = Budget::group_of(&self.configured.settings, &lane);
+        self.leases.contains_key(&group)
+    }
+
     /// What the configuration says of a lane; `None` where it does not name it.
     fn setup(&mut self, id: &LaneId) -> Option<Setup> {
         let settings = self.configured.settings.clone();

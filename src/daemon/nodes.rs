@@ -509,20 +509,12 @@ impl Membership {
     fn ask_for_tokens(&mut self) {
         let shared = self.shared.clone();
         let configured = shared.lanes.configured();
-        let settings = configured.settings.clone();
-        let is_ours = {
-            let (shared, settings) = (shared.clone(), settings.clone());
-            move |name: &AccountName| {
-                let lane = LaneId {
-                    account: name.clone(),
-                    corp: None,
-                };
-                let (group, _) = Budget::group_of(&settings, &lane);
-                shared.lanes.has(&group) && shared.nodes.may_call(&shared.clock)
-            }
+        let gone = shared.stop.graceful.clone();
+        let is_ours = move |name: &AccountName| {
+            shared.lanes.has_account(name) && shared.nodes.may_call(&shared.clock)
         };
         let mut new = HashSet::new();
-        for (name, account) in &settings.accounts {
+        for (name, account) in &configured.settings.accounts {
             if self.asked.get(name) != Some(&account.app) && is_ours(name) {
                 self.asked.insert(name.clone(), account.app.clone());
                 new.insert(name.clone());
@@ -531,7 +523,6 @@ impl Membership {
         if new.is_empty() {
             return;
         }
-        let gone = shared.stop.graceful.clone();
         self.shared
             .tasks
             .spawn(gone.run_until_cancelled_owned(async move {

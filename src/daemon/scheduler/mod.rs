@@ -21,7 +21,7 @@ use super::lane::{Lane, Leave, has_robot};
 use super::status::{HEARTBEAT_INTERVAL, LoopName};
 use super::worker::Job;
 use super::{Configured, DaemonError, Shared};
-use crate::receipt::{AccountName, LaneId, Message, Outcome, UnixMs};
+use crate::receipt::{AccountName, LaneId, Message, MessageId, Outcome, UnixMs};
 use crate::store::{DueQuery, LaneDue, Result, Scope, Unplace, Wanted};
 
 pub(super) struct Scheduler {
@@ -188,12 +188,17 @@ impl Scheduler {
     async fn place_anew(&mut self) -> Result<()> {
         self.shared.lanes.refresh_budgets(&self.shared).await?;
         for account in self.shared.lanes.accounts() {
-            let which = Unplace::Waiting(account);
-            while self.shared.store.unplace(&which, &[], SLICE).await? > 0 {
-                self.beat();
-            }
+            self.unplace(&Unplace::Waiting(account), &[]).await?;
         }
         self.shared.handle.took(self.shared.lanes.configured());
+        Ok(())
+    }
+
+    /// Makes rows new again, all of them but those in flight.
+    async fn unplace(&self, which: &Unplace, in_flight: &[MessageId]) -> Result<()> {
+        while self.shared.store.unplace(which, in_flight, SLICE).await? > 0 {
+            self.beat();
+        }
         Ok(())
     }
 
@@ -269,10 +274,7 @@ impl Scheduler {
         if !misfits.is_empty() {
             let in_flight = self.shared.lanes.in_flight();
             let lanes = misfits.into_iter().map(|due| due.lane).collect();
-            let which = Unplace::Lanes(lanes);
-            while self.shared.store.unplace(&which, &in_flight, SLICE).await? > 0 {
-                self.beat();
-            }
+            self.unplace(&Unplace::Lanes(lanes), &in_flight).await?;
         }
         let wanted: Vec<LaneId> = fit.iter().map(|due| due.lane.clone()).collect();
         self.shared.lanes.load(&wanted, &self.shared).await?;

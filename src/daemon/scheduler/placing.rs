@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use tokio::time::Instant;
 
-use super::{SLICE, Scheduler};
+use super::Scheduler;
 use crate::daemon::status::HEARTBEAT_INTERVAL;
 use crate::receipt::{AccountName, ErrorCode, LaneId, Message, UnixMs};
 use crate::store::{Placement, Result, Scope, Unplace};
@@ -90,20 +90,15 @@ impl Scheduler {
         };
         let accounts: Vec<AccountName> = named.iter().cloned().collect();
         for account in named.difference(&self.named) {
-            let which = Unplace::Waiting(account.clone());
-            while self.shared.store.unplace(&which, &[], SLICE).await? > 0 {
-                self.beat();
-            }
+            self.unplace(&Unplace::Waiting(account.clone()), &[])
+                .await?;
         }
         self.named = named;
         let nobodys = Scope::Except(&accounts);
         let placed = self.shared.store.lanes(nobodys, &[]).await?;
         if !placed.is_empty() {
             let lanes = placed.into_iter().map(|due| due.lane).collect();
-            let which = Unplace::Lanes(lanes);
-            while self.shared.store.unplace(&which, &[], SLICE).await? > 0 {
-                self.beat();
-            }
+            self.unplace(&Unplace::Lanes(lanes), &[]).await?;
         }
         // Once through all accounts, whatever comes of their rows: the next pass is not far.
         let mut after = None;
