@@ -293,3 +293,14 @@ pub(crate) fn as_somebody(program: &str) -> Command {
     command.current_dir("/");
     command
 }
+
+/// A Python that has the driver of PostgreSQL: Debian's own, where another one is first.
+pub(crate) fn python_with_driver() -> Option<&'static str> {
+    let has_driver = |python: &&str| {
+        let tried = Command::new(python)
+            .args(["-c", "import psycopg2"])
+            .output();
+        tried.is_ok_and(|output| output.status.success())
+    };
+    ["python3", "/usr/bin/python3"].into_iter().find(has_driver)
+}

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use receiptd::sandbox::{Sandbox, SandboxConfig};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, python_with_driver};
 use super::harness::{DEFAULT_ACCOUNT, House, Server};
 
 /// The command that runs the example of a language: its program and the first arguments.
@@ -16,7 +16,7 @@ fn example(language: &str) -> Command {
         path.join(file).into_os_string()
     };
     let mut command = match language {
-        "python" => Command::new(python()),
+        "python" => Command::new(python_with_driver().unwrap_or("python3")),
         "node" => Command::new("node"),
         "java" => {
             let mut java = Command::new("java");
@@ -42,13 +42,6 @@ fn sqlite_jdbc() -> String {
 /// As [`sqlite_jdbc`], for PostgreSQL.
 fn postgres_jdbc() -> String {
     std::env::var("POSTGRES_JDBC").unwrap_or_else(|_| "/usr/share/java/postgresql.jar".to_owned())
-}
-
-/// A Python that has the driver of PostgreSQL, where there is one: Debian's own, where another one is first.
-fn python() -> &'static str {
-    let has_driver = |python: &&str| works(python, &["-c", "import psycopg2"]);
-    let mut pythons = ["python3", "/usr/bin/python3"].into_iter();
-    pythons.find(has_driver).unwrap_or("python3")
 }
 
 fn works(program: &str, arguments: &[&str]) -> bool {
@@ -195,7 +188,7 @@ async fn pythons_example_feeds_and_follows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pythons_example_feeds_and_follows_on_a_server() {
-    if !works(python(), &["-c", "import psycopg2"]) {
+    if python_with_driver().is_none() {
         return skipped("no Python with a driver for PostgreSQL (Debian: python3-psycopg2)");
     }
     feeds_and_follows_on_a_server("python").await;
@@ -276,17 +269,7 @@ except ImportError:
 feeder.add(feeder.connect(), body["processQueryKey"], expected_readers=1, sent_at=int(read_at))
 print(read_at)
 "#;
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/python");
-    let output = sdk_python()
-        .args(["-B", "-c", script])
-        .arg(directory)
-        .env("RECEIPTD_DATABASE", house.database())
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    let said = String::from_utf8_lossy(&output.stdout);
-    print!("{said}");
+    let said = beside_the_feeder(&house, script);
     house.start();
     house.until("SELECT state FROM messages", "complete").await;
     // Not before the first poll, if that came between and did not show it.
@@ -301,6 +284,22 @@ print(read_at)
 fn sdk_python() -> Command {
     let python = std::env::var("RECEIPTD_SDK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     Command::new(python)
+}
+
+/// Runs a script that imports the example in Python; what it printed.
+fn beside_the_feeder(house: &House, script: &str) -> String {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/python");
+    let output = sdk_python()
+        .args(["-B", "-c", script])
+        .arg(directory)
+        .env("RECEIPTD_DATABASE", house.database())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    print!("{said}");
+    said
 }
 
 /// What the official SDK makes of the answer to a send becomes a row. Where it is not installed, an object of the
@@ -330,16 +329,7 @@ for _ in range(2):
     feeder.add_sent(db, group, chat="group", open_conversation_id="cid2==")
     feeder.add_sent(db, persons, chat="oto", robot_code="ding1")
 "#;
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/python");
-    let output = sdk_python()
-        .args(["-B", "-c", script])
-        .arg(directory)
-        .env("RECEIPTD_DATABASE", house.database())
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    print!("{}", String::from_utf8_lossy(&output.stdout));
+    beside_the_feeder(&house, script);
     let rows = house.sql(
         "SELECT process_query_key, chat, expected_readers, robot_code, open_conversation_id FROM messages ORDER BY id",
     );

@@ -3,20 +3,17 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use receiptd::sandbox::SandboxConfig;
 
 use super::check::{check, line};
 use super::harness::{DEFAULT_ACCOUNT, House};
 use super::memory;
+use super::notify::said;
 
 fn chmod(path: &Path, mode: u32) {
     std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -43,10 +43,9 @@ pub(crate) async fn house() -> House {
 /// The peak of a daemon that served one message.
 pub(crate) async fn idle() -> u64 {
     let mut house = house().await;
-    house.sql("INSERT INTO messages (process_query_key, expected_readers) VALUES ('sb:readers=1,median=100ms,never=0;one', 1)");
+    house.sql(SOUND);
     house.start();
-    let done = "SELECT state FROM messages";
-    house.until(done, "complete").await;
+    house.until(SOUND_STATE, "complete").await;
     peak(&house)
 }
 

@@ -92,7 +92,7 @@ fn reload(house: &House) -> Output {
     house.command("reload").arg(pid).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

@@ -10,7 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed, TestRunner};
+use proptest::test_runner::{Config, TestRunner};
+
+use super::random::side_by_side;
 
 /// The committed inputs of a target, by name.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -108,33 +110,10 @@ fn tried(target: &str, check: fn(&[u8]), cases: u32) {
             resume_unwind(panic);
         }
     }
-    let ways = match Config::default().rng_seed {
-        RngSeed::Random => WAYS,
-        RngSeed::Fixed(_) => 1,
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..ways {
-            scope.spawn(|| changed(target, &seeds, check, cases, ways));
-        }
-    });
+    side_by_side(cases, |config| changed(target, &seeds, check, config));
 }
 
-/// Ways in which changed inputs are gone through side by side: those that reach a database wait mostly. A seed that is
-/// given repeats one.
-const WAYS: u32 = 4;
-
-fn changed(target: &str, seeds: &[(String, Vec<u8>)], check: fn(&[u8]), cases: u32, ways: u32) {
-    let mut config = Config {
-        failure_persistence: None,
-        ..Config::default()
-    };
-    if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = cases;
-    }
-    config.cases = config.cases.div_ceil(ways);
-    if config.rng_seed == RngSeed::Random {
-        config.rng_seed = RngSeed::Fixed(fastrand::u64(..));
-    }
+fn changed(target: &str, seeds: &[(String, Vec<u8>)], check: fn(&[u8]), config: Config) {
     println!(
         "{target}: {} seeds, {} changed ones, PROPTEST_RNG_SEED={}",
         seeds.len(),

@@ -11,6 +11,7 @@ mod bad_input;
 mod cadence;
 mod dingtalk;
 mod events;
+mod random;
 mod sandbox;
 mod settings;
 mod statements;

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use receiptd::sandbox::SandboxConfig;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, python_with_driver};
 use super::harness::{DEFAULT_ACCOUNT, House};
 use super::on;
 
@@ -20,23 +20,6 @@ for line in sys.stdin:
         cursor.execute('INSERT INTO messages (process_query_key, expected_readers) VALUES (%s, %s) ON CONFLICT DO NOTHING',
                        (key, int(expected)))
 ";
-
-/// A Python that has the driver: Debian's own, where another one is first.
-fn python() -> Option<&'static str> {
-    let has_driver = |python: &&str| {
-        let tried = Command::new(python)
-            .args(["-c", "import psycopg2"])
-            .stderr(Stdio::null())
-            .status();
-        tried.is_ok_and(|status| status.success())
-    };
-    let found = ["python3", "/usr/bin/python3"].into_iter().find(has_driver);
-    if found.is_none() {
-        let line = "SKIPPED: rows inserted by Python (Debian: apt-get install python3-psycopg2)\n";
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
-    }
-    found
-}
 
 /// A house with a migrated database on a server of its own, which may be stopped; no daemon yet. `None` without PostgreSQL.
 async fn own_house() -> Option<(House, Cluster)> {
@@ -84,7 +67,7 @@ async fn every_reader_once_through_kills_and_restarts_of_the_server() {
         )
     };
     house.sql(&insert(&keys[..80]));
-    if let Some(python) = python() {
+    if let Some(python) = python_with_driver() {
         let mut python = Command::new(python)
             .args(["-c", PYTHON_FEEDER, &house.url()])
             .stdin(Stdio::piped())
@@ -97,6 +80,8 @@ async fn every_reader_once_through_kills_and_restarts_of_the_server() {
         drop(input);
         assert!(python.wait().unwrap().success());
     } else {
+        let line = "SKIPPED: rows inserted by Python (Debian: apt-get install python3-psycopg2)\n";
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
         house.sql(&insert(&keys[80..120]));
     }
     house.until("SELECT count(*) > 100 FROM readers", "1").await;

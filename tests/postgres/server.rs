@@ -154,3 +154,63 @@ async fn a_row_of_an_account_that_the_node_has_yet_to_show_stops_nobody() {
     let state = "SELECT state FROM messages WHERE account = 'later'";
     house.until(state, "complete").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushed_reads_complete_messages_once_through_a_kill_at_their_commit() {
+    let mut house = House::new(SandboxConfig::default(), DEFAULT_ACCOUNT).await;
+    for (variable, value) in [
+        ("RECEIPTD__CADENCE__KEY_LIFETIME", "24h"),
+        ("RECEIPTD__CADENCE__MAX_INTERVAL", "24h"),
+        ("RECEIPTD__CADENCE__LAST_CHANCE", "5m"),
+        ("RECEIPTD__CADENCE__MAX_AGE", "7d"),
+        ("RECEIPTD__CADENCE__CALLS_PER_MESSAGE", "2"),
+    ] {
+        house.set(variable, value);
+    }
+    // What the guide grants to a service that pushes is enough.
+    house.sql(
+        "CREATE ROLE pusher; GRANT INSERT ON read_events TO pusher; SET ROLE pusher;
+        INSERT INTO read_events (process_query_key, user_id, read_at)
+        SELECT 'sb:never=1;' || n, 'u' || r, 1780000000000 + r FROM generate_series(1, 30) AS n, generate_series(1, 3) AS r,
+            generate_series(1, 2)",
+    );
+    house.start();
+    house
+        .until(
+            "SELECT count(*) FROM read_events WHERE waits_since IS NOT NULL",
+            "180",
+        )
+        .await;
+    house.signal("TERM");
+    assert!(house.ended().await.success(), "{}", house.log());
+    house.sql("INSERT INTO messages (process_query_key, expected_readers) SELECT 'sb:never=1;' || n, 3 FROM generate_series(1, 30) AS n");
+    for point in ["store.commit.before", "store.commit.after"] {
+        let points = format!("{point}=1*return");
+        house.start_with(&[("FAILPOINTS", &points)]);
+        house.ended().await;
+        if point == "store.commit.before" {
+            assert_eq!(house.sql("SELECT count(*) FROM readers"), ["0"]);
+        }
+    }
+    house.start();
+    house
+        .until(
+            "SELECT count(*) FROM messages WHERE state = 'complete'",
+            "30",
+        )
+        .await;
+    house.until("SELECT count(*) FROM read_events", "0").await;
+    assert_eq!(
+        house.sql(
+            "SELECT count(*), count(DISTINCT (process_query_key, user_id)), min(from_event),
+                bool_and(read_at BETWEEN seen_after AND seen_at) FROM readers"
+        ),
+        ["90|90|1|1"]
+    );
+    let calls: u32 = house.sql("SELECT sum(call_count) FROM messages")[0]
+        .parse()
+        .unwrap();
+    assert!(calls <= 30, "{calls}");
+    house.signal("TERM");
+    assert!(house.ended().await.success(), "{}", house.log());
+}

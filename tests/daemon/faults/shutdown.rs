@@ -33,6 +33,14 @@ async fn stops(house: &mut House) {
     ends_well(house).await;
 }
 
+async fn stops_and_leaves_the_row(house: &mut House) {
+    let row = "SELECT state, next_poll_at, finished_at FROM messages";
+    let before = house.sql(row);
+    stops(house).await;
+    assert_eq!(house.sql(row), before);
+    every_call_is_counted(house);
+}
+
 async fn ends_well(house: &mut House) {
     let status = house.ended().await;
     assert!(status.success(), "{status}\n{}", house.log());
@@ -68,11 +76,7 @@ async fn in_a_call_that_outlasts_the_grace() {
         ("RECEIPTD__ENDPOINT__REQUEST_TIMEOUT", "10m"),
     ];
     let mut house = called_house(&settings, "readers=1,latency=10m", 1).await;
-    let row = "SELECT state, next_poll_at, finished_at FROM messages";
-    let before = house.sql(row);
-    stops(&mut house).await;
-    assert_eq!(house.sql(row), before);
-    every_call_is_counted(&house);
+    stops_and_leaves_the_row(&mut house).await;
 }
 
 /// A walk that waits for its next attempt has nothing to lose.
@@ -85,11 +89,7 @@ async fn in_the_backoff_of_a_walk() {
         ("RECEIPTD__RETRY__MAX_ELAPSED_TIME", "1h"),
     ];
     let mut house = called_house(&settings, "readers=1,code=system.error", 1).await;
-    let row = "SELECT state, next_poll_at, finished_at FROM messages";
-    let before = house.sql(row);
-    stops(&mut house).await;
-    assert_eq!(house.sql(row), before);
-    every_call_is_counted(&house);
+    stops_and_leaves_the_row(&mut house).await;
 }
 
 /// What could not be written is polled again; the stop does not wait for whoever holds the lock.

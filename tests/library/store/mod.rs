@@ -38,9 +38,30 @@ use receiptd::receipt::{
     UserId, WalkEnd, settle,
 };
 use receiptd::store::{
-    self, Begun, DueQuery, Found, NewMessage, Placement, Pruned, Reader, Scope, Store, Wanted,
-    Writes,
+    self, Begun, DueQuery, Found, NewMessage, Placement, Pruned, Reader, Scope, SeenBy, Store,
+    Wanted, Writes,
 };
+
+/// A row of [`READERS`].
+type ReaderRow = (String, String, i64, i64, Option<i64>, i64);
+
+const READERS: &str = "SELECT process_query_key, user_id, seen_after, seen_at, read_at, from_event FROM readers ORDER BY id";
+
+/// The key, and who has read it.
+fn reader_of(row: ReaderRow) -> (String, Reader) {
+    let (key, user, seen_after, seen_at, read_at, from_event) = row;
+    let reader = Reader {
+        user_id: user.into(),
+        seen_after: UnixMs(seen_after),
+        seen_at: UnixMs(seen_at),
+        read_at: read_at.map(UnixMs),
+        seen_by: match from_event {
+            0 => SeenBy::Poll,
+            _ => SeenBy::Event,
+        },
+    };
+    (key, reader)
+}
 
 /// A store, and what other processes do to its tables.
 pub(crate) trait Backend: Sized {

@@ -7,14 +7,14 @@ use receiptd::receipt::{ErrorCode, State, UnixMs};
 use receiptd::settings::{SqliteFile, Synchronous};
 use receiptd::store::sqlite::{Role, SqliteStore};
 use receiptd::store::{
-    Claims as _, Commands as _, Pruned, Reader, Results as _, Scope, SeenBy, StoreError,
-    Upkeep as _,
+    Claims as _, Commands as _, Pruned, Reader, Results as _, Scope, StoreError, Upkeep as _,
 };
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use super::{
-    Backend, T0, add_placed, at, due_rows, keys, lane, new, new_of, new_rows, pruned, show,
+    Backend, READERS, ReaderRow, T0, add_placed, at, due_rows, keys, lane, new, new_of, new_rows,
+    pruned, reader_of, show,
 };
 
 /// A store in a directory of its own; feeders come over a connection of their own, with their checks off.
@@ -157,33 +157,11 @@ impl Backend for SqliteBackend {
     }
 
     async fn readers(&self) -> Vec<(String, Reader)> {
-        let rows: Vec<(String, String, i64, i64, Option<i64>, i64)> = sqlx::query_as(
-            "SELECT process_query_key, user_id, seen_after, seen_at, read_at, from_event FROM readers ORDER BY id",
-        )
-        .fetch_all(&mut self.foreign().await)
-        .await
-        .unwrap();
-        let reader = |(key, user, seen_after, seen_at, read_at, from_event): (
-            _,
-            String,
-            _,
-            _,
-            Option<i64>,
-            i64,
-        )| {
-            let reader = Reader {
-                user_id: user.into(),
-                seen_after: UnixMs(seen_after),
-                seen_at: UnixMs(seen_at),
-                read_at: read_at.map(UnixMs),
-                seen_by: match from_event {
-                    0 => SeenBy::Poll,
-                    _ => SeenBy::Event,
-                },
-            };
-            (key, reader)
-        };
-        rows.into_iter().map(reader).collect()
+        let rows: Vec<ReaderRow> = sqlx::query_as(READERS)
+            .fetch_all(&mut self.foreign().await)
+            .await
+            .unwrap();
+        rows.into_iter().map(reader_of).collect()
     }
 
     async fn crash(self) -> Self {

@@ -15,7 +15,7 @@ mod steps;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
+use proptest::test_runner::{Config, TestError, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine as _, StateMachineTest as _};
 
 use receiptd::receipt::Chat;
@@ -23,42 +23,24 @@ use receiptd::receipt::Chat;
 use super::postgres::PostgresBackend;
 use super::sqlite::SqliteBackend;
 use super::{Backend, T0};
+use crate::random::side_by_side;
 use daemon::History;
 use steps::{ACCOUNTS, End, KEYS, Step, Walk, World};
 
 /// Steps of a history at most.
 const LONGEST: usize = 60;
 
-/// Ways in which histories are gone through side by side: each waits for its own database. A seed that is given repeats one.
-const WAYS: u32 = 4;
-
 /// Goes through `cases` histories, or as many as the environment says.
 fn run<B: Backend + 'static>(cases: u32) {
-    let ways = match Config::default().rng_seed {
-        RngSeed::Random => WAYS,
-        RngSeed::Fixed(_) => 1,
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..ways {
-            scope.spawn(|| run_one_way::<B>(cases, ways));
-        }
+    side_by_side(cases, |config| {
+        run_by::<B>(&Config {
+            max_shrink_iters: 1_000,
+            ..config
+        });
     });
 }
 
-fn run_one_way<B: Backend + 'static>(cases: u32, ways: u32) {
-    let mut config = Config {
-        // The seed repeats a run; a file of old failures in the source tree would not outlive a change of the steps.
-        failure_persistence: None,
-        max_shrink_iters: 1_000,
-        ..Config::default()
-    };
-    if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = cases;
-    }
-    config.cases = config.cases.div_ceil(ways);
-    if config.rng_seed == RngSeed::Random {
-        config.rng_seed = RngSeed::Fixed(fastrand::u64(..));
-    }
+fn run_by<B: Backend + 'static>(config: &Config) {
     let told = format!(
         "{} histories of up to {LONGEST} steps, PROPTEST_RNG_SEED={}",
         config.cases, config.rng_seed

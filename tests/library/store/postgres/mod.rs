@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use receiptd::receipt::{Message, UnixMs};
 use receiptd::store::postgres::PostgresStore;
-use receiptd::store::{Reader, Role, SeenBy};
+use receiptd::store::{Reader, Role};
 use sqlx::AssertSqlSafe;
 
 use super::cluster::Cluster;
-use super::{Backend, add_placed, at, claim};
+use super::{Backend, READERS, ReaderRow, add_placed, at, claim, reader_of};
 
 /// A store in a database of its own; feeders come over a connection of their own.
 pub(crate) struct PostgresBackend {
@@ -156,33 +156,11 @@ impl Backend for PostgresBackend {
     }
 
     async fn readers(&self) -> Vec<(String, Reader)> {
-        let rows: Vec<(String, String, i64, i64, Option<i64>, i64)> = sqlx::query_as(
-            "SELECT process_query_key, user_id, seen_after, seen_at, read_at, from_event FROM readers ORDER BY id",
-        )
-        .fetch_all(&mut cluster().connect(&self.database).await)
-        .await
-        .unwrap();
-        let reader = |(key, user, seen_after, seen_at, read_at, from_event): (
-            _,
-            String,
-            _,
-            _,
-            Option<i64>,
-            i64,
-        )| {
-            let reader = Reader {
-                user_id: user.into(),
-                seen_after: UnixMs(seen_after),
-                seen_at: UnixMs(seen_at),
-                read_at: read_at.map(UnixMs),
-                seen_by: match from_event {
-                    0 => SeenBy::Poll,
-                    _ => SeenBy::Event,
-                },
-            };
-            (key, reader)
-        };
-        rows.into_iter().map(reader).collect()
+        let rows: Vec<ReaderRow> = sqlx::query_as(READERS)
+            .fetch_all(&mut cluster().connect(&self.database).await)
+            .await
+            .unwrap();
+        rows.into_iter().map(reader_of).collect()
     }
 
     async fn crash(mut self) -> Self {
